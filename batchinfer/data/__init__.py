@@ -1,0 +1,1 @@
+"""Rows in and out: footers, reading, filtering, parts, dead letters."""

@@ -1,0 +1,1 @@
+"""Kinds of model behind one protocol; `registry` opens them by name."""

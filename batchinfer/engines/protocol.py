@@ -1,0 +1,85 @@
+"""What an engine is. The worker drives it: load once, then prepare a window, infer its batches, finish their outputs.
+
+`prepare` and `finish` run on CPU threads beside the device; `infer` runs alone on the device's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Rows = slice | NDArray[np.intp]
+"""Positions of rows inside a window: a slice where they are consecutive, so that nothing is copied."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes a model the same model: goes into the job's fingerprint."""
+
+    digest: str
+    """SHA-256 over the model's files (their names and bytes) and the code that it names, hexadecimal."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 by file, relative to the model's folder or the code path: shows what changed."""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the libraries that run the model, by distribution name."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a loaded engine says of itself."""
+
+    outputs: Mapping[str, pa.DataType | None]
+    """Output names and their types; None where the type shows only in a result."""
+    precision: str
+    """The precision it was loaded at: fp32, bf16, or native."""
+    device: str
+    max_length: int | None = None
+    """Tokens after which a row is cut; None where rows have no length."""
+
+
+class Prepared(Protocol):
+    """The rows of one window, ready for the device."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        """Tokens of each row after cutting, shape (rows,); None where all rows are of one size."""
+
+    @property
+    def truncated(self) -> NDArray[np.bool_] | None:
+        """Which rows were cut to the model's maximum length, shape (rows,); None where rows are never cut."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def batch(self, rows: Rows) -> Any:
+        """These rows, padded to their longest, as `infer` takes them. Gives equal results for equal rows, in any order of calls."""
+
+
+class Engine(Protocol):
+    """A kind of model that can be loaded and run. Built from a `Step` of the job file, in the worker's process."""
+
+    def load(self, device: str, precision: str, threads: int) -> Description:
+        """Bring the model onto `device` (`cpu`, `cuda`, `cuda:1`, `mps`) at `precision` (`fp32`, `bf16`; `native` for an engine without recipes).
+
+        Called again with another precision it replaces the model. Raises ModelError when the model can't be loaded so.
+        """
+
+    def prepare(self, rows: pa.Table) -> Prepared:
+        """Turn the rows of one window, columns named as the model's inputs, into what batches are cut from.
+
+        Raises whatever a bad row raises: the caller finds the row by bisecting.
+        """
+
+    def infer(self, batch: Any) -> Any:
+        """Run the model on one batch. Raises whatever a bad row raises."""
+
+    def finish(self, outputs: Any) -> Mapping[str, pa.Array]:
+        """One Arrow array per output name, in the batch's row order, on the CPU.
+
+        Raises ModelError when the model gave another number of outputs than it got rows, or lacks an output.
+        """

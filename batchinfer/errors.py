@@ -1,0 +1,106 @@
+"""Every exception that batchinfer raises on purpose. A message says what is wrong, where, and what to do.
+
+    BatchinferError                 exit 1   anything not foreseen below
+    ├── RefusedError                exit 2   nothing was run; running the same again gives the same
+    │   ├── JobFileError                     the job file, its parameters or overrides are wrong
+    │   ├── InputError                       the input is missing, unreadable, in conflict, or has changed
+    │   ├── OutputError                      the output path can't be used as it stands
+    │   ├── FingerprintError                 the output belongs to a job that differs in what counts
+    │   ├── ModelError                       a model or class can't be found, loaded, or used as asked
+    │   └── MissingExtraError                an optional dependency isn't installed
+    └── TransientError              exit 75  running the same command again resumes
+        ├── StorageError                     the store is away, full, or refuses
+        ├── LockedError                      another runner works on this output
+        ├── StoppedError                     asked to stop, and stopped
+        └── ClusterError                     the cluster can't be reached, or is gone
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class BatchinferError(Exception):
+    """The root. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class RefusedError(BatchinferError):
+    """The job can't run as asked; a retry without a change gives the same."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a job file: where it is and what to do about it."""
+
+    where: str
+    """The YAML path with dots and indices, e.g. `steps.0.precision`; empty for the file as a whole."""
+    message: str
+    """What is wrong and what to write instead."""
+    line: int | None = None
+    """Line in the file, from 1; None for a value that came from the command line."""
+
+
+class JobFileError(RefusedError):
+    """The job file is wrong; `problems` holds every mistake that was found, not just the first."""
+
+    def __init__(self, source: str, problems: list[Problem]) -> None:
+        self.source = source
+        self.problems = problems
+        super().__init__("\n".join(self._line(p) for p in problems))
+
+    def _line(self, problem: Problem) -> str:
+        place = f"{self.source}:{problem.line}" if problem.line else self.source
+        return f"{place}: {problem.where}: {problem.message}" if problem.where else f"{place}: {problem.message}"
+
+
+class InputError(RefusedError):
+    """The input is missing, unreadable, in conflict with itself, or not what was planned."""
+
+
+class OutputError(RefusedError):
+    """The output path can't be used as it stands, or the store lacks what the protocol needs."""
+
+
+class FingerprintError(RefusedError):
+    """The output belongs to a job whose model, code, configuration or input differs from this one's."""
+
+
+class ModelError(RefusedError):
+    """A model or class can't be found or loaded, or does not keep its side of the engine's contract."""
+
+
+class MissingExtraError(RefusedError):
+    """An optional dependency isn't installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package}: pip install 'batchinfer[{extra}]'")
+
+
+class TransientError(BatchinferError):
+    """Something outside the job stopped it; running the same command again resumes."""
+
+    exit_code = 75
+
+
+class StorageError(TransientError):
+    """The store is away, full, or refuses; what was written before is whole."""
+
+
+class LockedError(TransientError):
+    """Another runner works on this output."""
+
+
+class StoppedError(TransientError):
+    """The run was asked to stop and has stopped; `exit_code` is 130 after Ctrl-C, else 75."""
+
+    def __init__(self, message: str, *, cancelled: bool = False) -> None:
+        super().__init__(message)
+        self.exit_code = 130 if cancelled else 75
+
+
+class ClusterError(TransientError):
+    """The Ray cluster can't be reached, or is gone."""

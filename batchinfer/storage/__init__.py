@@ -1,0 +1,1 @@
+"""Where bytes are: five verbs over local disk and fsspec, and the spelling of every path."""
