@@ -5,6 +5,7 @@
     │   ├── JobFileError                     the job file, its parameters or overrides are wrong
     │   ├── InputError                       the input is missing, unreadable, in conflict, or has changed
     │   ├── OutputError                      the output path can't be used as it stands
+    │   ├── AccessError                      no permission, or credentials that are missing or refused
     │   ├── FingerprintError                 the output belongs to a job that differs in what counts
     │   ├── ModelError                       a model or class can't be found, loaded, or used as asked
     │   └── MissingExtraError                an optional dependency isn't installed
@@ -63,6 +64,10 @@ class InputError(RefusedError):
 
 class OutputError(RefusedError):
     """The output path can't be used as it stands, or the store lacks what the protocol needs."""
+
+
+class AccessError(RefusedError):
+    """No permission, or credentials that are missing or refused."""
 
 
 class FingerprintError(RefusedError):

@@ -1,0 +1,128 @@
+"""The five verbs over fsspec. Passing faults are retried here with jittered backoff; nothing above retries storage."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tenacity
+
+from batchinfer.errors import AccessError, StorageError
+from batchinfer.storage.store import Entry
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 300.0
+"""How long a fault of the store is retried before it counts as gone."""
+
+_CLIENT_LIBRARIES = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
+_CREDENTIAL_ERRORS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "ClientAuthenticationError", "TokenRetrievalError"}
+_VERSION_KEYS = ("ETag", "etag", "generation", "content_settings", "LastModified", "mtime", "created")
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether the same request may succeed later: decided by type, never by text."""
+    if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)):
+        return False
+    if isinstance(error, (OSError, TimeoutError)):
+        return True
+    kind = type(error)
+    return kind.__module__.partition(".")[0] in _CLIENT_LIBRARIES and kind.__name__ not in _CREDENTIAL_ERRORS
+
+
+class FsspecStore:
+    """Objects below `root` of an fsspec file system, which must be opened without a listing cache."""
+
+    def __init__(self, root: str, fs: Any, *, retry_seconds: float = RETRY_SECONDS) -> None:
+        self.root = root
+        self._fs = fs
+        self._base: str = fs._strip_protocol(root).rstrip("/")
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_passing),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
+            stop=tenacity.stop_after_delay(retry_seconds),
+            before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+            reraise=True,
+        )
+
+    def _full(self, path: str) -> str:
+        return f"{self._base}/{path.strip('/')}".rstrip("/")
+
+    def _call(self, verb: str, path: str, request: Callable[[], T]) -> T:
+        try:
+            return self._retrying(request)
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except PermissionError as e:
+            raise AccessError(f"{self.root}/{path}: the store refused to {verb} it: check credentials and their rights ({e})") from e
+        except Exception as e:
+            kind = type(e)
+            if kind.__name__ in _CREDENTIAL_ERRORS:
+                raise AccessError(f"{self.root}: no usable credentials to {verb} {path}: {e}") from e
+            if _is_passing(e) or isinstance(e, OSError):
+                raise StorageError(f"{self.root}/{path}: could not {verb} it: {kind.__name__}: {e}; run the same command again to go on") from e
+            raise
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        """See Store.list."""
+
+        def request() -> list[Entry]:
+            try:
+                found = self._fs.find(self._full(prefix), detail=True)
+            except FileNotFoundError:
+                return []
+            entries = (self._entry(path, info) for path, info in found.items() if info.get("type", "file") == "file")
+            return sorted(entries, key=lambda e: e.path)
+
+        return self._call("list", prefix, request)
+
+    def _entry(self, path: str, info: dict[str, Any]) -> Entry:
+        version = next((str(info[k]) for k in _VERSION_KEYS if info.get(k) is not None), "")
+        name = self._fs._strip_protocol(path).removeprefix(self._base).strip("/")
+        return Entry(name, int(info["size"]), version.strip('"'))
+
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
+        """See Store.read."""
+        if stop is not None and stop <= start:
+            return b""
+        return self._call("read", path, lambda: bytes(self._fs.cat_file(self._full(path), start=start or None, end=stop)))
+
+    def put(self, path: str, data: bytes) -> None:
+        """See Store.put."""
+        self._call("write", path, lambda: self._fs.pipe_file(self._full(path), data))
+
+    def create(self, path: str, data: bytes) -> bool:
+        """See Store.create.
+
+        A create whose answer was lost is retried below us and then reports that the name exists, although the object is ours;
+        and services name a conflict in several ways. So every failure is followed by reading back what stands there.
+        """
+
+        def request() -> bool:
+            try:
+                self._fs.pipe_file(self._full(path), data, mode="create")
+            except (PermissionError, FileNotFoundError):
+                raise
+            except Exception as error:
+                try:
+                    return bool(self._fs.cat_file(self._full(path)) == data)
+                except FileNotFoundError:
+                    if isinstance(error, FileExistsError):  # a conflict with one that has vanished since, or is not visible yet
+                        raise ConnectionError(f"{path}: reported as existing, but not there") from error
+                    raise error from None
+            return True
+
+        return self._call("create", path, request)
+
+    def delete(self, path: str) -> None:
+        """See Store.delete."""
+
+        def request() -> None:
+            try:
+                self._fs.rm_file(self._full(path))
+            except FileNotFoundError:
+                return
+
+        self._call("delete", path, request)
