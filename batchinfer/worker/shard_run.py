@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -20,7 +22,7 @@ from batchinfer.ledger.parts import Counts, Decision, Part
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
-from batchinfer.worker.context import Context, Outcome, RowError, Usage
+from batchinfer.worker.context import Context, Outcome, RowError, Seconds, Usage
 
 
 @dataclass
@@ -49,11 +51,12 @@ class WindowRows:
 class ShardRun:
     """Collects a shard's results and commits its part. All methods but `fail` run on the worker's writing thread."""
 
-    def __init__(self, shard: Shard, context: Context, settings: Settings, store: Store) -> None:
+    def __init__(self, shard: Shard, context: Context, settings: Settings, store: Store, outcome: Future[Outcome]) -> None:
         self.shard = shard
-        self.outcome: Future[Outcome] = Future()
+        self.outcome = outcome
         self.error: BaseException | None = None
-        self.usage = Usage()
+        self._seconds = dict.fromkeys(Seconds.__dataclass_fields__, 0.0)
+        self._rows = self._batches = self._tokens = self._padded = 0
         self._context, self._settings, self._store = context, settings, store
         self._step = context.spec.steps[0]
         self._chunk_schema = chunks.schema(settings.outputs)
@@ -74,6 +77,32 @@ class ShardRun:
         """Give the shard up: what is still on its way is dropped. The first error counts."""
         if self.error is None:
             self.error = error
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the block's time to a stage, a field of `Seconds`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[stage] += time.perf_counter() - start
+
+    def count(self, lengths: NDArray[np.int64] | None, rows: NDArray[np.intp]) -> None:
+        """Count a batch that the model saw: rows, and tokens with and without padding."""
+        self._batches += 1
+        self._rows += len(rows)
+        if lengths is not None and len(rows):
+            self._tokens += int(lengths[rows].sum())
+            self._padded += int(lengths[rows].max()) * len(rows)
+
+    @property
+    def usage(self) -> Usage:
+        """What the shard cost so far."""
+        return Usage(Seconds(**self._seconds), self._rows, self._batches, self._tokens, self._padded)
+
+    def no_rows(self) -> pa.Table:
+        """Results of a window that has no rows left."""
+        return self._chunk_schema.empty_table()
 
     def from_checkpoint(self, ordinals: NDArray[np.int64]) -> pa.Table | None:
         """The checkpointed results of these rows; None unless every one of them is there."""
@@ -122,14 +151,11 @@ class ShardRun:
             self._unsaved = []
         self._saved_at = time.monotonic()
 
-    def add_filtered(self, window: Window) -> None:
-        """Note the rows of a window that `where` took out."""
-        span = np.arange(window.first, window.first + window.rows)
-        self._filtered.append(np.setdiff1d(span, window.ordinals, assume_unique=True))
-
     def _write(self, rows: WindowRows) -> None:
         results = rows.in_order()
         window = rows.window
+        span = np.arange(window.first, window.first + window.rows)
+        self._filtered.append(np.setdiff1d(span, window.ordinals, assume_unique=True))
         dead = results["_dead"].is_valid()
         carried = window.table.select(list(self._context.reading.carry))
         if pc.any(dead).as_py():

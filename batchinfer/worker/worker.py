@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -95,8 +94,9 @@ class Worker:
         self._engine: Engine = registry.open_engine(self._step, self._spec.code)
         self._device = device.resolve_device(context.gpus) if registry.uses_torch(self._step) else "cpu"
         self._settings: Settings | None = None
-        self._computing: contextlib.AbstractContextManager[Any] = threading.RLock() if self._device == "cpu" else contextlib.nullcontext()
-        self._inferring = threading.RLock()
+        self._loaded: str | None = None
+        self._model = threading.RLock()
+        self._preparing: contextlib.AbstractContextManager[Any] = self._model if self._device == "cpu" else contextlib.nullcontext()
         self._stopping = threading.Event()
         self._progress = Progress(number, note="idle")
         self._to_read: queue.Queue[Any] = queue.Queue()
@@ -128,13 +128,18 @@ class Worker:
         reader = self._open_reader()
         sample = (w.table.select(inputs) for s in shards for w in reader.windows(s.ranges, self._context.reading.window) if len(w.table))
         rows = sum(s.rows for s in shards)
-        return self._on_device(lambda: choose(self._engine, self._step, sample, self._spec.batching, self._device, self._context.threads, rows))
+        settings: Settings = self._on_device(
+            lambda: choose(self._engine, self._step, sample, self._spec.batching, self._device, self._context.threads, rows)
+        )
+        self._loaded = settings.precision
+        return settings
 
     def start(self, settings: Settings) -> None:
         """Load the model as the settings say. Raises ModelError."""
         self._progress = replace(self._progress, note="loading")
-        description = self._on_device(lambda: registry.ensure_loaded(self._engine, self._device, settings.precision, settings.threads))
-        del description
+        if self._loaded != settings.precision:
+            self._on_device(lambda: self._engine.load(self._device, settings.precision, settings.threads))
+            self._loaded = settings.precision
         self._settings = settings
         self._progress = replace(self._progress, note="idle")
 
@@ -185,14 +190,17 @@ class Worker:
         except Exception as e:  # noqa: BLE001 - see _failed
             future.set_result(_failed(shard.number, e))
             return
-        clock = time.perf_counter()
+        windows = self._reader.windows(shard.ranges, self._context.reading.window)
         try:
-            for window in self._reader.windows(shard.ranges, self._context.reading.window):
-                run.spend(read=time.perf_counter() - clock)
-                if run.error is not None or self._stopping.is_set():
+            while run.error is None:
+                with run.timed("read"):
+                    window = next(windows, None)
+                if window is None:
                     break
-                yield _Read(run, window)
-                clock = time.perf_counter()
+                if self._stopping.is_set():
+                    run.fail(StoppedError("stopped before the shard was finished"))
+                else:
+                    yield _Read(run, window)
         except Exception as e:  # noqa: BLE001 - see _failed
             run.fail(e)
         yield _End(run)
@@ -202,7 +210,7 @@ class Worker:
             yield item
         elif item.run.error is None:
             try:
-                with self._computing, item.run.timed("prepare"):
+                with self._preparing, item.run.timed("prepare"):
                     prepared = list(self._prepared(item.run, item.window))
             except Exception as e:  # noqa: BLE001 - see _failed
                 item.run.fail(e)
@@ -244,7 +252,7 @@ class Worker:
             return
         self._progress = replace(self._progress, shard=run.shard.number, note="running")
         try:
-            with self._computing, self._inferring, run.timed("infer"):
+            with self._model, run.timed("infer"):
                 outputs = self._engine.infer(item.payload)
             run.count(item.prepared.lengths, item.rows)
         except Exception as e:  # noqa: BLE001 - isolate raises what is no row's fault
@@ -263,7 +271,7 @@ class Worker:
         try:
             if isinstance(error, (RefusedError, TransientError)):
                 raise error
-            with self._computing, self._inferring, run.timed("infer"):
+            with self._model, run.timed("infer"):
                 found = isolate(attempt, np.arange(len(item.rows)))
         except Exception as e:  # noqa: BLE001 - see _failed
             run.fail(e)
@@ -323,8 +331,6 @@ class Worker:
                 run.checkpoint()
 
     def _finish(self, run: ShardRun) -> None:
-        if run.error is None and self._stopping.is_set() and not run.is_complete():
-            run.fail(StoppedError("stopped before the shard was finished"))
         if run.error is None:
             with run.timed("commit"):
                 part = run.commit()
