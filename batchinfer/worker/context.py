@@ -28,8 +28,10 @@ class Context:
 class Failure(StrEnum):
     """Why a shard has no part; decides what the runner does next."""
 
+    INPUT = "input"
+    """A file of this shard can't be read, or has changed; other shards are not concerned."""
     REFUSED = "refused"
-    """It would fail again: a bad page, a changed input, a model that breaks its contract."""
+    """It would fail again, and so would others: a model that breaks its contract, no permission."""
     TRANSIENT = "transient"
     """Storage or cluster: running again resumes."""
     STOPPED = "stopped"

@@ -25,7 +25,7 @@ from batchinfer.data.reader import Reader, Window
 from batchinfer.data.where import Where
 from batchinfer.engines import device, registry
 from batchinfer.engines.protocol import Engine, Prepared, Rows
-from batchinfer.errors import RefusedError, StoppedError, TransientError
+from batchinfer.errors import InputError, RefusedError, StoppedError, TransientError
 from batchinfer.measure.choose import choose
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import batches, positions
@@ -34,8 +34,8 @@ from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
 from batchinfer.storage.store import open_store
 from batchinfer.worker.check import check
-from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome, Progress, Seconds, Usage
-from batchinfer.worker.isolate import isolate, row_error
+from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome, Progress
+from batchinfer.worker.isolate import isolate
 from batchinfer.worker.shard_run import ShardRun, WindowRows
 
 AHEAD = 2
@@ -361,6 +361,8 @@ def _failed(shard: int, error: BaseException) -> Failed:
     kind = Failure.UNEXPECTED
     if isinstance(error, StoppedError):
         kind = Failure.STOPPED
+    elif isinstance(error, InputError):
+        kind = Failure.INPUT
     elif isinstance(error, RefusedError):
         kind = Failure.REFUSED
     elif isinstance(error, TransientError):
@@ -368,6 +370,3 @@ def _failed(shard: int, error: BaseException) -> Failed:
     text = "".join(traceback.format_exception(error))
     message = str(error) if kind is not Failure.UNEXPECTED else f"{type(error).__name__}: {error}"
     return Failed(shard, kind, message, text, getattr(error, "exit_code", 1))
-
-
-__all__ = ["AHEAD", "Seconds", "Usage", "Worker", "row_error"]
