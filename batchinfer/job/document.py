@@ -106,8 +106,8 @@ def _plain(value: Any, place: Place, findings: list[Finding]) -> Any:
     if len(place) > MAX_DEPTH:
         raise _UnreadableError(f"is nested more than {MAX_DEPTH} levels deep", None)
     if isinstance(value, Mapping):
-        for kind in sorted({type(key).__name__ for key in value if not isinstance(key, str)}):
-            findings.append(Finding(place, f"has a key that is a Python {kind}: keys are text"))
+        kinds = sorted({type(key).__name__ for key in value if not isinstance(key, str)})
+        findings += [Finding(place, f"has a key that is a Python {kind}: keys are text") for kind in kinds]
         return {k: _plain(inner, (*place, k), findings) for k, inner in value.items() if isinstance(k, str)}
     if isinstance(value, list | tuple):
         return [_plain(inner, (*place, index), findings) for index, inner in enumerate(value)]

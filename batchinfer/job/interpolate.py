@@ -7,7 +7,7 @@
     $$                 a dollar
 
 Text from outside has no type of its own. A value that is one reference has therefore two readings, the text and what
-the text means in YAML, and validation takes the one that fits: `rows: ${ROWS:-32}` is a number, `name: ${NAME}` is text.
+the text means in YAML, and validation takes the one that fits: `rows: ${ROWS:-32}` is a number, `name: ${N}` is text.
 """
 
 from __future__ import annotations

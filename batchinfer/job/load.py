@@ -1,7 +1,7 @@
 """From a job file to a validated `JobSpec`, or one `JobFileError` with every mistake in it.
 
 text ─document→ values with lines ─overrides→ ─params, interpolate→ ─locations→ absolute paths ─spec→ JobSpec
-                                                                                └ checks, secrets ┘
+                                                                                └ checks, credentials ┘
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from batchinfer.errors import JobFileError, Problem
-from batchinfer.job import checks, document, interpolate, locations, overrides, params, problems, secrets
+from batchinfer.job import checks, credentials, document, interpolate, locations, overrides, params, problems
 from batchinfer.job.document import Document
 from batchinfer.job.place import Finding, Place, spell, within
 from batchinfer.job.schema import model_schema
@@ -77,7 +77,7 @@ class _Reading:
         data = self._fill(self._with_steps(), given)
         spec, data = self._validate(data)
         self._check(data)
-        if spec is None or self._findings:
+        if spec is None or self._findings or self._filled.findings:
             raise JobFileError(self._source, self._problems())
         return spec
 
@@ -94,6 +94,7 @@ class _Reading:
             model = data.pop("model")
             if "steps" in data:
                 self._findings.append(Finding(("model",), "give model or steps, not both"))
+                self._filled.unresolved.add(("steps",))
             else:
                 data["steps"] = [model]
         elif "steps" not in data:
@@ -133,8 +134,8 @@ class _Reading:
     def _check(self, data: dict[str, Any]) -> None:
         self._findings += checks.check(data)
         self._findings += checks.output_parameters(data["params"], self._filled.references)
-        self._findings += secrets.literal_secrets(data, self._filled.references)
-        self._findings += secrets.passwords_in_urls(data)
+        self._findings += credentials.literal_secrets(data, self._filled.references)
+        self._findings += credentials.passwords_in_urls(data)
 
     def _may_echo(self, place: Place) -> bool:
         return place[:1] != ("storage",) and place not in self._filled.references

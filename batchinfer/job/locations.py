@@ -43,7 +43,10 @@ def resolve(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     data = _with(data, "code", lambda code: paths(code) if isinstance(code, list) else code)
     data = _with(data, "input", lambda section: _with(section, "path", paths))
     data = _with(data, "output", lambda section: _with(section, "path", path))
-    return _with(data, "steps", lambda steps: [step(s) for s in steps] if isinstance(steps, list) else steps)
+    resolved: dict[str, Any] = _with(
+        data, "steps", lambda steps: [step(s) for s in steps] if isinstance(steps, list) else steps
+    )
+    return resolved
 
 
 def absolute(path: str, folder: Path) -> str:
