@@ -100,7 +100,7 @@ class Interpolator:
         match = _REFERENCE.fullmatch(body) if body is not None else None
         if match is None:
             raise _UnresolvedError(
-                "write ${NAME}, ${NAME:-default} or ${params.name}, not nested; a literal dollar is $$"
+                "write ${NAME}, ${NAME:-default} or ${params.name}, not nested; a dollar itself is $$"
             )
         if match["param"] is not None:
             return Reference(match["param"], is_param=True), self._param(match["param"])

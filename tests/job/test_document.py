@@ -63,7 +63,10 @@ def test_every_key_and_item_has_its_line():
 
 
 def test_a_billion_laughs_are_refused_at_once():
-    lines = ["a: &a [x, x]", *(f"{n}: &{n} [*{p}, *{p}, *{p}, *{p}]" for p, n in zip("abcdefgh", "bcdefghi", strict=True))]
+    lines = [
+        "a: &a [x, x]",
+        *(f"{n}: &{n} [*{p}, *{p}, *{p}, *{p}]" for p, n in zip("abcdefgh", "bcdefghi", strict=True)),
+    ]
     document = parse("\n".join(lines), "job.yaml")
     assert all("not allowed" in finding.message for finding in document.findings)
     assert document.value["i"] == [None] * 4

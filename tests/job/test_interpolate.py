@@ -59,7 +59,9 @@ def test_a_variable_in_an_engines_options_is_typed_and_in_storage_only_true_and_
 
 
 def test_a_value_that_is_one_parameter_keeps_its_type(good, read):
-    text = good(PARAMS, ("output:", "metadata: {a: '${params.rows}', b: '${params.flag}', c: 'n${params.rows}'}\noutput:"))
+    text = good(
+        PARAMS, ("output:", "metadata: {a: '${params.rows}', b: '${params.flag}', c: 'n${params.rows}'}\noutput:")
+    )
     assert read(text, params={"date": "d"}).metadata == {"a": 8, "b": True, "c": "n8"}
 
 

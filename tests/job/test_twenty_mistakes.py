@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from batchinfer.errors import JobFileError
+
 PYTHON = [("engine: transformers", "engine: python"), ("uri: hf:org/model@main", "uri: my.model:M")]
 NO_TASK = ("  task: embedding\n", "")
 TORCH = [("engine: transformers", "engine: torch"), NO_TASK]
-TWO_STEPS = [("model:", "steps:"), ("  engine", "- engine"), ("output:", "- {engine: python, uri: 'a:B', inputs: {x: x}, outputs: {y: y}}\noutput:")]
+TWO_STEPS = [
+    ("model:", "steps:"),
+    ("  engine", "- engine"),
+    ("output:", "- {engine: python, uri: 'a:B', inputs: {x: x}, outputs: {y: y}}\noutput:"),
+]
 
 # id: (edits of the good file, place, line, words of the message)
 MISTAKES = {
@@ -91,19 +97,19 @@ def test_no_message_speaks_pydantic_or_repeats_a_secret(good, problem, edits):
 
 def test_five_mistakes_give_five_problems_in_the_order_of_the_file(good, problems):
     text = good(
-        ("name: reviews", "nmae: reviews"),
+        ("name: reviews", "name: ''"),
         ("key: id", "limit: -1"),
-        ("task: embedding", "precision: fp8"),
+        ("  task: embedding\n", ""),
+        ("inputs:", "precison: fp32\n  inputs:"),
         ("path: out/", "path: ${OUT}"),
     )
     assert [(p.where, p.line) for p in problems(text)] == [
-        ("name", 1),
-        ("nmae", 2),
+        ("name", 2),
         ("input.limit", 5),
         ("model.task", 6),
-        ("model.precision", 9),
+        ("model.precison", 9),
         ("output.path", 13),
-    ][:6]
+    ]
 
 
 def test_the_steps_form_is_named_as_it_was_written(good, problem):
@@ -114,8 +120,6 @@ def test_the_steps_form_is_named_as_it_was_written(good, problem):
 
 
 def test_the_whole_error_reads_as_one_line_for_each_mistake(good, read):
-    from batchinfer.errors import JobFileError
-
     with pytest.raises(JobFileError) as refusal:
         read(good(("name:", "nmae: x\nname:"), ("version: 1", "version: 2")))
     assert str(refusal.value).splitlines() == [
