@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 COMMAND_LINE = 0
@@ -48,9 +48,9 @@ def parse(text: str) -> Place | None:
         at += 1
 
 
-def within(place: Place, ancestors: Iterable[Place]) -> bool:
-    """Whether the place is one of `ancestors` or lies under one."""
-    return any(place[: len(ancestor)] == ancestor for ancestor in ancestors)
+def within(place: Place, ancestors: Collection[Place]) -> bool:
+    """Whether the place is one of `ancestors`, best a set, or lies under one."""
+    return any(place[:depth] in ancestors for depth in range(len(place) + 1))
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

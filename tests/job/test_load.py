@@ -153,11 +153,13 @@ def test_loading_imports_nothing_heavy():
 
 
 def outcome(load_it):
+    """Anything but a job or a `JobFileError` ends the test."""
     try:
-        assert isinstance(load_it(), JobSpec)
+        result = load_it()
     except JobFileError as error:
-        assert error.problems
-        assert all(problem.message for problem in error.problems)
+        result = error
+    assert isinstance(result, JobSpec) or all(problem.message for problem in result.problems)
+    assert isinstance(result, JobSpec) or result.problems
 
 
 KEYS = sorted(
@@ -188,7 +190,7 @@ def test_any_text_gives_a_job_or_a_job_file_error(text):
     outcome(lambda: load_text(text, "job.yaml", "/jobs", environ={}))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=8), st.lists(st.text(max_size=15), max_size=2))
 def test_any_structure_gives_a_job_or_a_job_file_error(changes, names):
     outcome(lambda: from_fields({**FIELDS, **changes}))
