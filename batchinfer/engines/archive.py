@@ -1,4 +1,4 @@
-"""Model files as they come from strangers: telling what they are, and refusing those that would run code by unpickling."""
+"""Model files as they come from strangers: telling what they are, refusing those that could run code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from batchinfer.errors import ModelError
 
 _PLAIN = re.compile(
-    r"models/[^/]+\.json|archive_format|archive_version|byteorder|version|\.data/[^/]+|\.format_version|\.storage_alignment"
-    r"|extra/.*|data/(weights/weight_\d+|constants/tensor_\d+|(weights|constants)/[^/]+_config\.json)"
+    r"models/[^/]+\.json|archive_format|archive_version|byteorder|version|\.data/[^/]+|\.format_version"
+    r"|\.storage_alignment|extra/.*|data/(weights/weight_\d+|constants/tensor_\d+|(weights|constants)/[^/]+_config\.json)"
 )
 _SAMPLES = re.compile(r"data/sample_inputs/[^/]+\.pt")
 

@@ -7,8 +7,8 @@ def resolve_device(gpus: float | None) -> str:
     """`cuda` if there is one, else `mps`, else `cpu`; `gpus` 0 says `cpu` without importing torch.
 
     `gpus` is the number asked for per worker, None for whatever is there. Which of several GPUs is the executor's
-    business: it sets CUDA_VISIBLE_DEVICES before the worker starts. Raises ModelError when GPUs are asked for and there is
-    none: running on the CPU instead would be a silent fallback.
+    business: it sets CUDA_VISIBLE_DEVICES before the worker starts. Raises ModelError when GPUs are asked for and there
+    is none: running on the CPU instead would be a silent fallback.
     """
     if gpus == 0:
         return "cpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +23,16 @@ ENTITY = pa.struct(
 class Head(Protocol):
     """One task."""
 
-    model_class: str
-    """The class of transformers that loads the model."""
-    types: Mapping[str, pa.DataType]
-    """Types of all the outputs that the task has."""
+    @property
+    def model_class(self) -> str:
+        """The class of transformers that loads the model."""
+
+    @property
+    def types(self) -> Mapping[str, pa.DataType]:
+        """Types of all the outputs that the task has."""
 
     def compute(self, outputs: Any, mask: Any) -> Mapping[str, Any]:
-        """On the device: what is brought to the CPU, float32 or integer tensors; `mask` is (rows, width), 1 at tokens."""
+        """On the device: the tensors to bring to the CPU; `mask` is (rows, width), 1 at tokens."""
 
     def columns(self, values: Mapping[str, NDArray[Any]], batch: TextBatch) -> Mapping[str, pa.Array]:
         """On the CPU: one column per output."""
@@ -41,7 +44,7 @@ class Embedding:
 
     recipe: Recipe
     size: int
-    model_class = "AutoModel"
+    model_class: ClassVar[str] = "AutoModel"
 
     @property
     def types(self) -> Mapping[str, pa.DataType]:
@@ -73,7 +76,7 @@ class TextClassification:
     """By id."""
     activation: str
     """`softmax`, `sigmoid`, or `none` for a regression."""
-    model_class = "AutoModelForSequenceClassification"
+    model_class: ClassVar[str] = "AutoModelForSequenceClassification"
 
     @property
     def types(self) -> Mapping[str, pa.DataType]:
@@ -100,11 +103,11 @@ class TextClassification:
 
 @dataclass(frozen=True)
 class TokenClassification:
-    """Entities in each text: neighbouring tokens of one tag, as transformers' aggregation strategy "simple" joins them."""
+    """Entities in each text: neighbouring tokens of one tag, joined as by the pipeline's strategy "simple"."""
 
     labels: tuple[str, ...]
     """By id; `B-` begins an entity, `I-` and a label without prefix go on with one, `O` is outside of any."""
-    model_class = "AutoModelForTokenClassification"
+    model_class: ClassVar[str] = "AutoModelForTokenClassification"
 
     @property
     def types(self) -> Mapping[str, pa.DataType]:

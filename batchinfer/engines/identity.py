@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -18,8 +19,8 @@ from batchinfer.job.spec import Step
 def identify(step: Step, code: Sequence[str] = ()) -> Identity:
     """The identity of a step's model; reads its files, imports neither its libraries nor the user's code.
 
-    `digest` covers the files' names and bytes, and the versions of the installed distributions that the code imports. An
-    `hf:` model that isn't in the local cache is downloaded. Raises ModelError where files or code can't be found.
+    `digest` covers the files' names and bytes, and the versions of the installed distributions that the code imports.
+    An `hf:` model that isn't in the local cache is downloaded. Raises ModelError where files or code can't be found.
     """
     if step.engine == "transformers":
         location = locate(step.uri, f"{step.name}.uri")
@@ -59,7 +60,12 @@ def _code(step: Step, code: Sequence[str]) -> tuple[dict[str, Path], dict[str, s
     """Source files of a class by path in the code folders, and versions of the installed packages that they import."""
     where = f"{step.name}.uri"
     module, _ = split(step.uri, where)
-    find_source(module, code, where)
+    path, folder = find_source(module, code, where)
+    if path is not None and folder is None:
+        # Installed in place (editable), or on PYTHONPATH: no version says what is in it, so its sources are told too.
+        root = path.parents[module.count(".") + (path.name == "__init__.py")]
+        if root not in {Path(sysconfig.get_path(scheme)) for scheme in ("purelib", "platlib", "stdlib")}:
+            code = [*code, str(root)]
     traced = trace(module, code)
     return traced.files, _versions_of_modules(traced.installed)
 

@@ -45,9 +45,9 @@ class Location:
 def locate(uri: str, where: str) -> Location:
     """The folder of a model; downloads an `hf:` one that isn't in the local cache, unless HF_HUB_OFFLINE is set.
 
-    `uri` is `hf:org/name@revision` (a branch, tag or commit; the default branch without one), `package:name/path`, or an
-    absolute path; `where` is the key of the job file for messages. Raises ModelError where there is no such model and
-    MissingExtraError where `hf:` needs a package that isn't installed.
+    `uri` is `hf:org/name@revision` (a branch, tag or commit; the default branch without one), `package:name/path`, or
+    an absolute path; `where` is the key of the job file for messages. Raises ModelError where there is no such model
+    and MissingExtraError where `hf:` needs a package that isn't installed.
     """
     if uri.startswith("hf:"):
         return _from_hub(uri, where)
@@ -95,8 +95,8 @@ def _from_hub(uri: str, where: str) -> Location:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
     except LocalEntryNotFoundError as error:
         raise ModelError(
-            f"{where}: {uri} is not in the local Hugging Face cache, and the Hub can't be reached (or HF_HUB_OFFLINE is "
-            f"set): run `hf download {name}` where there is a network, or give the path of a local copy"
+            f"{where}: {uri} is not in the local Hugging Face cache, and the Hub can't be reached (or HF_HUB_OFFLINE "
+            f"is set): run `hf download {name}` where there is a network, or give the path of a local copy"
         ) from error
     except HfHubHTTPError as error:
         raise ModelError(

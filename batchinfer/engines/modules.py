@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,26 @@ class Loaded:
     module: Any
     parameters: tuple[str, ...]
     """Names of forward's parameters, in order."""
+    positional: int = 0
+    """How many of them, from the first, are given by position; an exported program insists on the form it was traced in."""
     smallest: int = 1
     """Rows that a batch needs at least."""
     dtype: Any = None
     """torch.dtype of floating inputs; None leaves them as they are."""
 
+    def __call__(self, inputs: Mapping[str, Any]) -> Any:
+        """Run the module: by name where forward has all these names, else in the order given."""
+        if not set(inputs) <= set(self.parameters):
+            return self.module(*inputs.values())
+        first = self.parameters[: self.positional]
+        return self.module(*(inputs[name] for name in first), **{n: inputs[n] for n in inputs if n not in first})
+
 
 def file_of(uri: str, where: str) -> Path:
-    """The model file that a uri of the torch engine names. Raises ModelError where there is none or its kind is unknown."""
+    """The model file that a uri of the torch engine names.
+
+    Raises ModelError where there is none or its kind is unknown.
+    """
     path = in_package(uri, where) if uri.startswith("package:") else Path(uri)
     if path.suffix not in EXPORTED + SCRIPTS:
         raise ModelError(
@@ -63,7 +75,7 @@ def load(step: Step, options: TorchOptions, code: Sequence[str], device: str) ->
     if is_class(step.uri):
         return _load_class(step, options, code, device)
     path = file_of(step.uri, where)
-    return _load_exported(path, where, device) if path.suffix in EXPORTED else _load_script(path, where, device)
+    return _load_exported(path, step, device) if path.suffix in EXPORTED else _load_script(path, where, device)
 
 
 def _existing(path: Path, where: str) -> Path:
@@ -116,9 +128,9 @@ def _load_script(path: Path, where: str, device: str) -> Loaded:
 
     if not is_script(path):
         raise ModelError(
-            f"{where}: {path} is no TorchScript file, and pickles are not loaded, since they can run any code. Convert its "
-            "weights once with safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors') and "
-            f"give uri: module:Class with options.weights; or export the module with torch.export.save"
+            f"{where}: {path} is no TorchScript file, and pickles are not loaded, since they can run any code. Convert "
+            "its weights once with safetensors.torch.save_file(torch.load(old, weights_only=True), new) and "
+            "give uri: module:Class with options.weights; or export the module with torch.export.save"
         )
     with warnings.catch_warnings():
         # torch calls TorchScript deprecated; these files are around all the same.
@@ -131,10 +143,11 @@ def _load_script(path: Path, where: str, device: str) -> Loaded:
     return Loaded(module, tuple(argument.name for argument in module.forward.schema.arguments[1:]))
 
 
-def _load_exported(path: Path, where: str, device: str) -> Loaded:
+def _load_exported(path: Path, step: Step, device: str) -> Loaded:
     import torch
     from torch.export.passes import move_to_device_pass
 
+    where = f"{step.name}.uri"
     refuse_pickles(path, where)
     try:
         program = torch.export.load(path)
@@ -144,7 +157,17 @@ def _load_exported(path: Path, where: str, device: str) -> Loaded:
     if device != "cpu":
         program = move_to_device_pass(program, device)
     module = program.module()
-    return Loaded(module, tuple(inspect.signature(module.forward).parameters), smallest)
+    parameters = tuple(inspect.signature(module.forward).parameters)
+    if (
+        set(step.inputs) & set(parameters)
+        and set(step.inputs) != set(parameters)
+        or len(step.inputs) != len(parameters)
+    ):
+        raise ModelError(
+            f"{step.name}.inputs: {path} takes {', '.join(parameters)}, not {', '.join(step.inputs)}: name all of them"
+        )
+    keywords = program.call_spec.in_spec.child(1).context
+    return Loaded(module, parameters, len(parameters) - len(keywords), smallest)
 
 
 def _smallest_batch(program: Any, path: Path, where: str) -> int:

@@ -1,4 +1,7 @@
-"""What may stand in a step: options, inputs and outputs by engine and task. Needs no model library, so planning is quick."""
+"""What may stand in a step: options, inputs and outputs by engine and task.
+
+Needs no model library, so planning is quick.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def parse(kind: type[AnyOptions], step: Step) -> AnyOptions:
-    """`step.options` as the engine's options. Raises ModelError naming each wrong one, what is wrong and what is known."""
+    """`step.options` as the engine's options.
+
+    Raises ModelError naming each wrong one, what is wrong and what is known.
+    """
     try:
         return kind.model_validate(step.options)
     except ValidationError as error:

@@ -42,7 +42,7 @@ def is_tensor(value: object) -> bool:
 
 
 def tensor_to_numpy(tensor: Any) -> NDArray[Any]:
-    """A torch tensor as an array on the CPU, without a copy where it is there; bfloat16, which numpy lacks, as float32."""
+    """A torch tensor as an array on the CPU, not copied where it is there; bfloat16, which numpy lacks, as float32."""
     import torch
 
     host = tensor.detach().cpu()

@@ -45,14 +45,14 @@ class PythonRows:
                     self._arrays[name] = array
 
     def __len__(self) -> int:
-        return self._rows
+        return int(self._rows)
 
     def batch(self, rows: Rows) -> PythonBatch:
         """These rows in the step's input format.
 
-        A dict has, by input name: for numbers without nulls in these rows a numpy array of shape (rows,), for fixed-size
-        lists of k numbers and for a list of k columns shape (rows, k); for everything else a list with None. Arrays may be
-        read-only views of the input.
+        A dict has, by input name: for numbers without nulls in these rows a numpy array of shape (rows,), for fixed-
+        size lists of k numbers and for a list of k columns shape (rows, k); for everything else a list with None.
+        Arrays may be read-only views of the input.
         """
         count = len(range(*rows.indices(self._rows))) if isinstance(rows, slice) else len(rows)
         if self._step.input_format == "dict":
@@ -108,14 +108,14 @@ class PythonEngine:
         if precision != "native":
             raise ModelError(f"{step.name}.precision: the python engine runs at its own precision; remove {precision}")
         cls = load_class(step.uri, self._code, f"{step.name}.uri")
-        if not callable(getattr(cls, "__call__", None)) or "__call__" not in dir(cls):
+        if not any("__call__" in vars(ancestor) for ancestor in cls.__mro__):
             raise ModelError(f"{step.name}.uri: {step.uri} needs a method __call__(self, batch)")
-        parameters = inspect.signature(cls.__init__).parameters
         options = dict(step.options)
-        if "device" in parameters:
+        signature = inspect.signature(cls)
+        if "device" in signature.parameters:
             options.setdefault("device", device)
         try:
-            inspect.signature(cls).bind(**options)
+            signature.bind(**options)
         except TypeError as error:
             raise ModelError(f"{step.name}.options: {step.uri} can't be built with them: {error}") from error
         self._model = cls(**options)
@@ -134,7 +134,10 @@ class PythonEngine:
         return Outputs(batch.rows, {name: _own(value) for name, value in values.items()})
 
     def finish(self, outputs: Outputs) -> Mapping[str, pa.Array]:
-        """One Arrow array per output. Raises ModelError for a missing output and for another number of values than rows."""
+        """One Arrow array per output.
+
+        Raises ModelError for a missing output and for another number of values than rows.
+        """
         return finish(outputs, self._step.outputs, self._step.name)
 
 

@@ -46,7 +46,7 @@ def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
 
 
 def precisions(step: Step) -> tuple[str, ...]:
-    """The precisions that the step's engine can be loaded at, the reference first: `native` alone for one without recipes."""
+    """What the step's engine can be loaded at, the reference first; `native` alone for an engine without recipes."""
     return ("native",) if step.engine == "python" else RECIPES
 
 
@@ -64,8 +64,8 @@ def check(step: Step, code: Sequence[str] = ()) -> None:
     """Check a step when the job is planned: options, names, precision, packages, files, and that the class exists.
 
     Raises ModelError with one line per mistake, each beginning with its key (`model.options.pooling: …`), and
-    MissingExtraError naming what to install. Finds what can be seen without loading the model; weights that don't fit are
-    found by `Engine.load`.
+    MissingExtraError naming what to install. Finds what can be seen without loading the model; weights that don't fit
+    are found by `Engine.load`.
     """
     wrong = _keys(step)
     if step.engine == "transformers":

@@ -71,10 +71,10 @@ def _pooling(settings: dict[str, Any], given: dict[str, Any], place: Path, where
     if names not in (["mean"], ["cls"]) or settings.get("include_prompt") is False:
         raise ModelError(
             f"{where}: {place / 'config.json'} asks for pooling by {', '.join(names) or 'nothing'}"
-            f"{' without the prompt' if settings.get('include_prompt') is False else ''}; this engine has mean and cls: "
-            "set options.pooling to one of them if that is meant"
+            f"{' without the prompt' if settings.get('include_prompt') is False else ''}; this engine has mean and "
+            "cls: set options.pooling to one of them if that is meant"
         )
-    return names[0]
+    return str(names[0])
 
 
 def _read(path: Path, default: Any) -> Any:

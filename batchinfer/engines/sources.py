@@ -1,18 +1,29 @@
-"""The user's code: finding the class that `module:Class` names, following its imports without running it, importing it."""
+"""The user's code: finding what `module:Class` names, following its imports without running it, importing it."""
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.machinery
+import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from types import ModuleType
 
 from batchinfer.engines.options import nearest
 from batchinfer.errors import ModelError
+
+_MARK = "__batchinfer_source__"
+"""Attribute of a module that `load_class` imported: digest of the path and the source that it was imported from."""
+
+
+class CodeFolder(str):
+    """An entry of `sys.path` that `load_class` put there: what lies in it is a job's code, not an installed package."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,10 @@ def is_class(uri: str) -> bool:
 
 
 def find(module: str, folders: Sequence[str | Path]) -> tuple[Path, Path] | None:
-    """Source file of a module and the code folder it was found in; the first folder that has it. None where none has."""
+    """Source file of a module and the code folder it was found in; the first folder that has it.
+
+    None where none has.
+    """
     for folder in map(Path, folders):
         base = folder.joinpath(*module.split("."))
         for candidate in (base / "__init__.py", base.with_name(base.name + ".py")):
@@ -52,13 +66,13 @@ def find(module: str, folders: Sequence[str | Path]) -> tuple[Path, Path] | None
 
 
 def find_installed(name: str) -> importlib.machinery.ModuleSpec | None:
-    """The spec of an installed top-level module or package, found without importing it, and never in the current folder.
+    """The spec of an installed top-level module or package, found without importing it, never in the current folder.
 
-    The empty entry of `sys.path`, and a first entry that is the current folder (`python -m` puts it there), are left out.
+    The empty entry of `sys.path`, and a first entry that is the current folder (`python -m` puts it there), are left
+    out.
     """
-    paths = [path for path in sys.path if path]
-    if paths and sys.path[0] == paths[0] and Path(paths[0]) == Path.cwd():
-        del paths[0]
+    given = [path for path in sys.path if not isinstance(path, CodeFolder)]
+    paths = [path for at, path in enumerate(given) if path and (at or Path(path) != Path.cwd())]
     spec = importlib.machinery.PathFinder.find_spec(name, paths)
     # Editable installs and frozen modules have finders of their own, which don't look at sys.path.
     others = (finder for finder in sys.meta_path if finder is not importlib.machinery.PathFinder)
@@ -81,9 +95,12 @@ def find_source(module: str, code: Sequence[str], where: str) -> tuple[Path | No
         if not rest:
             path = Path(spec.origin) if spec.origin else None
             return (path if path is not None and path.suffix == ".py" else None), None
-        inside = find(".".join(rest), list(spec.submodule_search_locations or ()))
-        if inside is not None:
-            return inside[0], None
+        for folder in map(Path, spec.submodule_search_locations or ()):
+            inside = find(".".join(rest), [folder])
+            if inside is not None:
+                return inside[0], None
+            if any(folder.joinpath(*rest[:-1], rest[-1] + suffix).is_file() for suffix in EXTENSION_SUFFIXES):
+                return None, None
     folders = ", ".join(code) or "none given"
     raise ModelError(
         f"{where}: there is no module {module} among the installed packages or in the code folders ({folders}); "
@@ -141,54 +158,60 @@ def trace(module: str, code: Sequence[str]) -> Trace:
 def load_class(uri: str, code: Sequence[str], where: str) -> type:
     """Import the class that `module:Class` names, as its source is now.
 
-    The code folders go to the front of `sys.path` and stay there: imports inside the class's methods run long after this
-    returns, and `pickle` and `multiprocessing` look modules up again. Modules of the code folders that this process
-    imported before from other or older sources are imported anew, so that a notebook which edits its code and runs again
-    doesn't run the old one.
+    The code folders go to the front of `sys.path` and stay there: imports inside the class's methods run long after
+    this returns, and `pickle` and `multiprocessing` look modules up again. Modules of the code folders that this
+    process imported before from other or older sources are imported anew, so that a notebook which edits its code and
+    runs again doesn't run the old one.
 
     Raises ModelError where the module or the class is missing, or an installed module of the same name is in the way;
     what the module itself raises passes through as the cause of one.
     """
     module, name = split(uri, where)
-    found = find_source(module, code, where)
-    if found[1] is not None:
-        _forget_other_sources(module, code, where)
-    for folder in reversed(code):
-        if folder in sys.path:
-            sys.path.remove(folder)
-        sys.path.insert(0, folder)
+    find_source(module, code, where)
+    modules = trace(module, code).modules
+    digests = _digests(modules)
+    _forget_other_sources(modules, digests, code, where)
+    sys.path[:] = [
+        *map(CodeFolder, code),
+        *(path for path in sys.path if not (isinstance(path, CodeFolder) and path in code)),
+    ]
     importlib.invalidate_caches()
     try:
         imported = importlib.import_module(module)
     except (ImportError, SyntaxError, ValueError, AttributeError, NameError, TypeError, OSError, RuntimeError) as error:
         raise ModelError(f"{where}: importing {module} failed: {type(error).__name__}: {error}") from error
+    for traced in digests.keys() & sys.modules.keys():
+        setattr(sys.modules[traced], _MARK, digests[traced])
     loaded = getattr(imported, name, None)
     if not isinstance(loaded, type):
         raise ModelError(f"{where}: {module} has no class {name}")
     return loaded
 
 
-def _forget_other_sources(module: str, code: Sequence[str], where: str) -> None:
-    """Drop the modules behind `module` from `sys.modules` unless they were imported from just these sources."""
-    modules = trace(module, code).modules
-    stamps = {name: (str(path), path.read_bytes()) for name, path in modules.items()}
-    if all(name not in sys.modules or _stamp(sys.modules[name]) == stamp for name, stamp in stamps.items()):
+def _forget_other_sources(
+    modules: Mapping[str, Path], digests: Mapping[str, str], code: Sequence[str], where: str
+) -> None:
+    """Drop modules from `sys.modules`, unless `load_class` imported all of them from just these sources."""
+    if all(getattr(sys.modules.get(name), _MARK, digest) == digest for name, digest in digests.items()) and all(
+        hasattr(sys.modules[name], _MARK) for name in digests if name in sys.modules
+    ):
         return
-    for name, (path, _) in stamps.items():
+    for name, path in modules.items():
         top = name.partition(".")[0]
-        if top in sys.modules and (spec := find_installed(top)) is not None:
-            origin = getattr(sys.modules[top], "__file__", None)
-            if spec.origin == origin and not any(Path(origin or "").is_relative_to(folder) for folder in code):
+        origin: str | None = getattr(sys.modules.get(top), "__file__", None)
+        if origin is not None and not any(Path(origin).is_relative_to(folder) for folder in code):
+            spec = find_installed(top)
+            if spec is not None and spec.origin == origin:
                 raise ModelError(f"{where}: {path} has the name of the installed module {top}: give it another name")
         sys.modules.pop(name, None)
+        # Python's cache goes by size and whole seconds, too coarse for a file that was edited just now.
+        Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
 
-def _stamp(module: ModuleType) -> tuple[str, bytes] | None:
-    """Where an imported module came from and the source that it was compiled from, as far as Python can tell."""
-    loader = module.__spec__.loader if module.__spec__ is not None else None
-    if not isinstance(loader, importlib.machinery.SourceFileLoader):
-        return None
-    return None if module.__file__ is None else (module.__file__, loader.get_data(module.__file__))
+def _digests(modules: Mapping[str, Path]) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(f"{path}\0".encode() + path.read_bytes()).hexdigest() for name, path in modules.items()
+    }
 
 
 def _parse(path: Path) -> ast.Module:

@@ -15,7 +15,7 @@ from batchinfer.engines.inputs import contiguous
 from batchinfer.engines.protocol import Rows
 
 CALL_CHARACTERS = 16 << 20
-"""Characters that one call of the tokenizer gets at most, so that its own results, many times the text's size, stay small."""
+"""Characters for one call of the tokenizer at most: its own results are many times as large as the text."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TextBatch:
     tensors: Mapping[str, Any]
     """Model inputs by name, each of shape (rows, width), on the CPU."""
     spans: NDArray[np.int32] | None = None
-    """First character of each token and the one after its last, shape (rows, width, 2); only where the head needs it."""
+    """First character of each token and the one after its last, shape (rows, width, 2); where the head needs it."""
     real: NDArray[np.bool_] | None = None
     """Which positions are tokens of the text, not special ones or padding, shape (rows, width); with `spans`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -42,7 +42,7 @@ class TensorRows:
         return self._rows
 
     def batch(self, rows: Rows) -> TensorBatch:
-        """These rows: floating inputs in the module's precision, pinned for a CUDA device; views of the window for a slice."""
+        """These rows, floating inputs in the module's precision, pinned for a CUDA device; views where they can be."""
         import torch
 
         count = len(range(*rows.indices(self._rows))) if isinstance(rows, slice) else len(rows)
@@ -66,7 +66,10 @@ class TorchEngine:
         self._device = "cpu"
 
     def load(self, device: str, precision: str, threads: int) -> Description:
-        """Load the module. Raises ModelError where the file is of another kind, its batch size is fixed, or weights lack."""
+        """Load the module.
+
+        Raises ModelError where the file is of another kind, its batch size is fixed, or weights lack.
+        """
         import torch
 
         if device == "cpu":
@@ -76,7 +79,7 @@ class TorchEngine:
         converted = recipes.apply(loaded.module, precision)
         floats = (p.dtype for p in converted.parameters() if p.is_floating_point())
         dtype = recipes.dtype(precision) if precision != "fp32" else next(floats, None)
-        self._module = modules.Loaded(converted, loaded.parameters, loaded.smallest, dtype)
+        self._module = replace(loaded, module=converted, dtype=dtype)
         self._device = device
         return Description(dict.fromkeys(self._step.outputs), precision, device)
 
@@ -110,22 +113,20 @@ class TorchEngine:
             short = batch.rows < module.smallest
             if short:
                 inputs = {name: torch.cat([tensor] * module.smallest) for name, tensor in inputs.items()}
-            by_name = set(inputs) <= set(module.parameters)
-            values = module.module(**inputs) if by_name else module.module(*inputs.values())
             outputs = {
                 name: (tensor[: batch.rows] if short else tensor).cpu() if isinstance(tensor, torch.Tensor) else tensor
-                for name, tensor in self._by_name(values).items()
+                for name, tensor in self._by_name(module(inputs)).items()
             }
         written = [name for name, tensor in batch.tensors.items() if tensor._version != versions[name]]
         if written:
             raise ModelError(
-                f"{self._step.name}.uri: the module writes into its input {', '.join(written)}, which shares its memory "
-                "with the job's columns: clone it in forward before changing it"
+                f"{self._step.name}.uri: the module writes into its input {', '.join(written)}, which shares its "
+                "memory with the job's columns: clone it in forward before changing it"
             )
         return Outputs(batch.rows, outputs)
 
     def finish(self, outputs: Outputs) -> Mapping[str, pa.Array]:
-        """One Arrow array per output: (n,) and (n, 1) become numbers, (n, k) fixed-size lists; bfloat16 becomes float32.
+        """One Arrow array per output: (n,) and (n, 1) become numbers, (n, k) lists of fixed size; bfloat16 float32.
 
         Raises ModelError for a missing output and for another number of values than rows.
         """

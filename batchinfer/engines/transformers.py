@@ -32,7 +32,7 @@ _AFTER_PADDING = {
     "data2vec-text",
     "esm",
 }
-"""Model types that number positions from behind the padding id, and so have that many fewer than they are built with."""
+"""Model types that number positions from behind the padding id, and so have that many fewer than they say."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ class TransformersEngine:
         self._loaded: _Loaded | None = None
 
     def load(self, device: str, precision: str, threads: int) -> Description:
-        """Load tokenizer and model. Raises ModelError where files or weights lack, or an option doesn't fit the model."""
+        """Load tokenizer and model.
+
+        Raises ModelError where files or weights lack, or an option doesn't fit the model.
+        """
         # The tokenizer reads these once, at its first use in the process; later changes do nothing.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
@@ -130,7 +133,10 @@ class TransformersEngine:
         return self._loaded
 
     def _length(self, config: Any, tokenizer: Any, wanted: int | None) -> int | None:
-        """Tokens after which a text is cut; None where nothing bounds it. Raises ModelError for more than the model has."""
+        """Tokens after which a text is cut; None where nothing bounds it.
+
+        Raises ModelError for more than the model has.
+        """
         positions = getattr(config, "max_position_embeddings", None)
         positions = positions if isinstance(positions, int) and positions > 0 else None
         if positions is not None and config.model_type in _AFTER_PADDING:
@@ -138,7 +144,7 @@ class TransformersEngine:
         if wanted is not None and positions is not None and wanted > positions:
             if self._options.max_length is not None:
                 raise ModelError(
-                    f"{self._step.name}.options.max_length: {wanted} is more than the {positions} positions the model has"
+                    f"{self._step.name}.options.max_length: {wanted} is more than the model's {positions} positions"
                 )
             wanted = positions
         if wanted is not None:
@@ -151,7 +157,7 @@ class TransformersEngine:
         special = backend.num_special_tokens_to_add("text_pair" in self._step.inputs)
         if length <= special:
             raise ModelError(
-                f"{self._step.name}.options.max_length: {length} leaves no room for text beside {special} special tokens"
+                f"{self._step.name}.options.max_length: {length} leaves no room beside {special} special tokens"
             )
 
 
@@ -185,7 +191,10 @@ def _head(task: str | None, config: Any, made: Any) -> Head:
 
 
 def _load_model(folder: Path, head: Head, where: str) -> Any:
-    """The model in float32 and inference mode. Raises ModelError where its weights are missing: they would be random."""
+    """The model in float32 and inference mode.
+
+    Raises ModelError where its weights are missing: they would be random.
+    """
     import torch
     import transformers
     from safetensors import SafetensorError
@@ -207,7 +216,7 @@ def _load_model(folder: Path, head: Head, where: str) -> Any:
     missing = sorted(key for key in keys["missing_keys"] if unused is None or unused not in key)
     if missing:
         raise ModelError(
-            f"{where}: {folder} has no weights for {', '.join(missing)}: it was not trained for the task, and would run "
-            "with random numbers there"
+            f"{where}: {folder} has no weights for {', '.join(missing)}: it was not trained for the task, and would "
+            "run with random numbers there"
         )
     return model.eval()

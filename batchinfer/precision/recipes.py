@@ -22,7 +22,10 @@ def dtype(precision: str) -> torch.dtype:
 
 
 def apply(module: Any, precision: str) -> Any:
-    """`module` at `precision`, converted in place. fp32 leaves it as it was stored. Raises ModelError for an unknown one."""
+    """`module` at `precision`, converted in place. fp32 leaves it as it was stored.
+
+    Raises ModelError for an unknown one.
+    """
     _check(precision)
     return module if precision == "fp32" else module.to(dtype(precision))
 
