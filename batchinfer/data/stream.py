@@ -18,10 +18,12 @@ from batchinfer.data.inputs import InputFile
 from batchinfer.data.access import RandomAccess
 from batchinfer.data.schema import conform
 from batchinfer.errors import BatchinferError, InputError
-from batchinfer.storage.store import Store
+from batchinfer.storage.store import Store, is_local
 
 _RUN_BYTES = 64 * 2**20
 """Compressed bytes of row groups that are fetched at once; a larger row group is streamed."""
+_SMALL_CHUNK = 64 * 1024
+"""Column chunks of a local file that are larger on average are left to the decoder's threads, which read them in parallel."""
 _BATCH_BYTES = 32 * 2**20
 _STREAM_BUFFER = 2 * 2**20
 
@@ -100,7 +102,9 @@ class FileStream:
         if not self._names:  # nothing to decode: the rows are counted, and all that is asked for is the same in each
             self._batches = iter(())
             return
-        self._access.prefetch([span for g in groups for span in self._spans(g)] if size <= _RUN_BYTES else [])
+        spans = [span for g in groups for span in self._spans(g)] if size <= _RUN_BYTES else []
+        worthwhile = not is_local(self.file.path) or size < _SMALL_CHUNK * len(spans)
+        self._access.prefetch(spans if worthwhile else [])
         fitting = max(1, _BATCH_BYTES * count // max(plain, 1))
         self._batches = self._parquet.iter_batches(min(batch_rows, fitting, count), row_groups=groups, columns=self._names, use_threads=True)
 
