@@ -16,7 +16,10 @@ from batchinfer.storage.store import Entry, Store, is_local
 
 _SUFFIXES = (".parquet", ".parq", ".pq")
 _MAGIC = re.compile(r"[*?\[]")
-_TABLE_FORMATS = {"_delta_log": ("Delta", "deltalake's DeltaTable(path).file_uris()"), ".hoodie": ("Hudi", "the table's own reader")}
+_TABLE_FORMATS = {
+    "_delta_log": ("Delta", "deltalake's DeltaTable(path).file_uris()"),
+    ".hoodie": ("Hudi", "the table's own reader"),
+}
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,9 @@ def _refuse_twice(files: Sequence[Found]) -> None:
         other = seen.setdefault(real, file.url)
         if other is not file.url:
             also = "" if other == file.url else f" ({other} and {file.url} are the same file)"
-            raise InputError(f"input.path: {file.url} is named twice{also}: its rows would be predicted twice; name it once")
+            raise InputError(
+                f"input.path: {file.url} is named twice{also}: its rows would be predicted twice; name it once"
+            )
 
 
 def _real(path: str) -> str:
@@ -157,4 +162,6 @@ def _regex(glob: str) -> re.Pattern[str]:
     try:
         return re.compile(f"{out}(?:/.*)?", re.DOTALL)
     except re.error as e:
-        raise InputError(f"input.path: {glob!r} is not a glob that can be understood ({e}); escape a bracket as [[]") from e
+        raise InputError(
+            f"input.path: {glob!r} is not a glob that can be understood ({e}); escape a bracket as [[]"
+        ) from e

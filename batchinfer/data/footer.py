@@ -55,7 +55,9 @@ def fetch(store: Store, path: str, size: int, url: str) -> bytes:
     except FileNotFoundError as e:
         raise InputError(f"{url}: the file is gone; it was there when the input was listed") from e
     if len(tail) != min(size, TAIL):
-        raise InputError(f"{url}: the file changed while it was read: its size isn't {size:,} bytes any more; plan again")
+        raise InputError(
+            f"{url}: the file changed while it was read: its size isn't {size:,} bytes any more; plan again"
+        )
     if size < 12:
         raise InputError(f"{url}: not a Parquet file: {size} bytes are too few; was the write of it completed?")
     if tail[-4:] == b"PARE":
@@ -64,7 +66,9 @@ def fetch(store: Store, path: str, size: int, url: str) -> bytes:
         raise InputError(f"{url}: not a Parquet file, or truncated: it ends with {tail[-4:]!r} instead of b'PAR1'")
     length = int.from_bytes(tail[-8:-4], "little")
     if length > min(size - 12, _MAX_FOOTER) or length == 0:
-        raise InputError(f"{url}: corrupt: a footer of {length:,} bytes in a file of {size:,} (at most {_MAX_FOOTER:,} are read)")
+        raise InputError(
+            f"{url}: corrupt: a footer of {length:,} bytes in a file of {size:,} (at most {_MAX_FOOTER:,} are read)"
+        )
     if length + 8 <= len(tail):
         return tail[-8 - length : -8]
     try:
@@ -94,9 +98,11 @@ def _bound(metadata: pq.FileMetaData, size: int, url: str) -> None:
         group = metadata.row_group(i)
         rows += group.num_rows
         if not 0 <= group.num_rows <= _MAX_GROUP_ROWS:
-            raise InputError(f"{url}: refused: row group {i} claims {group.num_rows:,} rows; between 0 and {_MAX_GROUP_ROWS:,} are possible")
+            raise InputError(
+                f"{url}: refused: row group {i} claims {group.num_rows:,} rows; between 0 and {_MAX_GROUP_ROWS:,} are possible"
+            )
         plain = group.total_byte_size
-        if plain > _RATIO_FREE and plain > _MAX_RATIO * size or plain > _MAX_GROUP_BYTES:
+        if (plain > _RATIO_FREE and plain > _MAX_RATIO * size) or plain > _MAX_GROUP_BYTES:
             raise InputError(
                 f"{url}: refused: row group {i} claims {plain:,} bytes from a file of {size:,}; at most {_MAX_RATIO:,} times the file's size "
                 f"and {_MAX_GROUP_BYTES:,} bytes are believed. If the file is sound, rewrite it with smaller row groups"
@@ -104,7 +110,9 @@ def _bound(metadata: pq.FileMetaData, size: int, url: str) -> None:
     if rows != metadata.num_rows:
         raise InputError(f"{url}: corrupt: the footer counts {metadata.num_rows:,} rows, its row groups {rows:,}")
     if rows > _MAX_ROWS_PER_BYTE * size:
-        raise InputError(f"{url}: refused: {rows:,} rows in {size:,} bytes; at most {_MAX_ROWS_PER_BYTE:,} rows a byte are believed")
+        raise InputError(
+            f"{url}: refused: {rows:,} rows in {size:,} bytes; at most {_MAX_ROWS_PER_BYTE:,} rows a byte are believed"
+        )
 
 
 def _encrypted(url: str) -> str:

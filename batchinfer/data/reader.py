@@ -63,7 +63,11 @@ class Reader:
     """
 
     def __init__(
-        self, schema: pa.Schema, where: Condition | None = None, columns: Sequence[str] | None = None, options: StorageOptions | None = None
+        self,
+        schema: pa.Schema,
+        where: Condition | None = None,
+        columns: Sequence[str] | None = None,
+        options: StorageOptions | None = None,
     ) -> None:
         self.columns = tuple(schema.names if columns is None else columns)
         needed = {*self.columns, *(where.columns if where else ())}
@@ -128,7 +132,9 @@ class Reader:
             self._stream = FileStream(store, path, part.file, self._schema)
         return self._stream
 
-    def _window(self, ranges: tuple[RowRange, ...], first: int, rows: int, spans: Sequence[tuple[int, pa.Table]]) -> Window:
+    def _window(
+        self, ranges: tuple[RowRange, ...], first: int, rows: int, spans: Sequence[tuple[int, pa.Table]]
+    ) -> Window:
         if not spans:
             return Window(first, rows, self.schema.empty_table(), np.empty(0, np.int64), ranges)
         tables = [table for _, table in spans]

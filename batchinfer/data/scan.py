@@ -133,7 +133,9 @@ def _scan_file(found: Found, schemas: _Interned, needed: frozenset[str] | None, 
     file = InputFile(found.url, size, found.entry.version, footer.digest, metadata.num_rows, found.partition)
     schema = schemas(footer.schema.remove_metadata())
     leaves = _leaves(metadata, schema) if needed is not None or wanted else []
-    return ScannedFile(file, schema, tuple(_row_group(metadata, i, leaves, needed, wanted) for i in range(metadata.num_row_groups)))
+    return ScannedFile(
+        file, schema, tuple(_row_group(metadata, i, leaves, needed, wanted) for i in range(metadata.num_row_groups))
+    )
 
 
 def _leaves(metadata: pq.FileMetaData, schema: pa.Schema) -> list[tuple[str, bool]]:
@@ -150,7 +152,11 @@ def _leaves(metadata: pq.FileMetaData, schema: pa.Schema) -> list[tuple[str, boo
 
 
 def _row_group(
-    metadata: pq.FileMetaData, index: int, leaves: Sequence[tuple[str, bool]], needed: frozenset[str] | None, wanted: frozenset[str]
+    metadata: pq.FileMetaData,
+    index: int,
+    leaves: Sequence[tuple[str, bool]],
+    needed: frozenset[str] | None,
+    wanted: frozenset[str],
 ) -> RowGroup:
     group = metadata.row_group(index)
     rows = group.num_rows

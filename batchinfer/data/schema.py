@@ -66,14 +66,18 @@ def unify(files: Sequence[ScannedFile], columns: Sequence[str] | None = None) ->
     _count_missing(files, found)
     for name, column in found.items():
         if column.missing:
-            notes.append(f"column {name!r} is missing in {column.missing} of {len(files)} files, first in {column.first_missing}: read as null")
+            notes.append(
+                f"column {name!r} is missing in {column.missing} of {len(files)} files, first in {column.first_missing}: read as null"
+            )
     fields = [pa.field(name, column.kind) for name, column in found.items()]
     for field in partitions:
         if wanted is not None and field.name not in wanted:
             continue
         fields.append(field)
         if any(field.name in files[n].schema.names for n in seen.values()):
-            notes.append(f"column {field.name!r} is taken from the folder names (key=value) and not from the files, as polars does")
+            notes.append(
+                f"column {field.name!r} is taken from the folder names (key=value) and not from the files, as polars does"
+            )
     _refuse_unknown(columns, fields, files)
     return Unified(pa.schema(fields), tuple(notes))
 
@@ -84,7 +88,9 @@ def _refuse_duplicates(scanned: ScannedFile, wanted: Collection[str] | None) -> 
         return
     twice = [n for n in dict.fromkeys(names) if names.count(n) > 1 and (wanted is None or n in wanted)]
     if twice:
-        raise InputError(f"{scanned.file.path}: the column {twice[0]!r} stands {names.count(twice[0])} times; rename one, or don't use it (input.columns)")
+        raise InputError(
+            f"{scanned.file.path}: the column {twice[0]!r} stands {names.count(twice[0])} times; rename one, or don't use it (input.columns)"
+        )
 
 
 def _add(found: dict[str, _Column], field: pa.Field, path: str, notes: list[str]) -> None:
@@ -100,7 +106,9 @@ def _add(found: dict[str, _Column], field: pa.Field, path: str, notes: list[str]
             "the other exactly: write one of them anew with the other's type, give input.path only files that agree, or leave the column out (input.columns)"
         )
     if not both.equals(before.kind):
-        notes.append(f"column {field.name!r} is widened from {before.kind} ({before.source}) to {both}, since {path} has {kind}")
+        notes.append(
+            f"column {field.name!r} is widened from {before.kind} ({before.source}) to {both}, since {path} has {kind}"
+        )
         found[field.name] = _Column(both, path, before.position)
     elif not both.equals(kind):
         notes.append(f"column {field.name!r} is widened from {kind} ({path}) to {both}")
@@ -123,7 +131,9 @@ def _refuse_unknown(columns: Sequence[str] | None, fields: Sequence[pa.Field], f
     have = {f.name for f in fields}
     for name in columns or ():
         if name not in have and files:
-            raise InputError(f"no input file has the column {name!r}{nearest(name, dict.fromkeys(n for f in files for n in f.schema.names))}")
+            raise InputError(
+                f"no input file has the column {name!r}{nearest(name, dict.fromkeys(n for f in files for n in f.schema.names))}"
+            )
 
 
 def nearest(name: str, known: Collection[str]) -> str:
@@ -179,7 +189,9 @@ def _cast_array(array: pa.Array, kind: pa.DataType) -> pa.Array:
         return _cast_array(array.dictionary_decode(), kind)
     if pt.is_struct(kind):
         children = dict(zip((f.name for f in array.type), array.flatten(), strict=True))
-        cast = [_cast_array(children[f.name], f.type) if f.name in children else pa.nulls(len(array), f.type) for f in kind]
+        cast = [
+            _cast_array(children[f.name], f.type) if f.name in children else pa.nulls(len(array), f.type) for f in kind
+        ]
         mask = pc.is_null(array) if array.null_count else None
         return pa.StructArray.from_arrays(cast, fields=list(kind), mask=mask)
     if isinstance(kind, (pa.ListType, pa.LargeListType)) and pt.is_nested(kind.value_type):

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from batchinfer.data import footer as footers
+from batchinfer.data.access import RandomAccess
 from batchinfer.data.hive import constant
 from batchinfer.data.inputs import InputFile
-from batchinfer.data.access import RandomAccess
 from batchinfer.data.schema import conform
 from batchinfer.errors import BatchinferError, InputError
 from batchinfer.storage.store import Store, is_local
@@ -47,7 +47,9 @@ class FileStream:
         self.file = file
         self._schema = schema
         self._metadata = _checked_metadata(store, path, file)
-        self._ends = list(accumulate(self._metadata.row_group(i).num_rows for i in range(self._metadata.num_row_groups)))
+        self._ends = list(
+            accumulate(self._metadata.row_group(i).num_rows for i in range(self._metadata.num_row_groups))
+        )
         self._access = RandomAccess(store, path, file.size)
         partition = {key for key, _ in file.partition}
         with self._decoding(0, file.rows):
@@ -106,7 +108,9 @@ class FileStream:
         worthwhile = not is_local(self.file.path) or size < _SMALL_CHUNK * len(spans)
         self._access.prefetch(spans if worthwhile else [])
         fitting = max(1, _BATCH_BYTES * count // max(plain, 1))
-        self._batches = self._parquet.iter_batches(min(batch_rows, fitting, count), row_groups=groups, columns=self._names, use_threads=True)
+        self._batches = self._parquet.iter_batches(
+            min(batch_rows, fitting, count), row_groups=groups, columns=self._names, use_threads=True
+        )
 
     def _next(self, start: int, stop: int) -> pa.Table:
         """Rows from `start` on, as many as one batch has and `stop` allows."""
@@ -119,7 +123,11 @@ class FileStream:
                 raw = next(self._batches, None)
                 if raw is None or self._position + raw.num_rows > self._run_stop:
                     raise ValueError("its pages hold another number of rows than the footer says")
-                batch = self._fit(pa.Table.from_batches([raw]), raw.num_rows) if self._position + raw.num_rows > start else raw
+                batch = (
+                    self._fit(pa.Table.from_batches([raw]), raw.num_rows)
+                    if self._position + raw.num_rows > start
+                    else raw
+                )
             end = self._position + batch.num_rows
             if end > start:
                 break
@@ -159,13 +167,17 @@ class FileStream:
         except BatchinferError:
             self._batches = None
             raise
-        except Exception as e:  # pyarrow raises OSError, ArrowException, UnicodeDecodeError and more for bytes that are corrupt
+        except (
+            Exception
+        ) as e:  # pyarrow raises OSError, ArrowException, UnicodeDecodeError and more for bytes that are corrupt
             self._batches = None
             fault = self._access.fault
             if isinstance(fault, BatchinferError):
                 raise fault from e
             if isinstance(fault, FileNotFoundError):
-                raise InputError(f"{self.file.path}: the file is gone; it was there when the job was planned: bring it back, or plan anew") from e
+                raise InputError(
+                    f"{self.file.path}: the file is gone; it was there when the job was planned: bring it back, or plan anew"
+                ) from e
             if fault is not None:
                 raise fault from e
             text = " ".join(str(e).split())[:300] or type(e).__name__
@@ -178,7 +190,9 @@ class FileStream:
         """Leaf columns that belong to the columns that are read."""
         wanted = set(self._names)
         paths = [self._metadata.schema.column(i).path for i in range(self._metadata.num_columns)]
-        return [i for i, path in enumerate(paths) if path in wanted or any(path.startswith(f"{name}.") for name in wanted)]
+        return [
+            i for i, path in enumerate(paths) if path in wanted or any(path.startswith(f"{name}.") for name in wanted)
+        ]
 
     def _spans(self, group: int) -> list[tuple[int, int]]:
         """The byte ranges of a row group's needed column chunks, as far as they lie inside the file."""
@@ -187,7 +201,11 @@ class FileStream:
         for i in self._leaves:
             chunk = row_group.column(i)
             start = chunk.data_page_offset
-            if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None and 0 < chunk.dictionary_page_offset < start:
+            if (
+                chunk.has_dictionary_page
+                and chunk.dictionary_page_offset is not None
+                and 0 < chunk.dictionary_page_offset < start
+            ):
                 start = chunk.dictionary_page_offset
             stop = start + chunk.total_compressed_size
             if 0 <= start < stop <= self.file.size:
@@ -195,7 +213,16 @@ class FileStream:
         return spans
 
     def _largest(self) -> int:
-        return max((sum(self._metadata.row_group(g).column(i).total_compressed_size for i in range(self._metadata.num_columns)) for g in range(len(self._ends))), default=0)
+        return max(
+            (
+                sum(
+                    self._metadata.row_group(g).column(i).total_compressed_size
+                    for i in range(self._metadata.num_columns)
+                )
+                for g in range(len(self._ends))
+            ),
+            default=0,
+        )
 
 
 def _checked_metadata(store: Store, path: str, file: InputFile) -> pq.FileMetaData:
@@ -206,7 +233,9 @@ def _checked_metadata(store: Store, path: str, file: InputFile) -> pq.FileMetaDa
         raise InputError(f"the input changed since the job was planned: {e}; {advice}") from e
     parsed = footers.parse(footer, file.size, file.path)
     if parsed.digest != file.footer:
-        raise InputError(f"{file.path}: the input changed since the job was planned: its footer is another one; {advice}")
+        raise InputError(
+            f"{file.path}: the input changed since the job was planned: its footer is another one; {advice}"
+        )
     return parsed.metadata
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from batchinfer.storage.store import Store, StorageOptions, is_local, open_store
+from batchinfer.storage.store import StorageOptions, Store, is_local, open_store
 
 
 class Volumes:

@@ -35,7 +35,9 @@ class Where:
             raise InputError(f"input.where: {sql!r} is not a condition in SQL: {_first_line(e)}") from e
         nodes = set(_nodes(self._expression))
         if nodes & _ACROSS_ROWS:
-            raise InputError(f"input.where: {sql!r} needs several rows at a time (an aggregate, window or subquery); it may look at one row only")
+            raise InputError(
+                f"input.where: {sql!r} needs several rows at a time (an aggregate, window or subquery); it may look at one row only"
+            )
         self.columns: tuple[str, ...] = tuple(dict.fromkeys(self._expression.meta.root_names()))
         """Names used, in order of appearance."""
         self._tree = prune.parse(sql)
@@ -96,7 +98,9 @@ class Condition:
             assert isinstance(frame, pl.DataFrame)
             found = frame.select(self._expression.fill_null(False)).to_series()
         except pl.exceptions.PolarsError as e:
-            raise InputError(f"input.where: {self.sql!r} failed on a row: {_first_line(e)}; TRY_CAST gives null where CAST fails") from e
+            raise InputError(
+                f"input.where: {self.sql!r} failed on a row: {_first_line(e)}; TRY_CAST gives null where CAST fails"
+            ) from e
         if len(found) == rows:
             return _single(found.to_arrow())
         return pa.repeat(bool(found[0]), rows)

@@ -73,7 +73,11 @@ def _nested(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         return _struct(a, b)
     if pt.is_map(a) and pt.is_map(b) and a.keys_sorted == b.keys_sorted:
         key, item = widen(a.key_type, b.key_type), _field(a.item_field, b.item_field)
-        return None if key is None or item is None else pa.map_(pa.field(a.key_field.name, key, nullable=False), item, a.keys_sorted)
+        return (
+            None
+            if key is None or item is None
+            else pa.map_(pa.field(a.key_field.name, key, nullable=False), item, a.keys_sorted)
+        )
     return None
 
 
@@ -84,7 +88,11 @@ def _struct(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     fields = []
     for name in names:
         i, j = a.get_field_index(name), b.get_field_index(name)
-        both = _field(a.field(i), b.field(j)) if i >= 0 and j >= 0 else (a.field(i) if i >= 0 else b.field(j)).with_nullable(True)
+        both = (
+            _field(a.field(i), b.field(j))
+            if i >= 0 and j >= 0
+            else (a.field(i) if i >= 0 else b.field(j)).with_nullable(True)
+        )
         if both is None:
             return None
         fields.append(both)
