@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchinfer.data import ordinals, part
-from batchinfer.errors import OutputError
+from batchinfer.errors import InputError, OutputError
 from batchinfer.ledger import chunks
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store
 
-_KEY = "batchinfer.shard"
+_KEY = "shard"
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,9 @@ def commit(store: Store, job: JobPaths, decision: Decision, data: bytes, dead_le
 
     A part that another runner created first is adopted, and ours is dropped.
     """
-    if dead_letters is not None:
-        store.put(_dead_letters_path(job, decision) or "", dead_letters)
+    dead_path = _dead_letters_path(job, decision)
+    if dead_letters is not None and dead_path is not None:
+        store.put(dead_path, dead_letters)
     path = job.part(decision.shard)
     standing = _describe(job, path, decision, data) if store.create(path, data) else read(store, job, decision.shard)
     chunks.delete(store, job, decision.shard)
@@ -118,8 +119,12 @@ def commit(store: Store, job: JobPaths, decision: Decision, data: bytes, dead_le
 def read(store: Store, job: JobPaths, shard: int) -> Part:
     """The part of a shard, from its bytes. Raises FileNotFoundError where there is none, OutputError where it is damaged."""
     path = job.part(shard)
-    data = store.read(path)
-    return _describe(job, path, Decision.from_metadata(part.read_footer(data).metadata, f"{store.root}/{path}"), data)
+    where, data = f"{store.root}/{path}", store.read(path)
+    try:
+        metadata = part.read_footer(data).metadata
+    except InputError as e:
+        raise OutputError(f"{where}: this part is damaged ({e}); delete it and run again to make it anew") from e
+    return _describe(job, path, Decision.from_metadata(metadata, where), data)
 
 
 def list_shards(store: Store, job: JobPaths) -> set[int]:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchinfer.data.types import parse_type
+from batchinfer.engines import registry
 from batchinfer.engines.protocol import Description, Engine, Prepared
 from batchinfer.errors import BatchinferError, ModelError
 from batchinfer.job.spec import Batching, Step
@@ -85,7 +86,7 @@ def _fastest(
     engine: Engine, step: Step, sample: pa.Table | None, batching: Batching, device: str, threads: int, rows: int
 ) -> tuple[str, dict[str, Any]]:
     """Time each precision that the engine has on a few of the job's own batches; the fastest, the figures, and what is loaded."""
-    candidates = engine.precisions
+    candidates = registry.precisions(step)
     description = engine.load(device, candidates[0], threads)
     if len(candidates) == 1:
         return candidates[0], {"description": description}

@@ -76,21 +76,21 @@ def make_plan(spec: JobSpec) -> Plan:
 
     """
     for step in spec.steps:
-        registry.check(step)
+        registry.check(step, spec.code)
+    spec = spec.model_copy(update={"steps": tuple(registry.pin(s) for s in spec.steps)})
     with ThreadPoolExecutor(1, thread_name_prefix="batchinfer-identify") as pool:
         identities = {s.name: pool.submit(registry.identify, s, spec.code) for s in spec.steps}
-        scanned = scan(spec.input.path, spec.storage)
         where = Where(spec.input.where) if spec.input.where else None
+        scanned = scan(spec.input.path, spec.storage, statistics=where.columns if where else ())
         names = scanned.columns
         available = _available(names, spec.input.columns)
         carry = _carried(spec, available)
         needed = _needed(spec, carry, available)
         unified = unify(scanned.files, _in_input_order(names, {*needed, *(where.columns if where else ())}))
-        if where is not None:
-            where.check(unified.schema)
+        condition = where.bind(unified.schema) if where else None
         _check_outputs(spec, carry)
         shard_rows, window = _sizes(spec, scanned.files, unified.schema)
-        shards = cut(scanned.files, where, spec.input.limit, shard_rows) or (Shard(0, 0, ()),)  # no rows: one empty part, so that readers find a schema
+        shards = cut(scanned.files, condition, spec.input.limit, shard_rows) or (Shard(0, 0, ()),)  # no rows: one empty part, so that readers find a schema
         files = tuple(f.file for f in scanned.files)
         reading = Reading(unified.schema, spec.input.where, carry, spec.input.key, window)
         mark = fingerprint(spec, files, {name: future.result() for name, future in identities.items()})
@@ -162,7 +162,7 @@ def _check_outputs(spec: JobSpec, carry: Sequence[str]) -> None:
 def _sizes(spec: JobSpec, files: Sequence[ScannedFile], schema: pa.Schema) -> tuple[int, int]:
     """Rows of a shard and of a window: as asked, else from the footers; a shard is a whole number of windows."""
     fixed = all(_is_fixed(schema.field(c).type) for s in spec.steps for c in input_columns(s))
-    shard, window = auto_sizes(files, schema.names, numeric=fixed)
+    shard, window = auto_sizes(files, schema, numeric=fixed)
     if spec.batching.window != "auto":
         window = spec.batching.window
     if spec.batching.shard != "auto":

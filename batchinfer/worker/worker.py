@@ -116,8 +116,8 @@ class Worker:
 
     def _open_reader(self) -> Reader:
         reading = self._context.reading
-        where = Where(reading.where) if reading.where else None
-        return Reader(reading.schema, where, self._spec.storage)
+        where = Where(reading.where).bind(reading.schema) if reading.where else None
+        return Reader(reading.schema, where, options=self._spec.storage)
 
     # The worker's surface: called by executors.
 
