@@ -62,9 +62,14 @@ def _process_start(pid: int) -> str | None:
 def _is_dead_here(record: dict[str, Any]) -> bool:
     """Whether the recorded process ran in this boot of this machine and is gone: no need to wait for its heartbeat."""
     boot = _boot_id()
-    if boot is None or record.get("boot") != boot or record.get("host") != platform.node() or record.get("process_start") is None:
+    if (
+        boot is None
+        or record.get("boot") != boot
+        or record.get("host") != platform.node()
+        or record.get("process_start") is None
+    ):
         return False
-    return _process_start(int(record["pid"])) != record["process_start"]
+    return bool(_process_start(int(record["pid"])) != record["process_start"])
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,14 @@ def _sign(store: Store, job: JobPaths, number: int) -> bytes:
         return b""
 
 
-def is_alive(store: Store, job: JobPaths, standing: Standing, *, wait: Callable[[float], object] = time.sleep, seconds: float = STALE_SECONDS) -> bool:
+def is_alive(
+    store: Store,
+    job: JobPaths,
+    standing: Standing,
+    *,
+    wait: Callable[[float], object] = time.sleep,
+    seconds: float = STALE_SECONDS,
+) -> bool:
     """Watch the heartbeat of an epoch for `seconds` of our own time: alive when it changes, gone when closed or silent."""
     if standing.state != "unknown":
         return False
@@ -131,7 +143,9 @@ class Epoch:
         while True:
             standing = newest(store, job)
             if standing is not None and is_alive(store, job, standing, wait=wait):
-                raise LockedError(f"{store.root}: {standing.owner} is running this job; wait for it, or stop it, then run again")
+                raise LockedError(
+                    f"{store.root}: {standing.owner} is running this job; wait for it, or stop it, then run again"
+                )
             number = standing.number + 1 if standing else 1
             if records.create(store, job.epoch(number), identity()):
                 epoch = cls(store, job, number)
@@ -144,7 +158,9 @@ class Epoch:
             beats += 1
             try:
                 self._store.put(self._job.heartbeat(self.number), records.to_bytes({"beat": beats}))
-            except BatchinferError:  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
+            except (
+                BatchinferError
+            ):  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
                 continue
 
     def is_superseded(self) -> bool:

@@ -40,7 +40,9 @@ class Counts:
     def check(self, where: str) -> None:
         """Raise OutputError where the rows don't add up."""
         if self.planned != self.succeeded + self.dead + self.filtered + self.not_attempted:
-            raise OutputError(f"{where}: rows are not accounted for: {asdict(self)}; this is a bug in batchinfer, please report it")
+            raise OutputError(
+                f"{where}: rows are not accounted for: {asdict(self)}; this is a bug in batchinfer, please report it"
+            )
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,12 @@ class Decision:
             raise OutputError(f"{where}: not a part of batchinfer, though it is named like one")
         value: dict[str, Any] = json.loads(metadata[_KEY])
         return cls(
-            value["shard"], value["first"], Counts(**value["counts"]), ordinals.decode(value["dead"]), ordinals.decode(value["filtered"]), value["dead_letters"]
+            value["shard"],
+            value["first"],
+            Counts(**value["counts"]),
+            ordinals.decode(value["dead"]),
+            ordinals.decode(value["filtered"]),
+            value["dead_letters"],
         )
 
 
@@ -99,7 +106,14 @@ class Part:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Part:
         """The inverse of `to_json`."""
-        return cls(value["shard"], value["path"], value["bytes"], value["sha256"], Counts(**value["counts"]), value["dead_letters"])
+        return cls(
+            value["shard"],
+            value["path"],
+            value["bytes"],
+            value["sha256"],
+            Counts(**value["counts"]),
+            value["dead_letters"],
+        )
 
 
 def commit(store: Store, job: JobPaths, decision: Decision, data: bytes, dead_letters: bytes | None) -> Part:
@@ -141,7 +155,14 @@ def remove_unnamed_dead_letters(store: Store, job: JobPaths, parts: list[Part]) 
 
 
 def _describe(job: JobPaths, path: str, decision: Decision, data: bytes) -> Part:
-    return Part(decision.shard, path, len(data), hashlib.sha256(data).hexdigest(), decision.counts, _dead_letters_path(job, decision))
+    return Part(
+        decision.shard,
+        path,
+        len(data),
+        hashlib.sha256(data).hexdigest(),
+        decision.counts,
+        _dead_letters_path(job, decision),
+    )
 
 
 def _dead_letters_path(job: JobPaths, decision: Decision) -> str | None:
