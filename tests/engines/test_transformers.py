@@ -69,7 +69,7 @@ def minilm_folder() -> Path:
     return Path(spec.submodule_search_locations[0], "model")
 
 
-def tiny(folder: Path, model_class: str, labels: list[str], seed: int = 0, **config: Any) -> str:
+def tiny(folder: Path, model_class: str, labels: list[str], seed: int = 0, kind: str = "Bert", **config: Any) -> str:
     """A small random BERT with a WordPiece tokenizer of its own, saved to `folder`."""
     import torch
     import transformers
@@ -99,7 +99,7 @@ def tiny(folder: Path, model_class: str, labels: list[str], seed: int = 0, **con
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **names)
     fast.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     torch.manual_seed(seed)
-    made = transformers.BertConfig(
+    made = getattr(transformers, f"{kind}Config")(
         vocab_size=len(vocabulary),
         hidden_size=16,
         num_hidden_layers=2,
@@ -406,6 +406,7 @@ def test_the_models_default_prompt_stands_before_each_text(tmp_path: Path) -> No
         ({"inputs": {"text": ["t", "u"]}}, r"model\.inputs\.text: is text, so give one column"),
         ({"outputs": {"embeding": "t"}}, r"model\.outputs\.embeding: .* did you mean embedding\?"),
         ({"input_format": "arrow"}, r"model\.input_format: arrow is for the python engine"),
+        ({"uri": "somewhere"}, r"model\.uri: somewhere must be an absolute path"),
         ({"uri": "/nowhere"}, r"model\.uri: there is no folder /nowhere"),
         ({"uri": "s3://bucket/model"}, r"model\.uri: .*copy it to a local folder"),
         ({"uri": "package:nobody_has_this/model"}, r"model\.uri: the package nobody_has_this isn't installed"),
@@ -425,6 +426,16 @@ def test_more_tokens_than_the_model_has_positions_are_refused() -> None:
         loaded(step(MINILM, "embedding", {"embedding": "e"}, max_length=513))
     with pytest.raises(ModelError, match=r"model\.options\.max_length: 2 leaves no room beside 2 special tokens"):
         loaded(step(MINILM, "embedding", {"embedding": "e"}, max_length=2))
+
+
+def test_positions_that_begin_behind_the_padding_id_are_not_counted(tmp_path: Path) -> None:
+    tiny(tmp_path, "RobertaModel", ["a"], kind="Roberta", pad_token_id=0)
+    table = pa.table({"t": ["the cat " * 100]})
+    assert (
+        len(run(loaded(step(str(tmp_path), "embedding", {"embedding": "e"}, max_length=39)), table)["embedding"]) == 1
+    )
+    with pytest.raises(ModelError, match="40 is more than the model's 39 positions"):
+        loaded(step(str(tmp_path), "embedding", {"embedding": "e"}, max_length=40))
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
