@@ -163,8 +163,8 @@ def load_class(uri: str, code: Sequence[str], where: str) -> type:
     process imported before from other or older sources are imported anew, so that a notebook which edits its code and
     runs again doesn't run the old one.
 
-    Raises ModelError where the module or the class is missing, importing fails in one of the usual ways (the exception is
-    the cause), or the module has the name of an installed one.
+    Raises ModelError where the module or the class is missing, importing fails in one of the usual ways (the exception
+    is the cause), or the module has the name of an installed one.
     """
     module, name = split(uri, where)
     find_source(module, code, where)
