@@ -192,9 +192,8 @@ def _forget_other_sources(
     modules: Mapping[str, Path], digests: Mapping[str, str], code: Sequence[str], where: str
 ) -> None:
     """Drop modules from `sys.modules`, unless `load_class` imported all of them from just these sources."""
-    if all(getattr(sys.modules.get(name), _MARK, digest) == digest for name, digest in digests.items()) and all(
-        hasattr(sys.modules[name], _MARK) for name in digests if name in sys.modules
-    ):
+    present = [name for name in digests if name in sys.modules]
+    if all(getattr(sys.modules[name], _MARK, None) == digests[name] for name in present):
         return
     for name, path in modules.items():
         top = name.partition(".")[0]
