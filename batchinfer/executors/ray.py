@@ -61,8 +61,8 @@ class _Place:
 
     number: int
     actor: Any
+    progress: Progress
     running: dict[Any, Shard] = field(default_factory=dict)
-    progress: Progress = Progress(0)
     asked: Any = None
 
 
@@ -88,7 +88,7 @@ class RayExecutor:
         self.workers = workers or _cluster_workers()
         self._settings: Settings | None = None
         self._stopped = False
-        self._places = [_Place(n, self._actor(n), progress=Progress(n, note="starting")) for n in range(self.workers)]
+        self._places = [_Place(n, self._actor(n), Progress(n, note="starting")) for n in range(self.workers)]
 
     def _actor(self, number: int) -> Any:
         options = {
