@@ -158,14 +158,8 @@ def _load_exported(path: Path, step: Step, device: str) -> Loaded:
         program = move_to_device_pass(program, device)
     module = program.module()
     parameters = tuple(inspect.signature(module.forward).parameters)
-<<<<<<< HEAD
-    if (set(step.inputs) & set(parameters) and set(step.inputs) != set(parameters)) or len(step.inputs) != len(
-        parameters
-    ):
-=======
     named = set(step.inputs) & set(parameters)
     if len(step.inputs) != len(parameters) or (named and set(step.inputs) != set(parameters)):
->>>>>>> 9cb53ae6032bd22c2ddf956c0d3e174234325e35
         raise ModelError(
             f"{step.name}.inputs: {path} takes {', '.join(parameters)}, not {', '.join(step.inputs)}: name all of them"
         )

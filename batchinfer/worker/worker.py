@@ -110,9 +110,7 @@ class Worker:
         """Load the model as the settings say. Raises ModelError."""
         self._progress = replace(self._progress, note="loading")
         if self._loaded != settings.precision:
-            self._on_device(
-                lambda: load(self._engine, self._step, self._device, settings.precision, settings.threads)
-            )
+            self._on_device(lambda: load(self._engine, self._step, self._device, settings.precision, settings.threads))
             self._loaded = settings.precision
         self._settings = settings
         self._progress = replace(self._progress, note="idle")
