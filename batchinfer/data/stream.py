@@ -69,8 +69,10 @@ class FileStream:
         self._position = 0
         self._run_stop = 0
 
-    def rows(self, start: int, stop: int, batch_rows: int) -> Iterator[pa.Table]:
-        """The rows `[start, stop)` of the file in the unified schema, in tables of about `batch_rows` rows or fewer.
+    def rows(self, start: int, stop: int, batch_rows: int) -> Iterator[tuple[int, pa.Table]]:
+        """The rows `[start, stop)` of the file in the unified schema, in tables of at most `batch_rows` rows.
+
+        Each comes with its number of rows, which a table without columns doesn't know.
 
         Raises:
             InputError: a page can't be decoded, or a text isn't UTF-8.
@@ -81,9 +83,9 @@ class FileStream:
             with self._decoding(start, stop):
                 if self._batches is None or not self._position <= start < self._run_stop:
                     self._begin(start, stop, batch_rows)
-                piece = self._next(start, stop)
-            start += piece.num_rows
-            yield piece
+                rows, piece = self._next(start, stop)
+            start += rows
+            yield rows, piece
 
     def _begin(self, start: int, stop: int, batch_rows: int) -> None:
         """Start a decoder at the row group that holds `start`, over as many as `stop` needs and one fetch allows."""
@@ -112,11 +114,13 @@ class FileStream:
             min(batch_rows, fitting, count), row_groups=groups, columns=self._names, use_threads=True
         )
 
-    def _next(self, start: int, stop: int) -> pa.Table:
+    def _next(self, start: int, stop: int) -> tuple[int, pa.Table]:
         """Rows from `start` on, as many as one batch has and `stop` allows."""
         assert self._batches is not None
         if not self._names:
-            return self._fit(pa.table({}), min(stop, self._run_stop) - start)
+            rows = min(stop, self._run_stop) - start
+            self._position = start + rows
+            return rows, self._fit(pa.table({}), rows)
         while True:
             batch = self._held
             if batch is None:
@@ -137,7 +141,7 @@ class FileStream:
             self._held = batch
         else:
             self._position, self._held = end, None
-        return piece
+        return piece.num_rows, piece
 
     def _fit(self, table: pa.Table, rows: int) -> pa.Table:
         """Checked, with partition columns, in the unified schema."""
@@ -156,7 +160,8 @@ class FileStream:
         for field in self._schema:
             if field.name not in columns:
                 columns[field.name] = pa.nulls(rows, field.type)
-        return conform(pa.table(columns), self._schema)
+        arrays = [columns[field.name] for field in self._schema]
+        return conform(pa.Table.from_arrays(arrays, self._schema.names), self._schema)
 
     @contextlib.contextmanager
     def _decoding(self, start: int, stop: int) -> Iterator[None]:
