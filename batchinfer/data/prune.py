@@ -33,6 +33,13 @@ def parse(sql: str) -> Any:
         return None
 
 
+def looks_across_rows(tree: Any) -> bool:
+    """Whether the condition holds an aggregate, a window or a query."""
+    from sqlglot import exp
+
+    return tree is not None and tree.find(exp.AggFunc, exp.Window, exp.Query) is not None
+
+
 def may_match(tree: Any, statistics: Mapping[str, ColumnStats], schema: pa.Schema, rows: int) -> bool:
     """See Condition.may_match. `schema` holds the types that polars compares."""
     if rows == 0:

@@ -34,13 +34,13 @@ class Where:
         except pl.exceptions.PolarsError as e:
             raise InputError(f"input.where: {sql!r} is not a condition in SQL: {_first_line(e)}") from e
         nodes = set(_nodes(self._expression))
-        if nodes & _ACROSS_ROWS:
+        self._tree = prune.parse(sql)
+        if nodes & _ACROSS_ROWS or prune.looks_across_rows(self._tree):
             raise InputError(
                 f"input.where: {sql!r} needs several rows at a time (an aggregate, window or subquery); it may look at one row only"
             )
         self.columns: tuple[str, ...] = tuple(dict.fromkeys(self._expression.meta.root_names()))
         """Names used, in order of appearance."""
-        self._tree = prune.parse(sql)
 
     def check(self, schema: pa.Schema) -> None:
         """Check the condition against the unified schema.
