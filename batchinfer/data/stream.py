@@ -64,6 +64,9 @@ class FileStream:
             names = set(self._parquet.schema_arrow.names)
         self._names = [name for name in schema.names if name in names and name not in partition]
         self._leaves = self._leaf_indices()
+        paths = [self._metadata.schema.column(i).path for i in self._leaves]
+        whole = any(not any(p == n or p.startswith(f"{n}.") for p in paths) for n in self._names)
+        self._asked = None if whole else self._names  # a struct without fields has no leaf to ask for: all is read
         self._batches: Iterator[pa.RecordBatch] | None = None
         self._held: pa.Table | None = None
         self._position = 0
@@ -111,7 +114,7 @@ class FileStream:
         self._access.prefetch(spans if worthwhile else [])
         fitting = max(1, _BATCH_BYTES * count // max(plain, 1))
         self._batches = self._parquet.iter_batches(
-            min(batch_rows, fitting, count), row_groups=groups, columns=self._names, use_threads=True
+            min(batch_rows, fitting, count), row_groups=groups, columns=self._asked, use_threads=True
         )
 
     def _next(self, start: int, stop: int) -> tuple[int, pa.Table]:
@@ -146,13 +149,13 @@ class FileStream:
     def _fit(self, table: pa.Table, rows: int) -> pa.Table:
         """Checked, with partition columns, in the unified schema."""
         for name in self._names:
-            column = table.column(table.schema.get_field_index(name))
+            column = table.column(name)
             if _holds_text(column.type):
                 try:
                     column.validate(full=True)
                 except pa.ArrowInvalid as e:
                     raise ValueError(f"column {name!r}: {e}") from e
-        columns = {name: table.column(table.schema.get_field_index(name)) for name in self._names}
+        columns = {name: table.column(name) for name in self._names}
         for key, value in self.file.partition:
             if key in self._schema.names:
                 kind = self._schema.field(key).type

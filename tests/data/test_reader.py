@@ -125,7 +125,7 @@ def with_store(reader: Reader, url: str, **options: Any) -> CountingStore:
 
 
 @pytest.mark.parametrize("error", [StorageError("the store is away"), FileNotFoundError("x"), OSError("raw")])
-@pytest.mark.parametrize("reads", [0, 1, 2, 3])
+@pytest.mark.parametrize("reads", [0, 1, 2])
 def test_a_fault_of_the_store_keeps_its_type_through_the_decoder(tmp_path: Path, error: BaseException, reads: int) -> None:
     path = write(tmp_path / "a.parquet", pa.table({"x": np.random.default_rng(0).random(100_000), "y": np.arange(100_000)}), compression="none", use_dictionary=False)
     scanned = scan(str(path))
@@ -134,8 +134,7 @@ def test_a_fault_of_the_store_keeps_its_type_through_the_decoder(tmp_path: Path,
     expected = InputError if isinstance(error, FileNotFoundError) else type(error)
     with pytest.raises(expected) as caught:
         list(reader.windows(all_ranges(scanned), 1000))
-        raise error
-    assert caught.type is expected or reads > 2
+    assert caught.type is expected
 
 
 def test_consecutive_shards_of_one_row_group_are_read_once(tmp_path: Path) -> None:
