@@ -18,12 +18,10 @@ from batchinfer.data.hive import constant
 from batchinfer.data.inputs import InputFile
 from batchinfer.data.schema import conform
 from batchinfer.errors import BatchinferError, InputError
-from batchinfer.storage.store import Store, is_local
+from batchinfer.storage.store import Store
 
 _RUN_BYTES = 64 * 2**20
 """Compressed bytes of row groups that are fetched at once; a larger row group is streamed."""
-_SMALL_CHUNK = 64 * 1024
-"""Column chunks of a local file that are larger on average are left to the decoder's threads, which read them in parallel."""
 _BATCH_BYTES = 32 * 2**20
 _STREAM_BUFFER = 2 * 2**20
 
@@ -64,9 +62,9 @@ class FileStream:
             names = set(self._parquet.schema_arrow.names)
         self._names = [name for name in schema.names if name in names and name not in partition]
         self._leaves = self._leaf_indices()
-        paths = [self._metadata.schema.column(i).path for i in self._leaves]
-        whole = any(not any(p == n or p.startswith(f"{n}.") for p in paths) for n in self._names)
-        self._asked = None if whole else self._names  # a struct without fields has no leaf to ask for: all is read
+        leaves = [self._metadata.schema.column(i).path for i in self._leaves]
+        # pyarrow gives no column for a struct without fields, since no leaf stands for it: it reads as null
+        self._names = [n for n in self._names if any(p == n or p.startswith(f"{n}.") for p in leaves)]
         self._batches: Iterator[pa.RecordBatch] | None = None
         self._held: pa.Table | None = None
         self._position = 0
@@ -110,11 +108,10 @@ class FileStream:
             self._batches = iter(())
             return
         spans = [span for g in groups for span in self._spans(g)] if size <= _RUN_BYTES else []
-        worthwhile = not is_local(self.file.path) or size < _SMALL_CHUNK * len(spans)
-        self._access.prefetch(spans if worthwhile else [])
+        self._access.prefetch(spans)
         fitting = max(1, _BATCH_BYTES * count // max(plain, 1))
         self._batches = self._parquet.iter_batches(
-            min(batch_rows, fitting, count), row_groups=groups, columns=self._asked, use_threads=True
+            min(batch_rows, fitting, count), row_groups=groups, columns=self._names, use_threads=True
         )
 
     def _next(self, start: int, stop: int) -> tuple[int, pa.Table]:
