@@ -1,1 +1,1 @@
-
+"""Steps over rows: which rows the model sees together."""

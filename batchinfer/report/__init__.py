@@ -1,1 +1,1 @@
-
+"""Telling what a run did."""

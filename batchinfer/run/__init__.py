@@ -1,1 +1,1 @@
-
+"""The loop: from a plan to a manifest."""

@@ -1,1 +1,1 @@
-
+"""One shard: read, prepare, infer, check, write."""

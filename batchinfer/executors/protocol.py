@@ -1,0 +1,46 @@
+"""What an executor is: it moves shards to workers and outcomes back. What to do about a failure is decided above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from batchinfer.measure.settings import Settings
+from batchinfer.plan.shards import Shard
+from batchinfer.worker.context import Outcome, Progress
+
+
+class Executor(Protocol):
+    """Workers, wherever they run. The calls come in this order: measure (for a job without settings), start, then the others."""
+
+    name: str
+    """`inline` or `ray`."""
+    workers: int
+
+    def measure(self, shards: Sequence[Shard]) -> Settings:
+        """Let one worker load the model and settle what the job leaves open. Raises ModelError, ClusterError."""
+
+    def start(self, settings: Settings) -> None:
+        """Have the model loaded in every worker. Raises ModelError, ClusterError."""
+
+    def wants(self) -> int:
+        """How many shards it would take now, so that no worker waits for the next one."""
+
+    def submit(self, shard: Shard) -> None:
+        """Give a shard to a worker."""
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """Outcomes that have come in, waiting up to `seconds` for the first. One for each submitted shard, whatever happens.
+
+        A worker that died gives `Failure.DIED` for each of its shards and is replaced. Raises ClusterError when no replacement
+        can be had.
+        """
+
+    def progress(self) -> list[Progress]:
+        """What each worker is doing."""
+
+    def stop(self) -> None:
+        """Let the workers checkpoint and give their shards back as stopped."""
+
+    def close(self) -> None:
+        """Let go of workers and models."""

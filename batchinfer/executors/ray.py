@@ -1,0 +1,234 @@
+"""Workers as Ray actors. The only module that imports Ray.
+
+Actors run with `max_restarts=0, max_task_retries=0`: Ray's own retries count attempts inside the thing that dies. A dead actor
+is replaced here, and what becomes of its shards is decided by the runner. Nothing durable lives in Ray: a worker reads its
+shard from storage and writes its own results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from batchinfer.errors import BatchinferError, ClusterError
+from batchinfer.measure.settings import Settings
+from batchinfer.plan.shards import Shard
+from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress
+from batchinfer.worker.worker import AHEAD, Worker
+
+LOAD_SECONDS = 1800.0
+"""How long workers may take to be placed and to load their model."""
+PROGRESS_SECONDS = 1.0
+
+
+class _Actor:
+    """A worker in a process of its own."""
+
+    def __init__(self, context: Context, number: int) -> None:
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS"):
+            os.environ[variable] = str(context.threads)
+        import pyarrow as pa
+
+        pa.set_cpu_count(context.threads)
+        self._worker = Worker(context, number)
+
+    def measure(self, shards: Sequence[Shard]) -> Settings:
+        return self._worker.measure(shards)
+
+    def start(self, settings: Settings) -> None:
+        self._worker.start(settings)
+
+    def run(self, shard: Shard) -> Outcome:
+        return self._worker.submit(shard).result()
+
+    def progress(self) -> Progress:
+        return self._worker.progress()
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+
+@dataclass
+class _Place:
+    """One worker's place: the actor that holds it now, and what it has in hand."""
+
+    number: int
+    actor: Any
+    progress: Progress
+    running: dict[Any, Shard] = field(default_factory=dict)
+    asked: Any = None
+
+
+class RayExecutor:
+    """See Executor.
+
+    Args:
+        context: the job; `context.threads` and `context.gpus` are each worker's share.
+        workers: how many; None for one on each GPU of the cluster, or one on each node of a cluster without.
+        address: of a running cluster; None starts one in this machine, without a dashboard, for this process.
+
+    Raises ClusterError when the cluster can't be reached or can't hold the workers.
+
+    """
+
+    name = "ray"
+
+    def __init__(self, context: Context, workers: int | None, address: str | None) -> None:
+        self._context = context
+        self._started = not ray.is_initialized()
+        if self._started:
+            _connect(context, workers, address)
+        self.workers = workers or _cluster_workers()
+        self._settings: Settings | None = None
+        self._stopped = False
+        self._places = [_Place(n, self._actor(n), Progress(n, note="starting")) for n in range(self.workers)]
+
+    def _actor(self, number: int) -> Any:
+        options = {
+            "num_cpus": self._context.threads,
+            "num_gpus": self._context.gpus or 0,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": AHEAD + 2,
+        }
+        return ray.remote(_Actor).options(**options).remote(self._context, number)
+
+    def measure(self, shards: Sequence[Shard]) -> Settings:
+        """See Executor."""
+        settings: Settings = self._get([self._places[0].actor.measure.remote(list(shards))])[0]
+        return settings
+
+    def start(self, settings: Settings) -> None:
+        """See Executor."""
+        self._settings = settings
+        self._get([place.actor.start.remote(settings) for place in self._places])
+
+    def _get(self, calls: list[Any]) -> list[Any]:
+        with _translated():
+            return list(ray.get(calls, timeout=LOAD_SECONDS))
+
+    def wants(self) -> int:
+        """See Executor."""
+        return sum(AHEAD - len(place.running) for place in self._places)
+
+    def submit(self, shard: Shard) -> None:
+        """See Executor."""
+        place = min(self._places, key=lambda p: len(p.running))
+        place.running[place.actor.run.remote(shard)] = shard
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """See Executor."""
+        calls = [call for place in self._places for call in place.running]
+        if not calls:
+            return []
+        with _translated():
+            ready, _ = ray.wait(calls, num_returns=1, timeout=seconds)
+            if ready:  # take in what else is there
+                ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+        outcomes: list[Outcome] = []
+        for place in self._places:
+            for call in [c for c in ready if c in place.running]:
+                if call in place.running:
+                    outcomes += self._outcomes(place, call)
+        return outcomes
+
+    def _outcomes(self, place: _Place, call: Any) -> list[Outcome]:
+        try:
+            outcome: Outcome = ray.get(call)
+        except ray.exceptions.RayActorError as e:
+            return self._replace(place, e)
+        except ray.exceptions.RayError as e:
+            shard = place.running.pop(call)
+            return [Failed(shard.number, Failure.UNEXPECTED, f"{type(e).__name__}: {e}")]
+        del place.running[call]
+        return [outcome]
+
+    def _replace(self, place: _Place, error: Exception) -> list[Outcome]:
+        """A dead worker's shards as failed, and a new worker in its place."""
+        lost = [
+            Failed(shard.number, Failure.DIED, f"worker {place.number} died: {_first_line(error)}")
+            for shard in place.running.values()
+        ]
+        with contextlib.suppress(Exception):
+            ray.kill(place.actor)
+        place.running, place.asked = {}, None
+        if not self._stopped:
+            place.actor = self._actor(place.number)
+            place.progress = Progress(
+                place.number, rows=place.progress.rows, dead=place.progress.dead, note="restarting"
+            )
+            self._get([place.actor.start.remote(self._settings)])
+        return list(lost)
+
+    def progress(self) -> list[Progress]:
+        """See Executor. Asks without waiting: an answer shows at the next call."""
+        for place in self._places:
+            if place.asked is None:
+                place.asked = place.actor.progress.remote()
+            elif ray.wait([place.asked], timeout=0)[0]:
+                with contextlib.suppress(ray.exceptions.RayError):
+                    place.progress = ray.get(place.asked)
+                place.asked = None
+        return [place.progress for place in self._places]
+
+    def stop(self) -> None:
+        """See Executor."""
+        self._stopped = True
+        for place in self._places:
+            place.actor.stop.remote()
+
+    def close(self) -> None:
+        """See Executor."""
+        for place in self._places:
+            with contextlib.suppress(Exception):
+                ray.kill(place.actor)
+        if self._started:
+            ray.shutdown()
+
+
+def _connect(context: Context, workers: int | None, address: str | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    with _translated():
+        if address is not None:
+            ray.init(address=address, **quiet)
+        else:
+            cores = max(os.cpu_count() or 1, (workers or 1) * context.threads)
+            ray.init(num_cpus=cores, include_dashboard=False, **quiet)
+
+
+def _cluster_workers() -> int:
+    resources = ray.cluster_resources()
+    return int(resources.get("GPU", 0)) or len([n for n in ray.nodes() if n["Alive"]])
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Ray's errors as ours; what a worker raised keeps its own type."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as e:
+        cause = e.cause
+        if isinstance(cause, BatchinferError):
+            raise cause from None
+        raise
+    except ray.exceptions.GetTimeoutError as e:
+        raise ClusterError(
+            f"no worker was ready after {LOAD_SECONDS:.0f} s: does the cluster have the CPUs and GPUs that resources asks for?"
+        ) from e
+    except ray.exceptions.RayActorError as e:
+        raise ClusterError(f"a worker died while it loaded the model: {_first_line(e)}") from e
+    except (ray.exceptions.RayError, ConnectionError) as e:
+        raise ClusterError(f"Ray: {type(e).__name__}: {_first_line(e)}") from e
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,75 @@
+"""Checkpoints: results of finished batches of a shard that has no part yet. Immutable, named by their digest."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow as pa
+
+from batchinfer.storage.paths import JobPaths
+from batchinfer.storage.store import Store
+
+_SETTINGS = b"batchinfer.settings"
+_STEP = b"batchinfer.step"
+
+DEAD_TYPE = pa.struct(
+    [
+        ("error_class", pa.string()),
+        ("error_type", pa.string()),
+        ("message", pa.string()),
+        ("attempts", pa.int32()),
+        ("retryable", pa.bool_()),
+    ]
+)
+
+
+def schema(outputs: pa.Schema) -> pa.Schema:
+    """Columns of a chunk: where the row stands in its shard, its outputs or its error, and whether it was cut."""
+    return pa.schema(
+        [pa.field("_ordinal", pa.int64()), pa.field("_truncated", pa.bool_()), pa.field("_dead", DEAD_TYPE), *outputs]
+    )
+
+
+def put(store: Store, job: JobPaths, shard: int, results: pa.Table, step: str, settings: str) -> None:
+    """Make finished rows of a shard durable."""
+    table = results.replace_schema_metadata({_STEP: step, _SETTINGS: settings})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    data = sink.getvalue().to_pybytes()
+    store.put(job.chunk(shard, hashlib.sha256(data).hexdigest()[:12]), data)
+
+
+def load(store: Store, job: JobPaths, shard: int, outputs: pa.Schema, settings: str) -> pa.Table:
+    """Every row that the shard's chunks hold, each ordinal once, sorted by ordinal.
+
+    A chunk that is torn, altered, of other settings, or gone since the listing is passed over: its rows are computed again.
+    """
+    tables = [schema(outputs).empty_table()]
+    for entry in store.list(job.chunks(shard)):
+        if job.shard_of_chunk(entry.path) != shard:
+            continue
+        try:
+            data = store.read(entry.path)
+        except FileNotFoundError:
+            continue
+        if entry.path != job.chunk(shard, hashlib.sha256(data).hexdigest()[:12]):
+            continue
+        table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
+        if (table.schema.metadata or {}).get(_SETTINGS) == settings.encode():
+            tables.append(table.replace_schema_metadata(None))
+    return _first_of_each(pa.concat_tables(tables))
+
+
+def _first_of_each(table: pa.Table) -> pa.Table:
+    """Two runners may both have computed a batch: either result is right, and the first is taken."""
+    import numpy as np
+
+    _, first = np.unique(table["_ordinal"].to_numpy(), return_index=True)
+    return table.take(pa.array(first))
+
+
+def delete(store: Store, job: JobPaths, shard: int) -> None:
+    """Remove a shard's chunks, once its part stands."""
+    for entry in store.list(job.chunks(shard)):
+        store.delete(entry.path)

@@ -1,0 +1,136 @@
+"""Which job an output belongs to: the highest-numbered record under jobs/."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from batchinfer.errors import FingerprintError, OutputError
+from batchinfer.ledger import records
+from batchinfer.plan.fingerprint import Fingerprint, differences
+from batchinfer.storage import paths
+from batchinfer.storage.paths import JobPaths
+from batchinfer.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as its record says it."""
+
+    number: int
+    paths: JobPaths
+    name: str
+    fingerprint: Fingerprint
+
+
+def probe(store: Store) -> None:
+    """Make sure that the store keeps the promise on which everything rests: a second create of one name fails.
+
+    Raises OutputError where it doesn't.
+    """
+    path = f"{paths.PROBES}/{secrets.token_hex(8)}"
+    try:
+        first, second = store.create(path, b"first"), store.create(path, b"second")
+    finally:
+        store.delete(path)
+    if not first or second:
+        raise OutputError(
+            f"{store.root}: this store ignores conditional creates (If-None-Match), so two runners could overwrite each other's "
+            "results; use a store that supports them"
+        )
+
+
+def current(store: Store) -> Job | None:
+    """The job that the output belongs to; None for an output without one."""
+    entries = store.list(paths.JOBS)
+    if not entries:
+        return None
+    number = max(paths.number_of(e.path) for e in entries)
+    record = records.read(store, paths.job_record(number))
+    return Job(number, JobPaths(record["job8"]), record["name"], Fingerprint.from_json(record["fingerprint"]))
+
+
+def find_or_create(
+    store: Store, name: str, fingerprint: Fingerprint, started_by: dict[str, Any], *, fresh: bool, overwrite: bool
+) -> Job:
+    """The job of this output, which must have this fingerprint; a new one where there is none, or where a fresh start is asked for.
+
+    Args:
+        store: the output.
+        name: the job's name, for people.
+        fingerprint: what went into the job.
+        started_by: who creates it, recorded.
+        fresh: start a new job even where one of equal fingerprint stands (`--restart`).
+        overwrite: start a new job where one of another fingerprint stands (`output.mode: overwrite`).
+
+    Raises:
+        OutputError: the directory holds files and no job of batchinfer.
+        FingerprintError: the job there differs, with what differs in the message.
+
+    """
+    job = current(store)
+    if job is None:
+        _refuse_foreign(store)
+        number = 1
+    elif fresh:
+        number = job.number + 1
+    elif job.fingerprint.digest == fingerprint.digest:
+        return job
+    elif overwrite:
+        number = job.number + 1
+    else:
+        changes = "\n".join(f"  {line}" for line in differences(job.fingerprint, fingerprint))
+        raise FingerprintError(
+            f"{store.root} holds the output of a job that differs from this one in:\n{changes}\n"
+            "Give another output.path, undo the change, or start afresh with --restart (removes the former output)."
+        )
+    if number > 1:
+        store.delete(paths.SUCCESS)  # before the record: it must never vouch for a job that is being replaced
+    record = {
+        "job8": secrets.token_hex(4),
+        "name": name,
+        "fingerprint": fingerprint.to_json(),
+        "started_by": started_by,
+    }
+    records.create(store, paths.job_record(number), record)
+    # Whoever created the record of this number, the highest one counts from now on, for all alike.
+    standing = current(store)
+    if standing is None or standing.fingerprint.digest != fingerprint.digest:
+        raise FingerprintError(
+            f"{store.root}: another job was started on this output at the same moment; run again to see which"
+        )
+    return standing
+
+
+def remove_former(store: Store, job: Job) -> None:
+    """Remove what jobs before `job` left where readers look: _SUCCESS first, then their parts and dead letters.
+
+    Raises OutputError where data/ holds anything that no job of batchinfer wrote.
+    """
+    if job.number == 1:
+        return
+    former = {
+        JobPaths(records.read(store, e.path)["job8"])
+        for e in store.list(paths.JOBS)
+        if paths.number_of(e.path) < job.number
+    }
+    stale = [
+        e.path
+        for folder in (paths.DATA, paths.DEAD_LETTERS)
+        for e in store.list(folder)
+        if any(f.shard_of_part(e.path) is not None or f.shard_of_dead_letters(e.path) is not None for f in former)
+    ]
+    if stale:
+        store.delete(paths.SUCCESS)
+    for path in stale:
+        store.delete(path)
+
+
+def _refuse_foreign(store: Store) -> None:
+    foreign = [e.path for e in store.list() if not e.path.startswith(f"{paths.STATE}/")]
+    if foreign:
+        raise OutputError(
+            f"{store.root} is not empty and was not written by batchinfer (it holds {foreign[0]}"
+            f"{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}): give an empty or new output.path"
+        )

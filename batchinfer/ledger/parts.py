@@ -1,0 +1,169 @@
+"""Parts: creating one is the one decision about a shard. The footer says what was decided about every row of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchinfer.data import ordinals, part
+from batchinfer.errors import InputError, OutputError
+from batchinfer.ledger import chunks
+from batchinfer.storage import paths
+from batchinfer.storage.paths import JobPaths
+from batchinfer.storage.store import Store
+
+_KEY = "shard"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """planned = succeeded + dead + filtered + not_attempted, always."""
+
+    planned: int = 0
+    succeeded: int = 0
+    dead: int = 0
+    filtered: int = 0
+    not_attempted: int = 0
+    truncated: int = 0
+    """Of those that succeeded, how many the model saw only the beginning of."""
+
+    def __add__(self, other: Counts) -> Counts:
+        mine, theirs = asdict(self), asdict(other)
+        return Counts(**{k: mine[k] + theirs[k] for k in mine})
+
+    def check(self, where: str) -> None:
+        """Raise OutputError where the rows don't add up."""
+        if self.planned != self.succeeded + self.dead + self.filtered + self.not_attempted:
+            raise OutputError(
+                f"{where}: rows are not accounted for: {asdict(self)}; this is a bug in batchinfer, please report it"
+            )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a shard's rows; stands in the part's footer."""
+
+    shard: int
+    first: int
+    """Ordinal in the plan of the shard's first row."""
+    counts: Counts
+    dead: NDArray[np.int64]
+    """Ordinals inside the shard, ascending."""
+    filtered: NDArray[np.int64]
+    dead_letters: str | None
+    """SHA-256 of the dead-letter file; None where no row is dead."""
+
+    def to_metadata(self) -> dict[str, str]:
+        """Key and value for the part's footer. Holds no path, host, time or job, so that equal work gives equal bytes."""
+        value = {
+            "shard": self.shard,
+            "first": self.first,
+            "counts": asdict(self.counts),
+            "dead": ordinals.encode(self.dead),
+            "filtered": ordinals.encode(self.filtered),
+            "dead_letters": self.dead_letters,
+        }
+        return {_KEY: json.dumps(value, sort_keys=True)}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], where: str) -> Decision:
+        """The inverse of `to_metadata`. Raises OutputError where `where` isn't a part."""
+        if _KEY not in metadata:
+            raise OutputError(f"{where}: not a part of batchinfer, though it is named like one")
+        value: dict[str, Any] = json.loads(metadata[_KEY])
+        return cls(
+            value["shard"],
+            value["first"],
+            Counts(**value["counts"]),
+            ordinals.decode(value["dead"]),
+            ordinals.decode(value["filtered"]),
+            value["dead_letters"],
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that stands on the store."""
+
+    shard: int
+    path: str
+    bytes: int
+    sha256: str
+    counts: Counts
+    dead_letters: str | None
+    """Path of the dead-letter file that counts for this shard."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A value that `from_json` reads."""
+        return {**asdict(self), "rows": self.counts.succeeded}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Part:
+        """The inverse of `to_json`."""
+        return cls(
+            value["shard"],
+            value["path"],
+            value["bytes"],
+            value["sha256"],
+            Counts(**value["counts"]),
+            value["dead_letters"],
+        )
+
+
+def commit(store: Store, job: JobPaths, decision: Decision, data: bytes, dead_letters: bytes | None) -> Part:
+    """Decide the shard: dead letters first, then the part, then the chunks may go. Whatever part stands afterwards is returned.
+
+    A part that another runner created first is adopted, and ours is dropped.
+    """
+    dead_path = _dead_letters_path(job, decision)
+    if dead_letters is not None and dead_path is not None:
+        store.put(dead_path, dead_letters)
+    path = job.part(decision.shard)
+    standing = _describe(job, path, decision, data) if store.create(path, data) else read(store, job, decision.shard)
+    chunks.delete(store, job, decision.shard)
+    return standing
+
+
+def read(store: Store, job: JobPaths, shard: int) -> Part:
+    """The part of a shard, from its bytes. Raises FileNotFoundError where there is none, OutputError where it is damaged."""
+    path = job.part(shard)
+    where, data = f"{store.root}/{path}", store.read(path)
+    try:
+        metadata = part.read_footer(data).metadata
+    except InputError as e:
+        raise OutputError(f"{where}: this part is damaged ({e}); delete it and run again to make it anew") from e
+    return _describe(job, path, Decision.from_metadata(metadata, where), data)
+
+
+def list_shards(store: Store, job: JobPaths) -> set[int]:
+    """The shards that are decided."""
+    return {shard for e in store.list(paths.DATA) if (shard := job.shard_of_part(e.path)) is not None}
+
+
+def remove_unnamed_dead_letters(store: Store, job: JobPaths, parts: list[Part]) -> None:
+    """Remove dead-letter files of this job that no part names: those of runners that lost the decision."""
+    named = {p.dead_letters for p in parts}
+    for entry in store.list(paths.DEAD_LETTERS):
+        if job.shard_of_dead_letters(entry.path) is not None and entry.path not in named:
+            store.delete(entry.path)
+
+
+def _describe(job: JobPaths, path: str, decision: Decision, data: bytes) -> Part:
+    return Part(
+        decision.shard,
+        path,
+        len(data),
+        hashlib.sha256(data).hexdigest(),
+        decision.counts,
+        _dead_letters_path(job, decision),
+    )
+
+
+def _dead_letters_path(job: JobPaths, decision: Decision) -> str | None:
+    return None if decision.dead_letters is None else job.dead_letters(decision.shard, decision.dead_letters[:12])

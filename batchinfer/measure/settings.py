@@ -1,0 +1,66 @@
+"""What was measured or first seen, pinned once for a job, so that a later run builds the same batches and types."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from batchinfer.pipeline.batching import Budget
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The pinned choices of a job."""
+
+    precision: str
+    budget: Budget
+    threads: int
+    """CPU threads of one worker's model."""
+    outputs: pa.Schema
+    """The output columns with their types, in the step's order."""
+    measured: dict[str, Any] = field(default_factory=dict, compare=False)
+    """The figures behind the choices, for the report."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A value that `from_json` reads; `output_types` is there for people."""
+        return {
+            "precision": self.precision,
+            "batch_rows": self.budget.rows,
+            "batch_tokens": self.budget.tokens,
+            "threads": self.threads,
+            "output_types": {f.name: str(f.type) for f in self.outputs},
+            "output_schema": schema_to_text(self.outputs),
+            "measured": self.measured,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Settings:
+        """The inverse of `to_json`."""
+        return cls(
+            precision=value["precision"],
+            budget=Budget(value["batch_rows"], value["batch_tokens"]),
+            threads=value["threads"],
+            outputs=schema_from_text(value["output_schema"]),
+            measured=value["measured"],
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what decides about results (hexadecimal): chunks of other settings are not used."""
+        parts = {k: v for k, v in self.to_json().items() if k not in ("measured", "output_types")}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def schema_to_text(schema: pa.Schema) -> str:
+    """An Arrow schema as base64 of its IPC message."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def schema_from_text(text: str) -> pa.Schema:
+    """The inverse of `schema_to_text`."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))

@@ -1,0 +1,102 @@
+"""What makes two runs the same job: everything that may change a result, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batchinfer.data.inputs import InputFile
+from batchinfer.engines.protocol import Identity
+from batchinfer.job.spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The digest, and what went into it as nested JSON values."""
+
+    digest: str
+    material: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """A value that `from_json` reads."""
+        return {"digest": self.digest, "material": dict(self.material)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Fingerprint:
+        """The inverse of `to_json`."""
+        return cls(value["digest"], value["material"])
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys (hexadecimal)."""
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    ).hexdigest()
+
+
+def fingerprint(spec: JobSpec, files: Sequence[InputFile], identities: Mapping[str, Identity]) -> Fingerprint:
+    """What counts of a job, its pinned files, and its models' identities by step name."""
+    material: dict[str, Any] = {
+        "input": {
+            "files": {
+                "count": len(files),
+                "rows": sum(f.rows for f in files),
+                "digest": digest_of([[f.path, f.size, f.version, f.footer] for f in files]),
+            },
+            **spec.input.model_dump(mode="json", include={"where", "limit", "columns", "key"}),
+        },
+        "steps": {s.name: _step(s.model_dump(mode="json"), identities[s.name]) for s in spec.steps},
+        "batching": spec.batching.model_dump(mode="json"),
+        "errors": {"on_invalid_output": spec.errors.on_invalid_output},
+        "output": {
+            "carry": list(spec.carry) if isinstance(spec.carry, tuple) else spec.carry,
+            "compression": spec.output.compression,
+        },
+    }
+    return Fingerprint(digest_of(material), material)
+
+
+def _step(step: dict[str, Any], identity: Identity) -> dict[str, Any]:
+    for key in ("name", "uri"):
+        del step[key]  # the digest says what the model is, wherever it lies
+    options = {k: v for k, v in step.pop("options").items() if k != "weights"}
+    return {
+        **step,
+        "options": options,
+        "digest": identity.digest,
+        "files": dict(identity.files),
+        "packages": dict(identity.packages),
+    }
+
+
+def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
+    """One line for each value that differs: where, what it was, what it is."""
+    before, after = dict(_flat(old.material)), dict(_flat(new.material))
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key, "(none)"), after.get(key, "(none)")
+        if was != now and not (key.endswith(".digest") and _explained(key, before, after)):
+            lines.append(f"{key}: {_short(was)} → {_short(now)}")
+    return lines or ["(nothing by name: the record was written by another version)"]
+
+
+def _explained(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """A model's digest says nothing that its files, which are listed too, don't say better."""
+    files = key.removesuffix("digest") + "files."
+    return any(before.get(k) != after.get(k) for k in before.keys() | after.keys() if k.startswith(files))
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text[:12] + "…" if len(text) == 64 and set(text) <= set("0123456789abcdef") else text

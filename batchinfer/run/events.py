@@ -1,0 +1,116 @@
+"""What a run tells whoever listens: the terminal, a notebook, the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from batchinfer.ledger.parts import Counts
+from batchinfer.measure.settings import Settings
+from batchinfer.plan.plan import Plan
+from batchinfer.storage.paths import JobPaths
+from batchinfer.worker.context import Failed, Progress, Usage
+
+
+class State(StrEnum):
+    """How far a job is, in `run_results.json` and everywhere else."""
+
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    PARTIAL = "PARTIAL"
+    FAILED = "FAILED"
+    INTERRUPTED = "INTERRUPTED"
+    CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True)
+class Started:
+    """The run has the job to itself; `decided` of the plan's shards were finished by earlier runs."""
+
+    plan: Plan
+    job: JobPaths
+    executor: str
+    decided: int
+    decided_rows: int
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The settings stand and the workers are loaded."""
+
+    settings: Settings
+    workers: int
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """A sign of life, several times a second."""
+
+    progress: list[Progress]
+
+
+@dataclass(frozen=True)
+class Retried:
+    """A worker died; its shard is tried again."""
+
+    failed: Failed
+    deaths: int
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A shard stays without a part."""
+
+    failed: Failed
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end; always the last event."""
+
+    result: RunResult
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to."""
+
+    state: State
+    exit_code: int
+    rows: Counts
+    job: JobPaths
+    output: str
+    settings: Settings | None = None
+    usage: Usage = field(default_factory=Usage)
+    """Of this run alone; work of earlier runs isn't in it."""
+    seconds: float = 0.0
+    executor: str = ""
+    workers: int = 0
+    errors: tuple[str, ...] = ()
+    """What went wrong, for people; empty when nothing did."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `run_results.json`."""
+        from dataclasses import asdict
+
+        rows = asdict(self.rows)
+        return {
+            "state": str(self.state),
+            "exit_code": self.exit_code,
+            "rows": {k: rows[k] for k in ("planned", "succeeded", "dead", "filtered", "not_attempted")},
+            "truncated": self.rows.truncated,
+            "job": self.job.job8,
+            "output": self.output,
+            "settings": self.settings.to_json() if self.settings else None,
+            "executor": self.executor,
+            "workers": self.workers,
+            "usage": asdict(self.usage),
+            "seconds": round(self.seconds, 3),
+            "errors": list(self.errors),
+        }
+
+
+Event = Started | Settled | Ticked | Retried | GivenUp | Finished
+Listener = Callable[[Event], None]

@@ -1,0 +1,67 @@
+"""How many workers, where, and what each gets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from batchinfer.engines.registry import uses_torch
+from batchinfer.job.spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """What `resources` comes to on this machine."""
+
+    executor: Literal["inline", "ray"]
+    workers: int | None
+    """None on a cluster that isn't asked yet: one for each GPU, or for each node."""
+    threads: int
+    """CPU threads of each worker."""
+    gpus: float | None
+    """GPUs of each worker; None for whatever device torch finds."""
+
+
+def allot(spec: JobSpec, pinned_threads: int | None = None) -> Allotment:
+    """Resolve the `auto` of `resources`: a worker for each GPU, else one; inline for one worker on this machine, else Ray.
+
+    The threads that a job was begun with are kept where they fit this machine: results depend on them in the last bits.
+    """
+    asked, cores = spec.resources, cpu_count()
+    device_count = gpu_count() if any(uses_torch(s) for s in spec.steps) else 0
+    workers: int | None = asked.workers if asked.workers != "auto" else None
+    if workers is None and asked.address is None:
+        workers = max(1, device_count) if asked.gpus != 0 else 1
+    executor = asked.executor
+    if executor == "auto":
+        executor = "inline" if workers == 1 and asked.address is None else "ray"
+    threads = asked.cpus if asked.cpus != "auto" else max(1, cores // (workers or 1))
+    if asked.cpus == "auto" and pinned_threads is not None and pinned_threads <= cores:
+        threads = pinned_threads
+    gpus = asked.gpus if asked.gpus != "auto" else (1.0 if device_count else None)
+    return Allotment(executor, 1 if executor == "inline" else workers, threads, gpus)
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use: its affinity, and its control group's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return count
+
+
+def gpu_count() -> int:
+    """NVIDIA GPUs that this process may use, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([v for v in visible.split(",") if v.strip() not in ("", "-1")])
+    try:
+        return len(list(Path("/proc/driver/nvidia/gpus").iterdir()))
+    except OSError:
+        return 0

@@ -1,0 +1,140 @@
+"""What goes into a worker and what comes out, as values that travel between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from batchinfer.job.spec import JobSpec
+from batchinfer.ledger.parts import Part
+from batchinfer.plan.plan import Reading
+from batchinfer.storage.paths import JobPaths
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a worker needs to know of the job; the same for all shards."""
+
+    spec: JobSpec
+    reading: Reading
+    job: JobPaths
+    threads: int
+    """CPU threads for the model and for decoding."""
+    gpus: float | None = None
+    """Share of GPUs that the worker has; None: whatever device there is."""
+
+
+class Failure(StrEnum):
+    """Why a shard has no part; decides what the runner does next."""
+
+    INPUT = "input"
+    """A file of this shard can't be read, or has changed; other shards are not concerned."""
+    REFUSED = "refused"
+    """It would fail again, and so would others: a model that breaks its contract, no permission."""
+    TRANSIENT = "transient"
+    """Storage or cluster: running again resumes."""
+    STOPPED = "stopped"
+    """The worker was asked to stop; what was finished is in chunks."""
+    DIED = "died"
+    """The worker's process is gone."""
+    UNEXPECTED = "unexpected"
+    """Anything else."""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where a shard's time went; stages overlap, so these don't add up to the wall clock."""
+
+    read: float = 0.0
+    prepare: float = 0.0
+    infer: float = 0.0
+    write: float = 0.0
+    """Finishing outputs, checking them, and encoding the part."""
+    commit: float = 0.0
+    """Checkpoints and the part's creation."""
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a shard cost; rows taken from checkpoints cost nothing."""
+
+    seconds: Seconds = field(default_factory=Seconds)
+    rows: int = 0
+    """Rows that the model saw, isolation counted again."""
+    batches: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    """Tokens with padding, as the model saw them."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.seconds + other.seconds,
+            self.rows + other.rows,
+            self.batches + other.batches,
+            self.tokens + other.tokens,
+            self.padded_tokens + other.padded_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Done:
+    """The shard is decided."""
+
+    shard: int
+    part: Part
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The shard has no part yet."""
+
+    shard: int
+    failure: Failure
+    error: str
+    """Type and message, for people."""
+    traceback: str = ""
+    exit_code: int = 1
+
+
+Outcome = Done | Failed
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a worker is doing now, for people."""
+
+    worker: int
+    shard: int | None = None
+    rows: int = 0
+    """Rows finished by this worker since it started, in shards that are done and the one in hand."""
+    dead: int = 0
+    note: str = ""
+    """loading, measuring, running, idle."""
+
+
+@dataclass(frozen=True)
+class RowError:
+    """Why a row could not be predicted."""
+
+    error_class: str
+    """`exception` or `invalid_output`."""
+    error_type: str
+    """Name of the exception's type, or what is wrong with the output."""
+    message: str
+    attempts: int
+    retryable: bool = False
+
+    def to_json(self) -> Mapping[str, object]:
+        """The value of a chunk's `_dead` column."""
+        return {
+            "error_class": self.error_class,
+            "error_type": self.error_type,
+            "message": self.message,
+            "attempts": self.attempts,
+            "retryable": self.retryable,
+        }

@@ -1,0 +1,57 @@
+"""Find the rows that make a batch fail, and get the results of all others, by bisection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchinfer.data.dead_letters import tidy
+from batchinfer.errors import BatchinferError
+from batchinfer.worker.context import RowError
+
+T = TypeVar("T")
+
+
+@dataclass
+class Isolated(Generic[T]):
+    """What came of rows that failed together."""
+
+    results: list[tuple[NDArray[np.intp], T]] = field(default_factory=list)
+    """Rows that succeeded together, and their result."""
+    dead: list[tuple[int, RowError]] = field(default_factory=list)
+    calls: int = 0
+    """Attempts made: at most 2 log2(rows) + 2 for each bad row."""
+
+
+def isolate(attempt: Callable[[NDArray[np.intp]], T], rows: NDArray[np.intp]) -> Isolated[T]:
+    """Bisect `rows`, which failed together, until each bad row stands alone and has failed alone twice.
+
+    Errors of batchinfer's own (a model that breaks its contract, storage that is away) are no row's fault and are raised.
+    """
+    found: Isolated[T] = Isolated()
+    pending = [rows]  # each of these has failed once as it stands
+    while pending:
+        group = pending.pop()
+        for part in np.array_split(group, min(2, len(group))):
+            found.calls += 1
+            try:
+                result = attempt(part)
+            except BatchinferError:
+                raise
+            except Exception as e:  # noqa: BLE001 - a model may raise anything, and what it raises is the row's error
+                if len(group) == 1:
+                    found.dead.append((int(part[0]), row_error(e, attempts=2)))
+                else:
+                    pending.append(part)
+            else:
+                found.results.append((part, result))
+    return found
+
+
+def row_error(error: Exception, attempts: int) -> RowError:
+    """What a dead letter says of an exception."""
+    return RowError("exception", type(error).__name__, tidy(str(error)), attempts)

@@ -1,0 +1,224 @@
+"""One shard on its way through a worker: what is finished, what is checkpointed, and the part that grows."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from batchinfer.data.dead_letters import DeadRow, to_bytes
+from batchinfer.data.part import PartWriter
+from batchinfer.data.reader import Window
+from batchinfer.ledger import chunks, parts
+from batchinfer.ledger.parts import Counts, Decision, Part
+from batchinfer.measure.settings import Settings
+from batchinfer.plan.shards import Shard
+from batchinfer.storage.store import Store
+from batchinfer.worker.context import Context, Outcome, RowError, Seconds, Usage
+
+
+@dataclass
+class WindowRows:
+    """The rows of a window that are still out, and the results that are in (tables of the chunk's schema)."""
+
+    window: Window
+    missing: int
+    results: list[pa.Table] = field(default_factory=list)
+
+    def add(self, results: pa.Table) -> bool:
+        """Take results in; True when the window is complete."""
+        self.results.append(results)
+        self.missing -= len(results)
+        return self.missing == 0
+
+    def in_order(self) -> pa.Table:
+        """All results in input order."""
+        table = pa.concat_tables(self.results).combine_chunks()
+        ordinals = table["_ordinal"].to_numpy()
+        if np.any(ordinals[1:] <= ordinals[:-1]):
+            table = table.take(pa.array(np.argsort(ordinals)))
+        return table
+
+
+class ShardRun:
+    """Collects a shard's results and commits its part. All methods but `fail` run on the worker's writing thread."""
+
+    def __init__(
+        self, shard: Shard, context: Context, settings: Settings, store: Store, outcome: Future[Outcome]
+    ) -> None:
+        self.shard = shard
+        self.outcome = outcome
+        self.error: BaseException | None = None
+        self._seconds = dict.fromkeys(Seconds.__dataclass_fields__, 0.0)
+        self._rows = self._batches = self._tokens = self._padded = 0
+        self._context, self._settings, self._store = context, settings, store
+        self._step = context.spec.steps[0]
+        self._chunk_schema = chunks.schema(settings.outputs)
+        carried = [context.reading.schema.field(c) for c in context.reading.carry]
+        self._schema = pa.schema([*carried, *settings.outputs])
+        compression = context.spec.output.compression
+        self._writer = PartWriter(self._schema, compression, context.reading.window)
+        self._unsaved: list[pa.Table] = []
+        self._saved_at: float | None = None
+        self._dead: list[DeadRow] = []
+        self._dead_ordinals: list[int] = []
+        self._filtered: list[NDArray[np.int64]] = []
+        self._succeeded = self._truncated = 0
+        self.checkpointed = chunks.load(store, context.job, shard.number, settings.outputs, settings.digest)
+        self.known = self.checkpointed["_ordinal"].to_numpy()
+
+    def fail(self, error: BaseException) -> None:
+        """Give the shard up: what is still on its way is dropped. The first error counts."""
+        if self.error is None:
+            self.error = error
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the block's time to a stage, a field of `Seconds`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[stage] += time.perf_counter() - start
+
+    def count(self, lengths: NDArray[np.int64] | None, rows: NDArray[np.intp]) -> None:
+        """Count a batch that the model saw: rows, and tokens with and without padding."""
+        self._batches += 1
+        self._rows += len(rows)
+        if lengths is not None and len(rows):
+            self._tokens += int(lengths[rows].sum())
+            self._padded += int(lengths[rows].max()) * len(rows)
+
+    @property
+    def usage(self) -> Usage:
+        """What the shard cost so far."""
+        return Usage(Seconds(**self._seconds), self._rows, self._batches, self._tokens, self._padded)
+
+    def no_rows(self) -> pa.Table:
+        """Results of a window that has no rows left."""
+        return self._chunk_schema.empty_table()
+
+    def from_checkpoint(self, ordinals: NDArray[np.int64]) -> pa.Table | None:
+        """The checkpointed results of these rows; None unless every one of them is there."""
+        if not len(self.known) or not len(ordinals):
+            return None
+        at = np.searchsorted(self.known, ordinals)
+        if at.max() >= len(self.known) or not np.array_equal(self.known[at], ordinals):
+            return None
+        return self.checkpointed.take(pa.array(at))
+
+    def results(
+        self,
+        ordinals: NDArray[np.int64],
+        outputs: list[pa.Array],
+        truncated: NDArray[np.bool_] | None,
+        invalid: dict[int, RowError],
+    ) -> pa.Table:
+        """Rows that the model answered, as a table of the chunk's schema; those with an invalid output are dead."""
+        count = len(ordinals)
+        dead = (
+            pa.array([e.to_json() if (e := invalid.get(n)) else None for n in range(count)], chunks.DEAD_TYPE)
+            if invalid
+            else pa.nulls(count, chunks.DEAD_TYPE)
+        )
+        cut = pa.array(np.zeros(count, np.bool_) if truncated is None else truncated)
+        if invalid:
+            alive = dead.is_null()
+            outputs = [_nulled(o, alive) for o in outputs]
+        return pa.Table.from_arrays([pa.array(ordinals), cut, dead, *outputs], schema=self._chunk_schema)
+
+    def dead_rows(self, ordinals: NDArray[np.int64], errors: list[RowError]) -> pa.Table:
+        """Rows that the model could not answer, as a table of the chunk's schema."""
+        count = len(ordinals)
+        empty = [pa.nulls(count, f.type) for f in self._settings.outputs]
+        dead = pa.array([e.to_json() for e in errors], chunks.DEAD_TYPE)
+        return pa.Table.from_arrays(
+            [pa.array(ordinals), pa.array(np.zeros(count, np.bool_)), dead, *empty], schema=self._chunk_schema
+        )
+
+    def accept(self, rows: WindowRows, results: pa.Table, *, fresh: bool) -> None:
+        """Take the results of a batch; a complete window goes into the part, and a checkpoint is made when its time has come."""
+        if fresh:
+            self._unsaved.append(results)
+            self._saved_at = self._saved_at or time.monotonic()
+        if rows.add(results):
+            self._write(rows)
+
+    def checkpoint_due(self) -> bool:
+        """Whether the interval has passed since results were last made durable."""
+        interval = self._context.spec.checkpoint.interval
+        return bool(self._unsaved) and self._saved_at is not None and time.monotonic() - self._saved_at >= interval
+
+    def checkpoint(self) -> None:
+        """Make what is finished durable."""
+        if self._unsaved:
+            table = pa.concat_tables(self._unsaved)
+            chunks.put(self._store, self._context.job, self.shard.number, table, self._step.name, self._settings.digest)
+            self._unsaved = []
+        self._saved_at = time.monotonic()
+
+    def _write(self, rows: WindowRows) -> None:
+        results = rows.in_order()
+        window = rows.window
+        span = np.arange(window.first, window.first + window.rows)
+        self._filtered.append(np.setdiff1d(span, window.ordinals, assume_unique=True))
+        dead = results["_dead"].is_valid()
+        carried = window.table.select(list(self._context.reading.carry))
+        if pc.any(dead).as_py():
+            self._note_dead(window, results.filter(dead))
+            alive = pc.invert(dead)
+            results, carried = results.filter(alive), carried.filter(alive)
+        self._succeeded += len(results)
+        self._truncated += pc.sum(results["_truncated"]).as_py() or 0
+        outputs = [results[f.name] for f in self._settings.outputs]
+        self._writer.write(pa.Table.from_arrays([*carried.columns, *outputs], schema=self._schema))
+
+    def _note_dead(self, window: Window, dead: pa.Table) -> None:
+        at = np.searchsorted(window.ordinals, dead["_ordinal"].to_numpy())
+        key = self._context.reading.key
+        keys = window.table[key].take(pa.array(at)).to_pylist() if key else [None] * len(at)
+        for ordinal, error, name in zip(dead["_ordinal"].to_pylist(), dead["_dead"].to_pylist(), keys, strict=True):
+            path, source_row = window.source(ordinal)
+            self._dead_ordinals.append(ordinal)
+            self._dead.append(
+                DeadRow(
+                    shard=self.shard.number,
+                    row=self.shard.first + ordinal,
+                    source_file=path,
+                    source_row=source_row,
+                    key=None if name is None else str(name),
+                    step=self._step.name,
+                    **error,
+                )
+            )
+
+    def commit(self) -> Part:
+        """Encode the part and decide the shard."""
+        dead_letters = to_bytes(self._dead) if self._dead else None
+        filtered = np.concatenate(self._filtered) if self._filtered else np.empty(0, np.int64)
+        counts = Counts(self.shard.rows, self._succeeded, len(self._dead), len(filtered), 0, self._truncated)
+        counts.check(f"shard {self.shard.number}")
+        decision = Decision(
+            self.shard.number,
+            self.shard.first,
+            counts,
+            np.array(sorted(self._dead_ordinals), np.int64),
+            filtered,
+            hashlib.sha256(dead_letters).hexdigest() if dead_letters else None,
+        )
+        data = self._writer.finish(decision.to_metadata())
+        return parts.commit(self._store, self._context.job, decision, data, dead_letters)
+
+
+def _nulled(array: pa.Array, alive: pa.Array) -> pa.Array:
+    """The values with nulls where not alive. Taking works for every type; choosing by `if_else` doesn't."""
+    index = pc.if_else(alive, pa.array(np.arange(len(array))), pa.scalar(None, pa.int64()))
+    return array.take(index)
