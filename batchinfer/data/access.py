@@ -52,7 +52,7 @@ class RandomAccess(io.RawIOBase):
         self._position = offset + (0, self._position, self._size)[whence]
         return self._position
 
-    def read(self, size: int | None = -1) -> memoryview:  # type: ignore[override]  # pyarrow takes any buffer
+    def read(self, size: int | None = -1) -> memoryview:  # pyarrow takes any buffer
         """At most `size` bytes, fewer only at the end; from memory without a copy where they were prefetched."""
         start = self._position
         stop = self._size if size is None or size < 0 else min(self._size, start + size)

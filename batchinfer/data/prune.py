@@ -200,7 +200,7 @@ def _comparable(dtype: pa.DataType, value: Any, stats: ColumnStats) -> bool:
         return all(_is(int, v) or isinstance(v, float) for v in (value, *bounds)) and _exact(value, dtype)
     if pt.is_string(dtype) or pt.is_large_string(dtype):
         return _is(str, value, *bounds)
-    return pt.is_date32(dtype) and all(type(v) is datetime.date for v in (value, *bounds))
+    return bool(pt.is_date32(dtype)) and all(type(v) is datetime.date for v in (value, *bounds))
 
 
 def _is(kind: type, *values: Any) -> bool:
@@ -222,4 +222,4 @@ def _exact(value: float, dtype: pa.DataType) -> bool:
         return False
     import numpy as np
 
-    return pt.is_float64(dtype) or (pt.is_float32(dtype) and float(np.float32(value)) == value)
+    return bool(pt.is_float64(dtype) or (pt.is_float32(dtype) and float(np.float32(value)) == value))

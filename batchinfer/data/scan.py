@@ -55,13 +55,6 @@ class ScannedInput:
     """What a user should be told."""
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """Names in input order: the first file's, those that later files add, partition columns that no file has."""
-        distinct = {id(f.schema): f.schema for f in self.files}.values()
-        keys = (key for f in self.files[:1] for key, _ in f.file.partition)
-        return tuple(dict.fromkeys([*(name for schema in distinct for name in schema.names), *keys]))
-
-    @property
     def rows(self) -> int:
         """Rows of all files."""
         return sum(f.file.rows for f in self.files)

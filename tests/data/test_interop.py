@@ -13,8 +13,12 @@ from batchinfer.data.scan import scan
 from batchinfer.errors import InputError
 from tests.data.helpers import INDEX, REAL, read_windows, together
 
-GOOD = [e["file"] for e in INDEX if e["kind"] != "bad" and e["file"].endswith(".parquet") and e["pyarrow"].startswith("ok")]
-ENCRYPTED = sorted(str(p.relative_to(REAL)) for p in (REAL / "parquet-interop").glob("*ncrypt*")) if REAL.exists() else []
+GOOD = [
+    e["file"] for e in INDEX if e["kind"] != "bad" and e["file"].endswith(".parquet") and e["pyarrow"].startswith("ok")
+]
+ENCRYPTED = (
+    sorted(str(p.relative_to(REAL)) for p in (REAL / "parquet-interop").glob("*ncrypt*")) if REAL.exists() else []
+)
 BAD = [str(p.relative_to(REAL)) for p in sorted((REAL / "parquet-bad").glob("*.parquet"))] if REAL.exists() else []
 BOMB = "pqt--large_string_map.brotli.parquet"
 
@@ -35,11 +39,13 @@ def test_a_file_of_another_writer_reads_as_pyarrow_reads_it(file: str) -> None:
             read_windows(REAL / file, 1000)
         return
     if "duck--invalid" in file:  # its texts are no UTF-8
-        with pytest.raises(InputError, match="'X1'.*UTF8"):
+        with pytest.raises(InputError, match=r"'X1'.*UTF8"):
             read_windows(REAL / file, 1000)
         return
     if "duck--empty-group" in file:  # a struct without fields has nothing to read
-        want = want.set_column(want.schema.get_field_index("nested"), "nested", pa.nulls(want.num_rows, want.schema.field("nested").type))
+        want = want.set_column(
+            want.schema.get_field_index("nested"), "nested", pa.nulls(want.num_rows, want.schema.field("nested").type)
+        )
     windows = read_windows(REAL / file, 1000)
     if windows:
         assert same(together(windows), want)
@@ -75,7 +81,11 @@ def test_a_damaged_file_gives_rows_or_an_input_error_that_names_it() -> None:
     files = [str(REAL / f) for f in BAD]
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, json.dumps(files)],
-        capture_output=True, text=True, check=False, timeout=300, cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, (done.stdout[-300:], done.stderr[-2000:])
     outcomes = [line.split()[1] for line in done.stdout.splitlines()]

@@ -103,7 +103,10 @@ def test_any_text_decodes_or_is_a_value_error(text: str) -> None:
 
 
 def test_dead_letters_are_sorted_and_equal_for_equal_rows() -> None:
-    rows = [DeadRow(0, n, "/in/a.parquet", n, None, "model", "model", "ValueError", f"bad {n}", 2, "SIGSEGV" if n else None) for n in (3, 0, 7)]
+    rows = [
+        DeadRow(0, n, "/in/a.parquet", n, None, "model", "model", "ValueError", f"bad {n}", 2, "SIGSEGV" if n else None)
+        for n in (3, 0, 7)
+    ]
     data = to_bytes(rows)
     assert data == to_bytes(reversed(rows))
     table = pq.read_table(io.BytesIO(data))
@@ -115,13 +118,24 @@ def test_dead_letters_are_sorted_and_equal_for_equal_rows() -> None:
 @pytest.mark.parametrize(
     "secret",
     [
-        "s3://user:hunter22@bucket/x", "AKIAABCDEFGHIJKLMNOP", "https://x/y?X-Amz-Signature=deadbeef99", "https://x/y?sv=1&sig=abc%2Fdef%3D", "Authorization: Bearer abc.def-ghi_jkl",
-        "hf_AbCdEfGhIjKlMnOp", "password=hunter22", "{'api_key': 'hunter2222'}", "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG", "0x7f3a2b1c9d00",
+        "s3://user:hunter22@bucket/x",
+        "AKIAABCDEFGHIJKLMNOP",
+        "https://x/y?X-Amz-Signature=deadbeef99",
+        "https://x/y?sv=1&sig=abc%2Fdef%3D",
+        "Authorization: Bearer abc.def-ghi_jkl",
+        "hf_AbCdEfGhIjKlMnOp",
+        "password=hunter22",
+        "{'api_key': 'hunter2222'}",
+        "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG",
+        "0x7f3a2b1c9d00",
     ],
 )
 def test_secrets_and_addresses_are_taken_out_of_messages(secret: str) -> None:
     hidden = tidy(f"failed on {secret} here")
-    assert not any(part in hidden for part in ("hunter22", "AKIAABC", "deadbeef99", "def%3D", "abc.def", "hf_AbC", "wJalr", "7f3a2b"))
+    assert not any(
+        part in hidden
+        for part in ("hunter22", "AKIAABC", "deadbeef99", "def%3D", "abc.def", "hf_AbC", "wJalr", "7f3a2b")
+    )
     assert hidden.startswith("failed on")
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import io
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,32 @@ from batchinfer.plan.shards import cut
 from tests.data.helpers import all_ranges, read_windows, together, write
 
 KINDS: dict[str, pa.Array] = {
-    "ints": pa.array([1, None, 3], pa.int16()), "uints": pa.array([1, 2**63, None], pa.uint64()), "floats": pa.array([1.5, None, 2.0], pa.float32()),
-    "half": pa.array(np.array([1, 2, 3], np.float16)), "flags": pa.array([True, None, False]), "text": pa.array(["a", None, "Ü"]),
-    "large text": pa.array(["a", None, "b"], pa.large_string()), "bytes": pa.array([b"\xff", None, b""], pa.large_binary()),
-    "fixed.bytes": pa.array([b"ab", None, b"cd"], pa.binary(2)), "money": pa.array([decimal.Decimal("1.25"), None, decimal.Decimal("-3.10")], pa.decimal128(20, 2)),
-    "day": pa.array([datetime.date(2020, 1, 1), None, None]), "clock": pa.array([1, None, 3], pa.time64("us")),
-    "zoned": pa.array([1, None, 3], pa.timestamp("us", "Europe/Berlin")), "nanos": pa.array([1, None, 3], pa.timestamp("ns")), "took": pa.array([1, None, 3], pa.duration("ms")),
-    "category": pa.array(["x", None, "x"]).dictionary_encode(), "list": pa.array([[1, None], None, []], pa.list_(pa.int32())),
-    "texts": pa.array([["a"], None, []], pa.large_list(pa.large_string())), "vector": pa.array([[1, 2], None, [3, 4]], pa.list_(pa.float32(), 2)),
-    "struct": pa.array([{"a": 1, "b": {"c": ["x"]}}, None, {"a": None, "b": None}], pa.struct([("a", pa.int8()), ("b", pa.struct([("c", pa.list_(pa.string()))]))])),
-    "map": pa.array([[("k", 1)], None, []], pa.map_(pa.string(), pa.int64())), "nothing": pa.nulls(3), "": pa.array([7, 8, 9]),
+    "ints": pa.array([1, None, 3], pa.int16()),
+    "uints": pa.array([1, 2**63, None], pa.uint64()),
+    "floats": pa.array([1.5, None, 2.0], pa.float32()),
+    "half": pa.array(np.array([1, 2, 3], np.float16)),
+    "flags": pa.array([True, None, False]),
+    "text": pa.array(["a", None, "Ü"]),
+    "large text": pa.array(["a", None, "b"], pa.large_string()),
+    "bytes": pa.array([b"\xff", None, b""], pa.large_binary()),
+    "fixed.bytes": pa.array([b"ab", None, b"cd"], pa.binary(2)),
+    "money": pa.array([decimal.Decimal("1.25"), None, decimal.Decimal("-3.10")], pa.decimal128(20, 2)),
+    "day": pa.array([datetime.date(2020, 1, 1), None, None]),
+    "clock": pa.array([1, None, 3], pa.time64("us")),
+    "zoned": pa.array([1, None, 3], pa.timestamp("us", "Europe/Berlin")),
+    "nanos": pa.array([1, None, 3], pa.timestamp("ns")),
+    "took": pa.array([1, None, 3], pa.duration("ms")),
+    "category": pa.array(["x", None, "x"]).dictionary_encode(),
+    "list": pa.array([[1, None], None, []], pa.list_(pa.int32())),
+    "texts": pa.array([["a"], None, []], pa.large_list(pa.large_string())),
+    "vector": pa.array([[1, 2], None, [3, 4]], pa.list_(pa.float32(), 2)),
+    "struct": pa.array(
+        [{"a": 1, "b": {"c": ["x"]}}, None, {"a": None, "b": None}],
+        pa.struct([("a", pa.int8()), ("b", pa.struct([("c", pa.list_(pa.string()))]))]),
+    ),
+    "map": pa.array([[("k", 1)], None, []], pa.map_(pa.string(), pa.int64())),
+    "nothing": pa.nulls(3),
+    "": pa.array([7, 8, 9]),
     "uuid": pa.array([b"0" * 16, None, b"1" * 16], pa.uuid()),
 }
 
@@ -58,12 +73,29 @@ def test_one_column_alone_is_read_with_nothing_besides(tmp_path: Path, name: str
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes=st.lists(st.integers(0, 23), min_size=1, max_size=4), group=st.integers(1, 9), window=st.integers(1, 30), shard=st.integers(1, 40), data=st.data())
-def test_windows_hold_every_row_once_with_its_ordinal_and_source(tmp_path_factory: Any, sizes: list[int], group: int, window: int, shard: int, data: st.DataObject) -> None:
+@given(
+    sizes=st.lists(st.integers(0, 23), min_size=1, max_size=4),
+    group=st.integers(1, 9),
+    window=st.integers(1, 30),
+    shard=st.integers(1, 40),
+    data=st.data(),
+)
+def test_windows_hold_every_row_once_with_its_ordinal_and_source(
+    tmp_path_factory: Any, sizes: list[int], group: int, window: int, shard: int, data: st.DataObject
+) -> None:
     folder = tmp_path_factory.mktemp("in")
     first = 0
     for i, rows in enumerate(sizes):
-        write(folder / f"{i}.parquet", pa.table({"x": pa.array(range(first, first + rows), pa.int64()), "t": [str(v) for v in range(first, first + rows)]}), row_group_size=group)
+        write(
+            folder / f"{i}.parquet",
+            pa.table(
+                {
+                    "x": pa.array(range(first, first + rows), pa.int64()),
+                    "t": [str(v) for v in range(first, first + rows)],
+                }
+            ),
+            row_group_size=group,
+        )
         first += rows
     sql = data.draw(st.sampled_from([None, "x % 3 = 0", "x >= 20", "x < 10 OR x > 40", "x < 0"]))
     where = Where(sql) if sql else None
@@ -86,7 +118,13 @@ def test_windows_hold_every_row_once_with_its_ordinal_and_source(tmp_path_factor
                 assert sum(sizes[: int(Path(path).stem)]) + row == x
             seen += w.table["x"].to_pylist()
         assert at == one.rows
-    keep = {None: lambda x: True, "x % 3 = 0": lambda x: x % 3 == 0, "x >= 20": lambda x: x >= 20, "x < 10 OR x > 40": lambda x: x < 10 or x > 40, "x < 0": lambda x: False}[sql]
+    keep = {
+        None: lambda x: True,
+        "x % 3 = 0": lambda x: x % 3 == 0,
+        "x >= 20": lambda x: x >= 20,
+        "x < 10 OR x > 40": lambda x: x < 10 or x > 40,
+        "x < 0": lambda x: False,
+    }[sql]
     assert seen == [x for x in range(total) if keep(x)]
 
 
@@ -125,9 +163,16 @@ def with_store(reader: Reader, url: str, **options: Any) -> CountingStore:
 
 
 @pytest.mark.parametrize("error", [StorageError("the store is away"), FileNotFoundError("x"), OSError("raw")])
-@pytest.mark.parametrize("reads", [0, 1, 2])
-def test_a_fault_of_the_store_keeps_its_type_through_the_decoder(tmp_path: Path, error: BaseException, reads: int) -> None:
-    path = write(tmp_path / "a.parquet", pa.table({"x": np.random.default_rng(0).random(100_000), "y": np.arange(100_000)}), compression="none", use_dictionary=False)
+@pytest.mark.parametrize("reads", [0, 1])
+def test_a_fault_of_the_store_keeps_its_type_through_the_decoder(
+    tmp_path: Path, error: BaseException, reads: int
+) -> None:
+    path = write(
+        tmp_path / "a.parquet",
+        pa.table({"x": np.random.default_rng(0).random(100_000), "y": np.arange(100_000)}),
+        compression="none",
+        use_dictionary=False,
+    )
     scanned = scan(str(path))
     reader = Reader(unify(scanned.files).schema)
     with_store(reader, str(path), fail_after=reads, error=error)
@@ -166,7 +211,13 @@ def test_a_file_that_changed_since_planning_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_is_found_by_the_page_checksum(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.parquet", pa.table({"x": range(1000)}), write_page_checksum=True, compression="none", use_dictionary=False)
+    path = write(
+        tmp_path / "a.parquet",
+        pa.table({"x": range(1000)}),
+        write_page_checksum=True,
+        compression="none",
+        use_dictionary=False,
+    )
     data = bytearray(path.read_bytes())
     data[4000] ^= 1
     path.write_bytes(data)
@@ -183,15 +234,43 @@ def test_text_that_is_not_utf8_names_the_column(tmp_path: Path) -> None:
 
 def test_types_of_files_are_widened_and_conflicts_name_both_files(tmp_path: Path) -> None:
     point = pa.struct([("x", pa.int8()), ("tags", pa.list_(pa.struct([("n", pa.int8())])))])
-    wider = pa.struct([("x", pa.int32()), ("tags", pa.list_(pa.struct([("n", pa.int16()), ("m", pa.string())]))), ("z", pa.string())])
-    a = pa.table({"i": pa.array([1], pa.int8()), "f": pa.array([1], pa.int32()), "s": pa.array(["a"]), "c": pa.array(["k"]).dictionary_encode(), "n": pa.nulls(1),
-                  "d": pa.array([decimal.Decimal("1.5")], pa.decimal128(3, 1)), "p": pa.array([{"x": 1, "tags": [{"n": 1}, None]}], point)})
-    b = pa.table({"i": pa.array([300], pa.uint16()), "f": pa.array([0.5], pa.float32()), "s": pa.array(["b"], pa.large_string()), "c": ["l"], "n": [1],
-                  "d": pa.array([decimal.Decimal("123.25")], pa.decimal128(8, 2)), "p": pa.array([None], wider), "new": [1]})
+    wider = pa.struct(
+        [("x", pa.int32()), ("tags", pa.list_(pa.struct([("n", pa.int16()), ("m", pa.string())]))), ("z", pa.string())]
+    )
+    a = pa.table(
+        {
+            "i": pa.array([1], pa.int8()),
+            "f": pa.array([1], pa.int32()),
+            "s": pa.array(["a"]),
+            "c": pa.array(["k"]).dictionary_encode(),
+            "n": pa.nulls(1),
+            "d": pa.array([decimal.Decimal("1.5")], pa.decimal128(3, 1)),
+            "p": pa.array([{"x": 1, "tags": [{"n": 1}, None]}], point),
+        }
+    )
+    b = pa.table(
+        {
+            "i": pa.array([300], pa.uint16()),
+            "f": pa.array([0.5], pa.float32()),
+            "s": pa.array(["b"], pa.large_string()),
+            "c": ["l"],
+            "n": [1],
+            "d": pa.array([decimal.Decimal("123.25")], pa.decimal128(8, 2)),
+            "p": pa.array([None], wider),
+            "new": [1],
+        }
+    )
     write(tmp_path / "a.parquet", a)
     write(tmp_path / "b.parquet", b)
     unified = unify(scan(str(tmp_path)).files)
-    assert [str(f.type) for f in unified.schema][:6] == ["int32", "double", "large_string", "string", "int64", "decimal128(8, 2)"]
+    assert [str(f.type) for f in unified.schema][:6] == [
+        "int32",
+        "double",
+        "large_string",
+        "string",
+        "int64",
+        "decimal128(8, 2)",
+    ]
     assert unified.schema.field("p").type == wider
     assert any("'new' is missing in 1 of 2 files" in n for n in unified.notes)
     got = together(read_windows(tmp_path, 10))
@@ -205,7 +284,9 @@ def test_types_of_files_are_widened_and_conflicts_name_both_files(tmp_path: Path
 
 
 def test_a_duplicate_column_matters_only_when_it_is_needed(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.parquet", pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], ["x", "x", "y"]))
+    path = write(
+        tmp_path / "a.parquet", pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], ["x", "x", "y"])
+    )
     with pytest.raises(InputError, match="'x' stands 2 times"):
         unify(scan(str(path)).files)
     scanned = scan(str(path))

@@ -11,22 +11,40 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchinfer.data.scan import scan
 from batchinfer.data.statistics import ColumnStats, of_chunk
 from batchinfer.data.where import Where
 from batchinfer.errors import InputError
 from batchinfer.plan.shards import cut
-from batchinfer.data.scan import scan
 from tests.data.helpers import read_windows, write
 
-SCHEMA = pa.schema([("i", pa.int64()), ("f", pa.float64()), ("g", pa.float32()), ("s", pa.string()), ("d", pa.date32()), ("b", pa.bool_()), ("odd näme", pa.int8())])
+SCHEMA = pa.schema(
+    [
+        ("i", pa.int64()),
+        ("f", pa.float64()),
+        ("g", pa.float32()),
+        ("s", pa.string()),
+        ("d", pa.date32()),
+        ("b", pa.bool_()),
+        ("odd näme", pa.int8()),
+    ]
+)
 
 
 @pytest.mark.parametrize(
     ("sql", "part"),
     [
-        ("i >", "not a condition"), ("odd name = 1", "not a condition"), ('"odd name" = 1', "did you mean 'odd näme'"), ("i + 1", "not true or false"), ("i > avg(i)", "one row only"),
-        ("count(*) > 1", "one row only"), ("row_number() over () > 1", "one row only"), ("s > 1", "can't be evaluated"),
-        ("i = 1; drop table x", "not a condition"), ("nonsense(i)", "not a condition"), ("i in (select 1)", "one row only"),
+        ("i >", "not a condition"),
+        ("odd name = 1", "not a condition"),
+        ('"odd name" = 1', "did you mean 'odd näme'"),
+        ("i + 1", "not true or false"),
+        ("i > avg(i)", "one row only"),
+        ("count(*) > 1", "one row only"),
+        ("row_number() over () > 1", "one row only"),
+        ("s > 1", "can't be evaluated"),
+        ("i = 1; drop table x", "not a condition"),
+        ("nonsense(i)", "not a condition"),
+        ("i in (select 1)", "one row only"),
     ],
 )
 def test_a_condition_that_cannot_filter_rows_is_refused_at_input_where(sql: str, part: str) -> None:
@@ -53,23 +71,70 @@ def test_a_condition_without_columns_keeps_all_or_none() -> None:
 
 
 S = {
-    "i": ColumnStats(5, 10, 0), "f": ColumnStats(5.0, 10.0, 0), "g": ColumnStats(5.0, 10.0, None), "s": ColumnStats("d", "h", 2),
-    "d": ColumnStats(datetime.date(2020, 1, 1), datetime.date(2020, 2, 1), 0), "b": ColumnStats(True, True, 0), "odd näme": ColumnStats(None, None, 10),
+    "i": ColumnStats(5, 10, 0),
+    "f": ColumnStats(5.0, 10.0, 0),
+    "g": ColumnStats(5.0, 10.0, None),
+    "s": ColumnStats("d", "h", 2),
+    "d": ColumnStats(datetime.date(2020, 1, 1), datetime.date(2020, 2, 1), 0),
+    "b": ColumnStats(True, True, 0),
+    "odd näme": ColumnStats(None, None, 10),
 }
 
 
 @pytest.mark.parametrize(
     ("sql", "expected"),
     [
-        ("i < 5", False), ("i <= 5", True), ("5 > i", False), ("i > 10", False), ("i = 11", False), ("i <> 7", True), ("NOT i >= 5", False),
-        ("i IN (1, 2)", False), ("i IN (1, 7)", True), ("i BETWEEN 11 AND 20", False), ("i NOT BETWEEN 1 AND 20", False), ("i IS NULL", False),
-        ("i IS NOT NULL", True), ("i < 5 OR i > 10", False), ("i < 5 OR s = 'e'", True), ("i < 5 AND s = 'e'", False), ("NOT (i < 5 OR i > 10)", True),
-        ("f > 10", True), ("f >= 11", True), ("f < 5", False), ("f = 11", False), ("f <> 7", True), ("NOT f <= 10", True),  # NaN is above all
-        ("g < 0.1", True), ("g < 4", False), ("i > 10.5", True), ("i = '20'", True), ("s = 'hz'", True), ("s > 'hz'", True), ("s = 'i'", False),
-        ("s < 'd'", False), ("s IS NULL", True), ("g IS NULL", True), ("d > DATE '2020-02-01'", False), ("d > '2020-02-01'", True),
-        ("d = DATE '2020-01-15'", True), ("b", True), ("NOT b", False), ("b = FALSE", False), ('"odd näme" = 2', False), ('"odd näme" IS NULL', True),
-        ('"odd näme" IS NOT NULL', False), ("i + 1 > 100", True), ("abs(i) > 100", True), ("s LIKE 'z%'", True), ("i > 1_000", True), ("i = 1 IS NULL", True),
-        ("i IN (1, NULL)", True), ("i < 99999999999999999999", True), ("unknown = 1", True), ("CASE WHEN i < 5 THEN TRUE END", True),
+        ("i < 5", False),
+        ("i <= 5", True),
+        ("5 > i", False),
+        ("i > 10", False),
+        ("i = 11", False),
+        ("i <> 7", True),
+        ("NOT i >= 5", False),
+        ("i IN (1, 2)", False),
+        ("i IN (1, 7)", True),
+        ("i BETWEEN 11 AND 20", False),
+        ("i NOT BETWEEN 1 AND 20", False),
+        ("i IS NULL", False),
+        ("i IS NOT NULL", True),
+        ("i < 5 OR i > 10", False),
+        ("i < 5 OR s = 'e'", True),
+        ("i < 5 AND s = 'e'", False),
+        ("NOT (i < 5 OR i > 10)", True),
+        ("f > 10", True),
+        ("f >= 11", True),
+        ("f < 5", False),
+        ("f = 11", False),
+        ("f <> 7", True),
+        ("NOT f <= 10", True),  # NaN is above all
+        ("g < 0.1", True),
+        ("g < 4", False),
+        ("i > 10.5", True),
+        ("i = '20'", True),
+        ("s = 'hz'", True),
+        ("s > 'hz'", True),
+        ("s = 'i'", False),
+        ("s < 'd'", False),
+        ("s IS NULL", True),
+        ("g IS NULL", True),
+        ("d > DATE '2020-02-01'", False),
+        ("d > '2020-02-01'", True),
+        ("d = DATE '2020-01-15'", True),
+        ("b", True),
+        ("NOT b", False),
+        ("b = FALSE", False),
+        ('"odd näme" = 2', False),
+        ('"odd näme" IS NULL', True),
+        ('"odd näme" IS NOT NULL', False),
+        ("i + 1 > 100", True),
+        ("abs(i) > 100", True),
+        ("s LIKE 'z%'", True),
+        ("i > 1_000", True),
+        ("i = 1 IS NULL", True),
+        ("i IN (1, NULL)", True),
+        ("i < 99999999999999999999", True),
+        ("unknown = 1", True),
+        ("CASE WHEN i < 5 THEN TRUE END", True),
     ],
 )
 def test_pruning_says_no_only_where_statistics_prove_it(sql: str, expected: bool) -> None:
@@ -92,11 +157,18 @@ def _number(value: float) -> str:
 
 
 COLUMNS = {
-    "i": (pa.int64(), INTEGERS), "f": (pa.float64(), NUMBERS), "g": (pa.float32(), NUMBERS), "s": (pa.string(), TEXTS), "d": (pa.date32(), DATES),
-    "b": (pa.bool_(), st.sampled_from([None, True, False])), "o o": (pa.uint8(), st.sampled_from([None, 0, 1, 200, 255])),
+    "i": (pa.int64(), INTEGERS),
+    "f": (pa.float64(), NUMBERS),
+    "g": (pa.float32(), NUMBERS),
+    "s": (pa.string(), TEXTS),
+    "d": (pa.date32(), DATES),
+    "b": (pa.bool_(), st.sampled_from([None, True, False])),
+    "o o": (pa.uint8(), st.sampled_from([None, 0, 1, 200, 255])),
 }
 _LITERAL = {
-    "i": st.sampled_from(["0", "1", "-3", "7", "2.5", "9007199254740993", "9007199254740992.0", "-9223372036854775808", "1e3"]),
+    "i": st.sampled_from(
+        ["0", "1", "-3", "7", "2.5", "9007199254740993", "9007199254740992.0", "-9223372036854775808", "1e3"]
+    ),
     "f": st.sampled_from(["0", "1", "2.5", "-3", "0.1", "1e300", "9007199254740992", "-1e308"]),
     "g": st.sampled_from(["0", "1", "2.5", "-3", "0.1", "16777217"]),
     "s": st.sampled_from(["''", "'a'", "'ab'", "'b'", "'Ü'", "'zz'", "'a''b'", "'a\\nb'"]),
@@ -125,7 +197,9 @@ def leaves(draw: st.DrawFn) -> str:
 PREDICATES = st.recursive(
     leaves(),
     lambda inner: st.one_of(
-        st.builds("({} AND {})".format, inner, inner), st.builds("{} OR {}".format, inner, inner), st.builds("NOT ({})".format, inner),
+        st.builds("({} AND {})".format, inner, inner),
+        st.builds("{} OR {}".format, inner, inner),
+        st.builds("NOT ({})".format, inner),
         st.builds("NOT {}".format, inner),
     ),
     max_leaves=5,
@@ -135,7 +209,9 @@ TABLES = st.lists(st.fixed_dictionaries({n: values for n, (_, values) in COLUMNS
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=TABLES, sql=PREDICATES, group=st.integers(1, 5))
-def test_pruning_never_removes_a_row_that_the_exact_filter_keeps(rows: list[dict[str, object]], sql: str, group: int) -> None:
+def test_pruning_never_removes_a_row_that_the_exact_filter_keeps(
+    rows: list[dict[str, object]], sql: str, group: int
+) -> None:
     table = pa.table({n: pa.array([r[n] for r in rows], kind) for n, (kind, _) in COLUMNS.items()})
     sink = io.BytesIO()
     pq.write_table(table, sink, row_group_size=group)
@@ -148,7 +224,9 @@ def test_pruning_never_removes_a_row_that_the_exact_filter_keeps(rows: list[dict
     start = 0
     for g in range(metadata.num_row_groups):
         part = metadata.row_group(g)
-        statistics = {part.column(c).path_in_schema: of_chunk(part.column(c), part.num_rows) for c in range(part.num_columns)}
+        statistics = {
+            part.column(c).path_in_schema: of_chunk(part.column(c), part.num_rows) for c in range(part.num_columns)
+        }
         if not where.may_match(statistics, table.schema, part.num_rows):
             assert not any(mask[start : start + part.num_rows]), sql
         start += part.num_rows

@@ -27,7 +27,9 @@ def scanned(name: str, groups: list[tuple[int, bool]], schema: pa.Schema = SCHEM
     limit=st.one_of(st.none(), st.integers(0, 200)),
     most=st.integers(1, 60),
 )
-def test_every_row_is_in_one_range_of_one_shard_in_order(files: list[list[tuple[int, bool]]], limit: int | None, most: int) -> None:
+def test_every_row_is_in_one_range_of_one_shard_in_order(
+    files: list[list[tuple[int, bool]]], limit: int | None, most: int
+) -> None:
     inputs = [scanned(f"f{i}", groups) for i, groups in enumerate(files)]
     shards = cut(inputs, WHERE, limit, most)
     got = [(r.file.path, row, r.pruned) for s in shards for r in s.ranges for row in range(r.start, r.start + r.rows)]
@@ -49,7 +51,10 @@ def test_every_row_is_in_one_range_of_one_shard_in_order(files: list[list[tuple[
 
 
 def test_shards_end_at_row_groups_and_small_files_share_one() -> None:
-    big, small = scanned("a", [(60, False), (60, False), (250, False)]), [scanned(f"s{i}", [(10, False)]) for i in range(5)]
+    big, small = (
+        scanned("a", [(60, False), (60, False), (250, False)]),
+        [scanned(f"s{i}", [(10, False)]) for i in range(5)],
+    )
     shards = cut([big, *small], None, None, 100)
     assert [s.rows for s in shards] == [60, 60, 83, 83, 94, 40]
     assert [len(s.ranges) for s in shards] == [1, 1, 1, 1, 2, 4]
