@@ -208,12 +208,10 @@ def _is(kind: type, *values: Any) -> bool:
 
 
 def _fits(value: int, dtype: pa.DataType) -> bool:
-    bits = dtype.bit_width
-    return (
-        -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
-        if pt.is_signed_integer(dtype)
-        else 0 <= value < min(2**bits, 2**63)
-    )
+    bits = int(dtype.bit_width)
+    if pt.is_signed_integer(dtype):
+        return -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
+    return 0 <= value < min(2**bits, 2**63)
 
 
 def _exact(value: float, dtype: pa.DataType) -> bool:

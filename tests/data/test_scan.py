@@ -162,7 +162,7 @@ def test_a_fuzzed_footer_is_parsed_or_refused_and_nothing_else(data: st.DataObje
     try:
         footer.parse(bytes(body), len(whole), "file")
     except InputError as e:
-        assert str(e).startswith("file")
+        assert str(e).startswith("file")  # noqa: PT017 - either outcome is right
 
 
 @pytest.mark.parametrize(
@@ -173,4 +173,4 @@ def test_a_real_table_of_another_system_scans_or_is_refused(table: str) -> None:
         files = scan(str(REAL / "parquet-interop" / "tables" / table)).files
         assert files
     except InputError as e:
-        assert table in str(e)
+        assert table in str(e)  # noqa: PT017 - either outcome is right
