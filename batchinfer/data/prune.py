@@ -210,8 +210,8 @@ def _is(kind: type, *values: Any) -> bool:
 def _fits(value: int, dtype: pa.DataType) -> bool:
     bits = int(dtype.bit_width)
     if pt.is_signed_integer(dtype):
-        return -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
-    return 0 <= value < min(2**bits, 2**63)
+        return bool(-(2 ** (bits - 1)) <= value < 2 ** (bits - 1))
+    return bool(0 <= value < min(2**bits, 2**63))
 
 
 def _exact(value: float, dtype: pa.DataType) -> bool:
