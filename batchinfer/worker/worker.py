@@ -81,7 +81,7 @@ class Worker:
 
     def _open_reader(self) -> Reader:
         reading = self._context.reading
-        where = Where(reading.where).bind(reading.schema) if reading.where else None
+        where = Where(reading.where) if reading.where else None
         return Reader(reading.schema, where, options=self._spec.storage)
 
     # The worker's surface: called by executors.
