@@ -72,7 +72,12 @@ def _seen_here(record: dict[str, Any]) -> str:
     longer than its heartbeat says.
     """
     boot = _boot_id()
-    if boot is None or record.get("boot") != boot or record.get("host") != platform.node() or not record.get("process_start"):
+    if (
+        boot is None
+        or record.get("boot") != boot
+        or record.get("host") != platform.node()
+        or not record.get("process_start")
+    ):
         return "unknown"
     process = _process(int(record["pid"]))
     if process is None or process[1] != record["process_start"] or process[0] in "ZX":
