@@ -12,61 +12,89 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 Precision = Literal["auto", "fp32", "bf16"]
 EngineName = Literal["python", "torch", "transformers"]
+Task = Literal["embedding", "text-classification", "token-classification"]
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 AutoCount = Literal["auto"] | Count
+Switch = Annotated[bool, Field(strict=True)]
+Simple = str | int | float | bool | None
 
 
 class Model(BaseModel):
     """What every part of a job file has in common."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = r"^\s*(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h|d)\s*$"
+_SHARE = r"^\s*(\d{1,3}(?:\.\d{1,9})?)\s*%\s*$"
 
 
 def _seconds(value: object) -> object:
     """`5s`, `200ms`, `1.5h`, or a bare number of seconds."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", value)
-        if match is None:
-            raise ValueError("write a duration such as 5s, 200ms, 10m or 6h")
-        return float(match[1]) * _UNITS[match[2]]
-    return value
-
-
-Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+    match = re.match(_DURATION, value) if isinstance(value, str) else None
+    seconds = float(match[1]) * _UNITS[match[2]] if match else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise ValueError("write a duration above zero such as 5s, 200ms, 10m or 6h")
+    return seconds
 
 
 def _threshold(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("write a number of rows, a share of the planned rows such as 0.1%, or -1 for any number")
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)
-        if match is None or float(match[1]) > 100:
-            raise ValueError("write a number of rows, a share of the planned rows such as 0.1%, or -1 for any number")
+    match = re.match(_SHARE, value) if isinstance(value, str) else None
+    if match is not None and float(match[1]) <= 100:
         return f"{float(match[1]):g}%"
+    if isinstance(value, bool) or not isinstance(value, int) or value < -1:
+        raise ValueError("write a number of rows, a share of the planned rows such as 0.1%, or -1 for any number")
     return value
 
 
-Threshold = Annotated[Annotated[int, Field(strict=True, ge=-1)] | str, BeforeValidator(_threshold)]
+def _version(value: object) -> object:
+    # Literal[1] alone would take true for 1.
+    if isinstance(value, bool) or value != 1:
+        raise ValueError("this batchinfer reads version 1: write version: 1")
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(
+        _seconds,
+        json_schema_input_type=Annotated[str, Field(pattern=_DURATION)] | Annotated[float, Field(gt=0)],
+    ),
+]
+Threshold = Annotated[
+    int | str,
+    BeforeValidator(
+        _threshold, json_schema_input_type=Annotated[int, Field(ge=-1)] | Annotated[str, Field(pattern=_SHARE)]
+    ),
+]
 
 
 class Input(Model):
     """Which rows are read."""
 
-    path: Annotated[str | tuple[str, ...], Field(description="a Parquet file, a directory, a glob, or a list of them")]
-    columns: Annotated[tuple[str, ...] | None, Field(description="default: what the steps and the output need")] = None
-    where: Annotated[str | None, Field(description="SQL condition; rows for which it is false or null are filtered")] = None
-    key: Annotated[str | None, Field(description="column that names a row in dead letters")] = None
-    limit: Annotated[Annotated[int, Field(strict=True, ge=0)] | None, Field(description="the first N rows in input order, before where")] = None
+    path: Annotated[Text | Texts, Field(description="a Parquet file, a directory, a glob, or a list of them")]
+    columns: Annotated[Texts | None, Field(description="default: what the steps and the output need")] = None
+    where: Annotated[
+        str | None, Field(description="SQL condition; rows for which it is false or null are filtered")
+    ] = None
+    key: Annotated[Text | None, Field(description="column that names a row in dead letters")] = None
+    limit: Annotated[
+        Annotated[int, Field(strict=True, ge=0)] | None,
+        Field(description="the first N rows in input order, before where"),
+    ] = None
 
 
 class OutputColumn(Model):
     """One output of a model: the new column's name and, if wanted, its type."""
 
-    column: Annotated[str, Field(min_length=1)]
-    type: Annotated[str | None, Field(description="Arrow type such as float32, string, list<float32>, fixed_size_list<float32>[384]; default: first seen")] = None
+    column: Annotated[Text, Field(description="the new column")]
+    type: Annotated[
+        Text | None,
+        Field(description="Arrow type such as float32, string or fixed_size_list<float32>[384]; default: first seen"),
+    ] = None
 
 
 def _output_column(value: object) -> object:
@@ -76,40 +104,52 @@ def _output_column(value: object) -> object:
 class Batching(Model):
     """How many rows and tokens go into a batch, rows into a window, rows into a shard."""
 
-    rows: AutoCount = "auto"
-    tokens: AutoCount = "auto"
-    window: AutoCount = "auto"
-    shard: AutoCount = "auto"
+    rows: Annotated[AutoCount, Field(description="rows a batch, at most")] = "auto"
+    tokens: Annotated[AutoCount, Field(description="tokens a batch, padding included, at most")] = "auto"
+    window: Annotated[AutoCount, Field(description="rows that are sorted by length together")] = "auto"
+    shard: Annotated[AutoCount, Field(description="rows that become one output file")] = "auto"
 
 
 class Step(Model):
     """One model of the pipeline."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")] = "model"
-    engine: EngineName
-    uri: Annotated[str, Field(min_length=1, description="hf:org/name@revision, package:name/path, a path or URL, or module:Class")]
-    task: Annotated[str | None, Field(description="transformers: embedding, text-classification or token-classification")] = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", description="letters, digits, _ and -")] = "model"
+    engine: Annotated[EngineName, Field(description="the kind of model")]
+    uri: Annotated[Text, Field(description="hf:org/name@revision, package:name/path, a path or URL, or module:Class")]
+    task: Annotated[Task | None, Field(description="what a transformers model does; other engines have none")] = None
     inputs: Annotated[
-        dict[str, str | tuple[str, ...]],
-        Field(min_length=1, description="the model's name: the column, or a list of numeric columns that form a matrix"),
+        dict[str, Text | Texts],
+        Field(
+            min_length=1, description="the model's name: the column, or a list of numeric columns that form a matrix"
+        ),
     ]
     outputs: Annotated[
-        dict[str, Annotated[OutputColumn, BeforeValidator(_output_column)]],
+        dict[
+            str,
+            Annotated[OutputColumn, BeforeValidator(_output_column, json_schema_input_type=Text | OutputColumn)],
+        ],
         Field(min_length=1, description="the model's name: the new column, or {column, type}"),
     ]
-    input_format: Literal["dict", "arrow", "polars"] = "dict"
-    precision: Precision = "auto"
+    input_format: Annotated[
+        Literal["dict", "arrow", "polars"], Field(description="what a class of the python engine is called with")
+    ] = "dict"
+    precision: Annotated[Precision, Field(description="auto: the fastest that was timed and agrees with fp32")] = "auto"
     options: Annotated[dict[str, Any], Field(description="the engine's own")] = {}
 
 
 class Resources(Model):
     """What each worker gets, and where workers run."""
 
-    executor: Literal["auto", "inline", "ray"] = "auto"
+    executor: Annotated[Literal["auto", "inline", "ray"], Field(description="inline: in this process")] = "auto"
     workers: AutoCount = "auto"
-    cpus: AutoCount = "auto"
-    gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-    address: Annotated[str | None, Field(description="of a running Ray cluster; auto finds the one on this machine")] = None
+    cpus: Annotated[AutoCount, Field(description="of each worker")] = "auto"
+    gpus: Annotated[
+        Literal["auto"] | Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)],
+        Field(description="of each worker"),
+    ] = "auto"
+    address: Annotated[
+        Text | None, Field(description="of a running Ray cluster; auto finds the one on this machine")
+    ] = None
 
     @model_validator(mode="after")
     def _inline_is_one_worker(self) -> Resources:
@@ -130,8 +170,10 @@ class Errors(Model):
 
     threshold: Annotated[Threshold, Field(description='rows, "0.1%" of the planned rows, or -1 for any number')] = 0
     on_exceed: Literal["finish", "abort"] = "finish"
-    on_invalid_output: Annotated[Literal["dead", "keep", "fail"], Field(description="NaN, infinite, or of another type than pinned")] = "dead"
-    circuit_breaker: bool = True
+    on_invalid_output: Annotated[
+        Literal["dead", "keep", "fail"], Field(description="NaN, infinite, or of another type than pinned")
+    ] = "dead"
+    circuit_breaker: Annotated[Switch, Field(description="stop when every row fails with one error type")] = True
 
 
 class Checkpoint(Model):
@@ -143,29 +185,37 @@ class Checkpoint(Model):
 class Output(Model):
     """Where results go and what goes with them."""
 
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[Text, Field(description="a directory or a URL prefix of its own")]
     carry: Annotated[
-        Literal["none", "key", "all"] | tuple[str, ...] | None,
+        Literal["none", "key", "all"] | Texts | None,
         Field(description="input columns to carry through; default: key when there is a key, else all"),
     ] = None
     compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = "zstd"
-    mode: Annotated[Literal["error", "overwrite"], Field(description="when the path holds another batchinfer job's output")] = "error"
+    mode: Annotated[
+        Literal["error", "overwrite"], Field(description="when the path holds another batchinfer job's output")
+    ] = "error"
 
 
 class RunOptions(Model):
     """Bounds of one run."""
 
-    max_runtime: Duration | None = None
-    inputs_changed: Literal["error"] = "error"
+    max_runtime: Annotated[Duration | None, Field(description="stop then; the same command resumes")] = None
+    inputs_changed: Annotated[Literal["error"], Field(description="since the job was planned")] = "error"
 
 
 class JobSpec(Model):
     """What the user asked for, validated. See the README for each key."""
 
-    version: Literal[1]
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    params: dict[str, str | int | float | bool | None] = {}
-    code: tuple[str, ...] = ()
+    version: Annotated[
+        Literal[1],
+        BeforeValidator(_version, json_schema_input_type=Literal[1]),
+        Field(description="of the job file's format"),
+    ]
+    name: Annotated[str, Field(min_length=1, max_length=200, description="the job's name, at most 200 characters")]
+    params: Annotated[
+        dict[str, Simple], Field(description="filled into ${params.name}; null: must be given with --param")
+    ] = {}
+    code: Annotated[tuple[Text, ...], Field(description="folders where module:Class may be imported from")] = ()
     input: Input
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
     batching: Batching = Batching()
@@ -175,7 +225,7 @@ class JobSpec(Model):
     checkpoint: Checkpoint = Checkpoint()
     output: Output
     run: RunOptions = RunOptions()
-    metadata: dict[str, str | int | float | bool | None] = {}
+    metadata: Annotated[dict[str, Simple], Field(description="written to the reports as it is")] = {}
     storage: Annotated[dict[str, dict[str, Any]], Field(description="fsspec options by URL prefix", repr=False)] = {}
 
     @model_validator(mode="before")

@@ -1,0 +1,65 @@
+"""Secrets in a job file: only by `${VAR}`, since the file is committed, copied and shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from batchinfer.job.interpolate import Reference
+from batchinfer.job.place import Finding, Place
+
+_SECRET_NAME = re.compile(r"key|secret|token|password|sas|connection_string", re.IGNORECASE)
+_USER_INFO = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+# gcsfs' ways of finding credentials, which its option `token` takes by name.
+_NOT_SECRET = {"google_default", "cache", "anon", "browser", "cloud"}
+
+
+def literal_secrets(data: dict[str, Any], references: dict[Place, tuple[Reference, ...]]) -> Iterator[Finding]:
+    """Every secret that stands in the file itself. No message repeats a value."""
+    for place, value, named_secret in _leaves(data.get("storage"), ("storage",), named_secret=False):
+        if named_secret and not _from_environment(place, references):
+            yield Finding(place, "a secret can't stand in a job file: write ${VAR} and set VAR in the environment")
+        elif isinstance(value, str) and _USER_INFO.search(value) and place not in references:
+            yield Finding(place, "a password can't stand in a job file: write ${VAR} and set VAR in the environment")
+
+
+def passwords_in_urls(data: dict[str, Any]) -> Iterator[Finding]:
+    """Credentials in the URLs of input, output and models: these are recorded, so not even `${VAR}` is safe there."""
+    for place, value in _urls(data):
+        if isinstance(value, str) and _USER_INFO.search(value):
+            yield Finding(place, "has a password in its URL: give credentials under storage, by ${VAR}")
+
+
+def _leaves(value: Any, place: Place, *, named_secret: bool) -> Iterator[tuple[Place, Any, bool]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            # The first level's keys are URL prefixes: a bucket may well be called keys.
+            secret = named_secret or (len(place) > 1 and _SECRET_NAME.search(key) is not None)
+            yield from _leaves(inner, (*place, key), named_secret=secret)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, (*place, index), named_secret=named_secret)
+    elif value not in ("", None) and not isinstance(value, bool) and value not in _NOT_SECRET:
+        yield place, value, named_secret
+
+
+def _from_environment(place: Place, references: dict[Place, tuple[Reference, ...]]) -> bool:
+    """Whether a variable without a literal default is in the value, by itself or through a parameter."""
+    for reference in references.get(place, ()):
+        if not reference.is_param and not reference.default:
+            return True
+        if reference.is_param and _from_environment(("params", reference.name), references):
+            return True
+    return False
+
+
+def _urls(data: dict[str, Any]) -> Iterator[tuple[Place, Any]]:
+    for section in ("input", "output"):
+        path = data[section].get("path") if isinstance(data.get(section), dict) else None
+        yield (section, "path"), path
+        for index, item in enumerate(path if isinstance(path, list) else []):
+            yield (section, "path", index), item
+    steps = data.get("steps")
+    for index, step in enumerate(steps if isinstance(steps, list) else []):
+        yield ("steps", index, "uri"), step.get("uri") if isinstance(step, dict) else None
