@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 Rows = slice | NDArray[np.intp]
-"""Positions of rows inside a window: a slice where they are consecutive, so that nothing is copied."""
+"""Positions of rows inside a window: a slice (step 1) where they are consecutive, so that nothing is copied."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Identity:
     """SHA-256 by file, relative to the model's folder or the code path: shows what changed."""
     packages: Mapping[str, str] = field(default_factory=dict)
     """Versions of the libraries that run the model, by distribution name."""
+    revision: str | None = None
+    """The commit that an `hf:` address resolved to; None for any other model. Not in `digest`: the bytes are."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Description:
     """The precision it was loaded at: fp32, bf16, or native."""
     device: str
     max_length: int | None = None
-    """Tokens after which a row is cut; None where rows have no length."""
+    """Tokens after which a row is cut; None where rows have no length or are never cut."""
 
 
 class Prepared(Protocol):
@@ -57,7 +59,10 @@ class Prepared(Protocol):
         """Number of rows."""
 
     def batch(self, rows: Rows) -> Any:
-        """These rows, padded to their longest, as `infer` takes them. Gives equal results for equal rows, in any order of calls."""
+        """These rows, padded to their longest, as `infer` takes them.
+
+        Depends on these rows alone: equal rows give equal batches, in any order of calls and from several threads.
+        """
 
 
 class Engine(Protocol):
@@ -67,22 +72,31 @@ class Engine(Protocol):
     """The precisions it can be loaded at, full precision first; `("native",)` for an engine without recipes."""
 
     def load(self, device: str, precision: str, threads: int) -> Description:
-        """Bring the model onto `device` (`cpu`, `cuda`, `cuda:1`, `mps`) at `precision` (`fp32`, `bf16`; `native` for an engine without recipes).
+        """Bring the model onto `device` (`cpu`, `cuda`, `cuda:1`, `mps`) at `precision`.
 
-        Called again with another precision it replaces the model. Raises ModelError when the model can't be loaded so.
+        `precision` is `fp32` or `bf16`, or `native` for an engine without recipes. Called again with another
+        precision it replaces the model. Raises ModelError when the model can't be loaded so.
         """
 
     def prepare(self, rows: pa.Table) -> Prepared:
-        """Turn the rows of one window, columns named as the model's inputs, into what batches are cut from.
+        """Turn the rows of one window into what batches are cut from.
 
-        Raises whatever a bad row raises: the caller finds the row by bisecting.
+        `rows` has the job's own columns, under their own names: at least every column that `step.inputs` names, each
+        once, even where two inputs share it. The engine maps them to the model's inputs itself (`engines.inputs`), a
+        list of columns to a matrix.
+
+        Raises whatever a bad row raises, unwrapped (TypeError "text is null"): the caller finds the row by bisecting.
+        Raises ModelError for a column whose type the model can't take at all.
         """
 
     def infer(self, batch: Any) -> Any:
-        """Run the model on one batch. Raises whatever a bad row raises."""
+        """Run the model on one batch; returns when the results are on the host, so a device error is raised here.
+
+        Raises whatever a bad row raises, and ModelError for what no other row would mend.
+        """
 
     def finish(self, outputs: Any) -> Mapping[str, pa.Array]:
-        """One Arrow array per output name, in the batch's row order, on the CPU.
+        """One Arrow array per name in `step.outputs`, in the batch's row order, on the CPU.
 
         Raises ModelError when the model gave another number of outputs than it got rows, or lacks an output.
         """

@@ -1,1 +1,1 @@
-
+"""Cheaper numbers: recipes that bring a loaded module to another precision."""

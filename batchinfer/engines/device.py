@@ -1,0 +1,28 @@
+"""Which device a worker's models run on."""
+
+from __future__ import annotations
+
+
+def resolve_device(gpus: float | None) -> str:
+    """`cuda` if there is one, else `mps`, else `cpu`; `gpus` 0 says `cpu` without importing torch.
+
+    `gpus` is the number asked for per worker, None for whatever is there. Which of several GPUs is the executor's
+    business: it sets CUDA_VISIBLE_DEVICES before the worker starts. Raises ModelError when GPUs are asked for and there
+    is none: running on the CPU instead would be a silent fallback.
+    """
+    if gpus == 0:
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    if gpus is not None:
+        from batchinfer.errors import ModelError
+
+        raise ModelError(
+            f"resources.gpus is {gpus:g}, but torch {torch.__version__} sees no GPU here: "
+            "set it to 0 or auto, or install a torch build for this machine's GPU"
+        )
+    return "cpu"

@@ -1,0 +1,95 @@
+"""What a model is made of, told without loading it: digests of its files and code, versions of what runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from batchinfer.engines.location import locate
+from batchinfer.engines.modules import file_of, weights_of
+from batchinfer.engines.options import TorchOptions, parse
+from batchinfer.engines.protocol import Identity
+from batchinfer.engines.sources import find_source, is_class, split, trace
+from batchinfer.job.spec import Step
+
+
+def identify(step: Step, code: Sequence[str] = ()) -> Identity:
+    """The identity of a step's model; reads its files, imports neither its libraries nor the user's code.
+
+    `digest` covers the files' names and bytes, and the versions of the installed distributions that the code imports.
+    An `hf:` model that isn't in the local cache is downloaded. Raises ModelError where files or code can't be found.
+    """
+    if step.engine == "transformers":
+        location = locate(step.uri, f"{step.name}.uri")
+        versions = _versions(["torch", "transformers", "tokenizers"])
+        return _identity(location.files(), versions, {}, location.revision)
+    files: dict[str, Path] = {}
+    brought: dict[str, str] = {}
+    if is_class(step.uri):
+        files, brought = _code(step, code)
+    libraries = ["numpy"] if step.engine == "python" else ["numpy", "torch"]
+    if step.engine == "python":
+        libraries += [] if step.input_format != "polars" else ["polars"]
+    else:
+        weights = weights_of(parse(TorchOptions, step), step)
+        if weights is not None:
+            files[f"weights/{weights.name}"] = weights
+            libraries.append("safetensors")
+        if not is_class(step.uri):
+            path = file_of(step.uri, f"{step.name}.uri")
+            files[path.name] = path
+    return _identity(files, _versions(libraries) | brought, brought)
+
+
+def _identity(
+    paths: Mapping[str, Path], packages: Mapping[str, str], brought: Mapping[str, str], revision: str | None = None
+) -> Identity:
+    files = {name: _digest(paths[name]) for name in sorted(paths)}
+    total = hashlib.sha256()
+    for kind, entries in (("file", files), ("package", brought)):
+        for name in sorted(entries):
+            # NUL ends each part, so that no two lists of names and digests run together to the same bytes.
+            total.update(f"{kind}\0{name}\0{entries[name]}\0".encode())
+    return Identity(total.hexdigest(), files, dict(sorted(packages.items())), revision)
+
+
+def _code(step: Step, code: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Source files of a class by path in the code folders, and versions of the installed packages that they import."""
+    where = f"{step.name}.uri"
+    module, _ = split(step.uri, where)
+    path, folder = find_source(module, code, where)
+    if path is not None and folder is None:
+        # Installed in place (editable), or on PYTHONPATH: no version says what is in it, so its sources are told too.
+        root = path.parents[module.count(".") + (path.name == "__init__.py")]
+        if root not in {Path(sysconfig.get_path(scheme)) for scheme in ("purelib", "platlib", "stdlib")}:
+            code = [*code, str(root)]
+    traced = trace(module, code)
+    return traced.files, _versions_of_modules(traced.installed)
+
+
+def _versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Versions of those distributions that are installed."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _versions_of_modules(modules: Iterable[str]) -> dict[str, str]:
+    """Versions by distribution of those that have these top-level modules; a module of no distribution is left out."""
+    wanted = sorted(modules)
+    if not wanted:
+        return {}
+    owners = metadata.packages_distributions()
+    return _versions(sorted({owner for module in wanted for owner in owners.get(module, ())}))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

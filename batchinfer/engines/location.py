@@ -1,0 +1,107 @@
+"""Where a transformers model's files are: a local folder, inside an installed package, or in the Hugging Face cache."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchinfer.engines.sources import find_installed
+from batchinfer.errors import MissingExtraError, ModelError
+
+PATTERNS = (
+    "config*.json",
+    "tokenizer*",
+    "vocab*",
+    "merges*",
+    "special_tokens*",
+    "added_tokens*",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "modules.json",
+    "sentence_*_config.json",
+    "*/config.json",
+    "*.model",
+    "*.spm",
+)
+"""The files that decide what a model gives, as globs relative to its folder."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A model's folder on this machine."""
+
+    folder: Path
+    revision: str | None = None
+    """The commit, for a model of the Hugging Face Hub."""
+
+    def files(self) -> dict[str, Path]:
+        """The files that matter, by path relative to the folder, in order of that path."""
+        found = {path.relative_to(self.folder).as_posix(): path for glob in PATTERNS for path in self.folder.glob(glob)}
+        return {name: found[name] for name in sorted(found) if found[name].is_file()}
+
+
+def locate(uri: str, where: str) -> Location:
+    """The folder of a model; downloads an `hf:` one that isn't in the local cache, unless HF_HUB_OFFLINE is set.
+
+    `uri` is `hf:org/name@revision` (a branch, tag or commit; the default branch without one), `package:name/path`, or
+    an absolute path; `where` is the key of the job file for messages. Raises ModelError where there is no such model
+    and MissingExtraError where `hf:` needs a package that isn't installed.
+    """
+    if uri.startswith("hf:"):
+        return _from_hub(uri, where)
+    folder = in_package(uri, where) if uri.startswith("package:") else Path(uri)
+    if "://" in uri:
+        raise ModelError(f"{where}: a model can't be read from {uri}: copy it to a local folder and give its path")
+    if not folder.is_dir():
+        raise ModelError(
+            f"{where}: there is no folder {folder}: give a model's folder, hf:org/name or package:name/path"
+        )
+    return Location(folder)
+
+
+def in_package(uri: str, where: str) -> Path:
+    """The file or folder that `package:name/path` names, found without importing the package. Raises ModelError."""
+    package, _, path = uri.removeprefix("package:").partition("/")
+    if not package.isidentifier() or ".." in Path(path).parts:
+        raise ModelError(f"{where}: {uri!r} is not of the form package:name/path")
+    spec = find_installed(package)
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    if not folders:
+        raise ModelError(f"{where}: the package {package} isn't installed: pip install the distribution that has it")
+    for folder in map(Path, folders):
+        if (folder / path).exists():
+            return folder / path
+    raise ModelError(f"{where}: the package {package} has no {path}; it lies in {folders[0]}")
+
+
+def pinned(uri: str, revision: str | None) -> str:
+    """An `hf:` uri with the commit it resolved to, so that every worker loads the same; any other uri as it is."""
+    return uri if revision is None else f"{uri.partition('@')[0]}@{revision}"
+
+
+def _from_hub(uri: str, where: str) -> Location:
+    match = re.fullmatch(r"hf:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", uri)
+    if match is None:
+        raise ModelError(f"{where}: {uri!r} is not of the form hf:org/name or hf:org/name@revision")
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise MissingExtraError("huggingface_hub", "transformers", f"{where}: {uri}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, revision = match.groups()
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"{where}: {uri} is not in the local Hugging Face cache, and the Hub can't be reached (or HF_HUB_OFFLINE "
+            f"is set): run `hf download {name}` where there is a network, or give the path of a local copy"
+        ) from error
+    except HfHubHTTPError as error:
+        raise ModelError(
+            f"{where}: the Hugging Face Hub gives no {uri}: check its name and revision, and log in for a gated model "
+            f"({type(error).__name__})"
+        ) from error
+    # A snapshot's folder is named by its commit: …/models--org--name/snapshots/<commit>.
+    return Location(folder, folder.name)

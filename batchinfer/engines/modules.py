@@ -1,0 +1,190 @@
+"""Loading a torch module from each form that it comes in, without ever unpickling."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchinfer.engines.archive import is_script, refuse_pickles
+from batchinfer.engines.location import in_package
+from batchinfer.engines.options import TorchOptions
+from batchinfer.engines.sources import is_class, load_class
+from batchinfer.errors import MissingExtraError, ModelError
+from batchinfer.job.spec import Step
+
+EXPORTED = (".pt2",)
+SCRIPTS = (".pt", ".ts", ".torchscript")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A module on its device, and how to call it."""
+
+    module: Any
+    parameters: tuple[str, ...]
+    """Names of forward's parameters, in order."""
+    positional: int = 0
+    """How many of them, from the first, are given by position; an exported program insists on the form it was traced in."""
+    smallest: int = 1
+    """Rows that a batch needs at least."""
+    dtype: Any = None
+    """torch.dtype of floating inputs; None leaves them as they are."""
+
+    def __call__(self, inputs: Mapping[str, Any]) -> Any:
+        """Run the module: by name where forward has all these names, else in the order given."""
+        if not set(inputs) <= set(self.parameters):
+            return self.module(*inputs.values())
+        first = self.parameters[: self.positional]
+        return self.module(*(inputs[name] for name in first), **{n: inputs[n] for n in inputs if n not in first})
+
+
+def file_of(uri: str, where: str) -> Path:
+    """The model file that a uri of the torch engine names.
+
+    Raises ModelError where there is none or its kind is unknown.
+    """
+    path = in_package(uri, where) if uri.startswith("package:") else Path(uri)
+    if path.suffix not in EXPORTED + SCRIPTS:
+        raise ModelError(
+            f"{where}: the torch engine loads {', '.join(EXPORTED + SCRIPTS)} files or module:Class, not {uri}"
+        )
+    return _existing(path, where)
+
+
+def weights_of(options: TorchOptions, step: Step) -> Path | None:
+    """The safetensors file of `options.weights`, None where not given. Raises ModelError where it can't be used."""
+    if options.weights is None:
+        return None
+    where = f"{step.name}.options.weights"
+    path = in_package(options.weights, where) if options.weights.startswith("package:") else Path(options.weights)
+    if path.suffix != ".safetensors":
+        raise ModelError(
+            f"{where}: {path} is no safetensors file: convert it once with "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
+        )
+    return _existing(path, where)
+
+
+def load(step: Step, options: TorchOptions, code: Sequence[str], device: str) -> Loaded:
+    """The step's module on `device`, in inference mode, as it was stored. Raises ModelError."""
+    where = f"{step.name}.uri"
+    if is_class(step.uri):
+        return _load_class(step, options, code, device)
+    path = file_of(step.uri, where)
+    return _load_exported(path, step, device) if path.suffix in EXPORTED else _load_script(path, where, device)
+
+
+def _existing(path: Path, where: str) -> Path:
+    if not path.is_absolute():
+        raise ModelError(f"{where}: {path} must be an absolute path")
+    if not path.is_file():
+        raise ModelError(f"{where}: there is no file {path}")
+    return path
+
+
+def _load_class(step: Step, options: TorchOptions, code: Sequence[str], device: str) -> Loaded:
+    cls = load_class(step.uri, code, f"{step.name}.uri")
+    try:
+        inspect.signature(cls).bind(**options.init)
+    except TypeError as error:
+        raise ModelError(f"{step.name}.options.init: {step.uri} can't be built with it: {error}") from error
+    module = cls(**options.init)
+    path = weights_of(options, step)
+    state: dict[str, Any] = {}
+    if path is not None:
+        try:
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise MissingExtraError("safetensors", "transformers", f"{step.name}.options.weights") from error
+        try:
+            state = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{step.name}.options.weights: {path} can't be read: {error}") from error
+    try:
+        keys = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ModelError(f"{step.name}.options.weights: {path} doesn't fit {step.uri}: {error}") from error
+    except AttributeError as error:
+        raise ModelError(
+            f"{step.name}.uri: {step.uri} is no torch.nn.Module; the python engine runs any class"
+        ) from error
+    if keys.missing_keys or keys.unexpected_keys:
+        missing, unexpected = (", ".join(names) or "none" for names in keys)
+        raise ModelError(
+            f"{step.name}.options.weights: {path or 'not given, and'} doesn't fit {step.uri}: "
+            f"missing keys: {missing}; unexpected keys: {unexpected}"
+        )
+    module = module.eval().to(device)
+    return Loaded(module, tuple(inspect.signature(module.forward).parameters))
+
+
+def _load_script(path: Path, where: str, device: str) -> Loaded:
+    import torch
+
+    if not is_script(path):
+        raise ModelError(
+            f"{where}: {path} is no TorchScript file, and pickles are not loaded, since they can run any code. Convert "
+            "its weights once with safetensors.torch.save_file(torch.load(old, weights_only=True), new) and "
+            "give uri: module:Class with options.weights; or export the module with torch.export.save"
+        )
+    with warnings.catch_warnings():
+        # torch calls TorchScript deprecated; these files are around all the same.
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        try:
+            module = torch.jit.load(str(path), map_location=device).eval()
+        except RuntimeError as error:
+            raise ModelError(f"{where}: {path} can't be loaded: {error}") from error
+    return Loaded(module, tuple(argument.name for argument in module.forward.schema.arguments[1:]))
+
+
+def _load_exported(path: Path, step: Step, device: str) -> Loaded:
+    import torch
+    from torch.export.passes import move_to_device_pass
+
+    where = f"{step.name}.uri"
+    refuse_pickles(path, where)
+    try:
+        program = torch.export.load(path)
+    except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+        raise ModelError(f"{where}: {path} can't be loaded by torch {torch.__version__}: {error}") from error
+    smallest = _smallest_batch(program, path, where)
+    if device != "cpu":
+        program = move_to_device_pass(program, device)
+    module = program.module()
+    parameters = tuple(inspect.signature(module.forward).parameters)
+    if (
+        set(step.inputs) & set(parameters)
+        and set(step.inputs) != set(parameters)
+        or len(step.inputs) != len(parameters)
+    ):
+        raise ModelError(
+            f"{step.name}.inputs: {path} takes {', '.join(parameters)}, not {', '.join(step.inputs)}: name all of them"
+        )
+    keywords = program.call_spec.in_spec.child(1).context
+    return Loaded(module, parameters, len(parameters) - len(keywords), smallest)
+
+
+def _smallest_batch(program: Any, path: Path, where: str) -> int:
+    """Rows that an exported program needs at least. Raises ModelError where the number of rows is fixed."""
+    inputs = set(program.graph_signature.user_inputs)
+    smallest = 1
+    for node in program.graph.nodes:
+        if node.op != "placeholder" or node.name not in inputs or not hasattr(node.meta.get("val"), "shape"):
+            continue
+        shape = node.meta["val"].shape
+        if not shape or isinstance(shape[0], int):
+            raise ModelError(
+                f"{where}: {path} takes batches of one size only: its input {node.name} has the fixed shape "
+                f"{tuple(shape)}. Export it with a dynamic first dimension: torch.export.export(module, args, "
+                f"dynamic_shapes={{{node.name!r}: {{0: torch.export.Dim('rows')}}, …}})"
+            )
+        bounds = program.range_constraints.get(shape[0].node.expr)
+        if bounds is not None and int(bounds.lower) > smallest:
+            smallest = int(bounds.lower)
+    return smallest

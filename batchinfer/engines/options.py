@@ -1,0 +1,116 @@
+"""What may stand in a step: options, inputs and outputs by engine and task.
+
+Needs no model library, so planning is quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from batchinfer.errors import ModelError
+from batchinfer.job.spec import Step
+
+
+class Options(BaseModel):
+    """What the options of every engine have in common: frozen, strict, and an unknown one is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TorchOptions(Options):
+    """Options of the torch engine; for `module:Class` only."""
+
+    weights: Annotated[str | None, Field(description="safetensors file with the class's state dict")] = None
+    init: Annotated[dict[str, Any], Field(description="keyword arguments for the class")] = {}
+
+
+class TextOptions(Options):
+    """Options of every task of the transformers engine."""
+
+    max_length: Annotated[
+        int | None, Field(ge=1, description="tokens after which a text is cut; default: the model's")
+    ] = None
+
+
+class EmbeddingOptions(TextOptions):
+    """Options of the task embedding. Defaults come from the model's sentence-transformers files, where it has them."""
+
+    pooling: Annotated[Literal["mean", "cls"] | None, Field(description="default: the model's, else mean")] = None
+    normalize: Annotated[bool | None, Field(description="to unit length; default: the model's, else false")] = None
+    prompt: Annotated[str | None, Field(description="put before each text; default: the model's default prompt")] = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task of the transformers engine takes and gives."""
+
+    options: type[TextOptions]
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ("text",)
+
+
+TASKS = {
+    "embedding": Task(EmbeddingOptions, ("embedding",)),
+    "text-classification": Task(TextOptions, ("label", "score", "scores"), ("text", "text_pair")),
+    "token-classification": Task(TextOptions, ("entities",)),
+}
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: the nearest known one, and all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    return f"{meant}known: {', '.join(names) or 'none'}"
+
+
+def parse(kind: type[AnyOptions], step: Step) -> AnyOptions:
+    """`step.options` as the engine's options.
+
+    Raises ModelError naming each wrong one, what is wrong and what is known.
+    """
+    try:
+        return kind.model_validate(step.options)
+    except ValidationError as error:
+        lines = []
+        for wrong in error.errors():
+            name = ".".join(str(part) for part in wrong["loc"])
+            message = wrong["msg"]
+            if wrong["type"] == "extra_forbidden":
+                message = f"there is no such option; {nearest(name, kind.model_fields)}"
+            lines.append(f"{step.name}.options.{name}: {message}")
+        raise ModelError("\n".join(lines)) from error
+
+
+def task_of(step: Step) -> Task:
+    """The transformers engine's task that the step asks for. Raises ModelError where there is none of that name."""
+    if step.task is None:
+        raise ModelError(f"{step.name}.task: the transformers engine needs one of {', '.join(TASKS)}")
+    if step.task not in TASKS:
+        raise ModelError(f"{step.name}.task: there is no task {step.task}; {nearest(step.task, TASKS)}")
+    return TASKS[step.task]
+
+
+def check_names(step: Step, task: Task) -> list[str]:
+    """What is wrong with the names of the step's inputs and outputs, one message each."""
+    wrong = []
+    for name, column in step.inputs.items():
+        if name not in task.inputs:
+            wrong.append(f"{step.name}.inputs.{name}: {step.task} has no such input; {nearest(name, task.inputs)}")
+        elif not isinstance(column, str):
+            wrong.append(f"{step.name}.inputs.{name}: is text, so give one column, not a list")
+    if task.inputs[0] not in step.inputs:
+        wrong.append(f"{step.name}.inputs: {step.task} needs the input {task.inputs[0]}")
+    wrong.extend(
+        f"{step.name}.outputs.{name}: {step.task} has no such output; {nearest(name, task.outputs)}"
+        for name in step.outputs
+        if name not in task.outputs
+    )
+    return wrong

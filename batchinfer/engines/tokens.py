@@ -1,0 +1,155 @@
+"""Texts as token ids: a window is tokenised in one go, kept flat, and cut into padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from batchinfer.engines.inputs import contiguous
+from batchinfer.engines.protocol import Rows
+
+CALL_CHARACTERS = 16 << 20
+"""Characters for one call of the tokenizer at most: its own results are many times as large as the text."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a model wants its tokens."""
+
+    pad_id: int
+    type_ids: bool
+    """Whether the model takes token_type_ids, which tell the two texts of a pair apart."""
+    types_vary: bool = False
+    """Whether the tokenizer gives other type ids than 0: reading zeros out of it takes time."""
+    spans: bool = False
+    """Whether the head needs to know where in the text each token stands."""
+    pin: bool = False
+    """Whether batches go to page-locked memory, from which a CUDA device copies without waiting."""
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Rows of one width, padded on the right: token ids, attention mask and perhaps type ids as int64 tensors."""
+
+    rows: int
+    tensors: Mapping[str, Any]
+    """Model inputs by name, each of shape (rows, width), on the CPU."""
+    spans: NDArray[np.int32] | None = None
+    """First character of each token and the one after its last, shape (rows, width, 2); where the head needs it."""
+    real: NDArray[np.bool_] | None = None
+    """Which positions are tokens of the text, not special ones or padding, shape (rows, width); with `spans`."""
+
+
+class TextRows:
+    """One window of tokenised texts. All tokens lie behind one another, row i from `starts[i]` on for `lengths[i]`."""
+
+    def __init__(self, encodings: Iterator[list[Any]], format_: Format) -> None:
+        self._format = format_
+        ids: list[NDArray[np.int32]] = []
+        types: list[NDArray[np.int32]] = []
+        spans: list[NDArray[np.int32]] = []
+        special: list[NDArray[np.bool_]] = []
+        lengths: list[int] = []
+        cut: list[bool] = []
+        for call in encodings:
+            lengths.extend(len(encoding) for encoding in call)
+            cut.extend(bool(encoding.overflowing) for encoding in call)
+            ids.append(_flat((encoding.ids for encoding in call), np.int32))
+            if format_.types_vary:
+                types.append(_flat((encoding.type_ids for encoding in call), np.int32))
+            if format_.spans:
+                pairs = (chain.from_iterable(encoding.offsets) for encoding in call)
+                spans.append(_flat(pairs, np.int32).reshape(-1, 2))
+                special.append(_flat((encoding.special_tokens_mask for encoding in call), np.bool_))
+        self._lengths = np.array(lengths, np.int64)
+        self._truncated = np.array(cut, np.bool_)
+        self._starts = np.cumsum(self._lengths) - self._lengths
+        self._ids = np.concatenate(ids) if ids else np.empty(0, np.int32)
+        self._types = np.concatenate(types) if types else None
+        self._spans = np.concatenate(spans) if spans else None
+        self._special = np.concatenate(special) if special else None
+        if self._lengths.size and not self._lengths.min():
+            raise ValueError("text gives no tokens")
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row after cutting, special ones too, shape (rows,)."""
+        return self._lengths
+
+    @property
+    def truncated(self) -> NDArray[np.bool_]:
+        """Which rows were cut to the maximum length, shape (rows,)."""
+        return self._truncated
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def batch(self, rows: Rows) -> TextBatch:
+        """These rows, padded on the right to their longest."""
+        import torch
+
+        lengths, starts = self._lengths[rows], self._starts[rows]
+        columns = np.arange(lengths.max(initial=0))
+        mask = columns < lengths[:, None]
+        positions = np.where(mask, starts[:, None] + columns, 0)
+        tensors = {
+            "input_ids": np.where(mask, self._ids[positions], self._format.pad_id).astype(np.int64),
+            "attention_mask": mask.astype(np.int64),
+        }
+        if self._format.type_ids:
+            types = np.zeros(mask.shape, np.int64) if self._types is None else self._types[positions].astype(np.int64)
+            tensors["token_type_ids"] = np.where(mask, types, 0)
+        on_host = {name: torch.from_numpy(array) for name, array in tensors.items()}
+        if self._format.pin:
+            on_host = {name: tensor.pin_memory() for name, tensor in on_host.items()}
+        if self._spans is None or self._special is None:
+            return TextBatch(len(lengths), on_host)
+        return TextBatch(len(lengths), on_host, self._spans[positions], mask & ~self._special[positions])
+
+
+def tokenise(tokenizer: Any, columns: Sequence[pa.ChunkedArray], prefix: str, format_: Format) -> TextRows:
+    """Tokenise texts, or pairs of texts, of one window; `tokenizer` (tokenizers.Tokenizer) cuts and does not pad.
+
+    Raises TypeError "text is null" or "text is … , not a string", and ValueError for a text that gives no tokens.
+    """
+    texts = [_strings(column) for column in columns]
+    if prefix:
+        texts[0] = [prefix + text for text in texts[0]]
+    rows: list[Any] = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
+    sizes = [sum(map(len, row)) for row in zip(*texts, strict=True)]
+    encode = tokenizer.encode_batch if format_.spans else tokenizer.encode_batch_fast
+    return TextRows((encode(rows[start:stop]) for start, stop in _calls(sizes)), format_)
+
+
+def _calls(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of rows of at most CALL_CHARACTERS each, or of one row; one range for ordinary windows."""
+    start = characters = 0
+    for row, size in enumerate(sizes):
+        if row > start and characters + size > CALL_CHARACTERS:
+            yield start, row
+            start, characters = row, 0
+        characters += size
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
+def _strings(column: pa.ChunkedArray) -> list[str]:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if column.null_count:
+        raise TypeError("text is null")
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise TypeError(f"text is {kind}, not a string")
+    texts: list[str] = contiguous(column).to_pylist()
+    if None in texts:
+        raise TypeError("text is null")
+    return texts
+
+
+def _flat(lists: Any, dtype: Any) -> NDArray[Any]:
+    return np.fromiter(chain.from_iterable(lists), dtype)

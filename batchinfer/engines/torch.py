@@ -1,0 +1,190 @@
+"""The torch engine: an exported program, a TorchScript file, or a module class with safetensors weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from batchinfer.engines import modules
+from batchinfer.engines.inputs import columns_of, contiguous, has_null, is_numeric, matrix, to_numpy
+from batchinfer.engines.options import TorchOptions, parse
+from batchinfer.engines.outputs import Outputs, finish
+from batchinfer.engines.protocol import Description, Rows
+from batchinfer.errors import ModelError
+from batchinfer.job.spec import Step
+from batchinfer.precision import recipes
+
+
+@dataclass(frozen=True)
+class TensorBatch:
+    """Tensors by input name, each with `rows` rows along its first axis, on the CPU."""
+
+    rows: int
+    tensors: Mapping[str, Any]
+
+
+class TensorRows:
+    """One window as tensors, which share the memory of the Arrow columns where no conversion is needed."""
+
+    lengths = None
+    truncated = None
+
+    def __init__(self, rows: int, tensors: Mapping[str, Any], dtype: Any, *, pin: bool) -> None:
+        self._rows = rows
+        self._tensors = tensors
+        self._dtype = dtype
+        self._pin = pin
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def batch(self, rows: Rows) -> TensorBatch:
+        """These rows, floating inputs in the module's precision, pinned for a CUDA device; views where they can be."""
+        import torch
+
+        count = len(range(*rows.indices(self._rows))) if isinstance(rows, slice) else len(rows)
+        cut = {}
+        for name, whole in self._tensors.items():
+            tensor = whole[rows] if isinstance(rows, slice) else whole[torch.from_numpy(rows)]
+            if tensor.is_floating_point() and self._dtype is not None:
+                tensor = tensor.to(self._dtype)
+            cut[name] = tensor.pin_memory() if self._pin else tensor
+        return TensorBatch(count, cut)
+
+
+class TorchEngine:
+    """Runs a torch module on numeric columns."""
+
+    def __init__(self, step: Step, code: Sequence[str] = ()) -> None:
+        self._step = step
+        self._code = code
+        self._options = parse(TorchOptions, step)
+        self._module: modules.Loaded | None = None
+        self._device = "cpu"
+
+    def load(self, device: str, precision: str, threads: int) -> Description:
+        """Load the module.
+
+        Raises ModelError where the file is of another kind, its batch size is fixed, or weights lack.
+        """
+        import torch
+
+        if device == "cpu":
+            torch.set_num_threads(threads)
+        recipes.dtype(precision)
+        loaded = modules.load(self._step, self._options, self._code, device)
+        converted = recipes.apply(loaded.module, precision)
+        floats = (p.dtype for p in converted.parameters() if p.is_floating_point())
+        dtype = recipes.dtype(precision) if precision != "fp32" else next(floats, None)
+        self._module = replace(loaded, module=converted, dtype=dtype)
+        self._device = device
+        return Description(dict.fromkeys(self._step.outputs), precision, device)
+
+    def prepare(self, rows: pa.Table) -> TensorRows:
+        """Numeric columns as tensors of shape (rows,), fixed-size lists of k and lists of k columns as (rows, k).
+
+        Raises TypeError naming the input where a value is null, and ModelError for a column that isn't numeric.
+        """
+        module = self._loaded()
+        columns = {name: contiguous(rows.column(name)) for name in columns_of(self._step)}
+        tensors = {}
+        for name, named in self._step.inputs.items():
+            parts = [columns[column] for column in ((named,) if isinstance(named, str) else named)]
+            self._check(name, parts, single=isinstance(named, str))
+            tensors[name] = _tensor(parts[0]) if isinstance(named, str) else _matrix(parts)
+        return TensorRows(rows.num_rows, tensors, module.dtype, pin=self._device.startswith("cuda"))
+
+    def infer(self, batch: TensorBatch) -> Outputs:
+        """Run the module, and bring what it gives to the CPU.
+
+        Raises what the module raises; ModelError where it writes into its inputs (they share the memory of the job's
+        columns) or gives another number or form of outputs than the step names.
+        """
+        import torch
+
+        module = self._loaded()
+        versions = {name: tensor._version for name, tensor in batch.tensors.items()}
+        with torch.inference_mode():
+            inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.tensors.items()}
+            # A program that was traced for at least two rows gets a lone row twice.
+            short = batch.rows < module.smallest
+            if short:
+                inputs = {name: torch.cat([tensor] * module.smallest) for name, tensor in inputs.items()}
+            outputs = {
+                name: (tensor[: batch.rows] if short else tensor).cpu() if isinstance(tensor, torch.Tensor) else tensor
+                for name, tensor in self._by_name(module(inputs)).items()
+            }
+        written = [name for name, tensor in batch.tensors.items() if tensor._version != versions[name]]
+        if written:
+            raise ModelError(
+                f"{self._step.name}.uri: the module writes into its input {', '.join(written)}, which shares its "
+                "memory with the job's columns: clone it in forward before changing it"
+            )
+        return Outputs(batch.rows, outputs)
+
+    def finish(self, outputs: Outputs) -> Mapping[str, pa.Array]:
+        """One Arrow array per output: (n,) and (n, 1) become numbers, (n, k) lists of fixed size; bfloat16 float32.
+
+        Raises ModelError for a missing output and for another number of values than rows.
+        """
+        values = {
+            name: value[:, 0] if getattr(value, "ndim", 0) == 2 and value.shape[1] == 1 else value
+            for name, value in outputs.values.items()
+        }
+        return finish(Outputs(outputs.rows, values), self._step.outputs, self._step.name)
+
+    def _loaded(self) -> modules.Loaded:
+        if self._module is None:
+            raise RuntimeError("load() comes before prepare() and infer()")
+        return self._module
+
+    def _check(self, name: str, parts: list[pa.Array], *, single: bool) -> None:
+        for column in parts:
+            fits = (
+                is_numeric(column.type)
+                if single
+                else pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+            )
+            if not (fits or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
+                wanted = "numbers, booleans or fixed-size lists of numbers" if single else "single numbers or booleans"
+                raise ModelError(
+                    f"{self._step.name}.inputs.{name}: the torch engine takes columns of {wanted}, not {column.type}"
+                )
+            if has_null(column):
+                raise TypeError(f"input {name} is null")
+
+    def _by_name(self, values: Any) -> Mapping[str, Any]:
+        """The module's outputs by name: from a dict by key, from a tuple or list by position, from a tensor alone."""
+        if isinstance(values, Mapping):
+            return values
+        names = list(self._step.outputs)
+        listed = list(values) if isinstance(values, tuple | list) else [values]
+        if len(listed) != len(names):
+            raise ModelError(
+                f"{self._step.name}.outputs: the module gives {len(listed)} outputs, and the step names {len(names)}: "
+                "name them all in the order in which forward returns them, or return a dict"
+            )
+        return dict(zip(names, listed, strict=True))
+
+
+def _tensor(column: pa.Array) -> Any:
+    """A column without nulls as a tensor: a view of its memory, for booleans a copy.
+
+    By DLPack, which hands on read-only memory without a copy and without the warning of torch.from_numpy.
+    """
+    import torch
+
+    if pa.types.is_boolean(column.type):
+        return torch.from_numpy(to_numpy(column))
+    if not pa.types.is_fixed_size_list(column.type):
+        return torch.from_dlpack(column)
+    return torch.from_dlpack(column.flatten()).reshape(len(column), column.type.list_size)
+
+
+def _matrix(columns: list[pa.Array]) -> Any:
+    import torch
+
+    return torch.from_numpy(matrix(columns))
