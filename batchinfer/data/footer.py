@@ -1,0 +1,123 @@
+"""The footer of one Parquet file: fetched with one or two reads, bounded before it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchinfer.errors import InputError
+from batchinfer.storage.store import Store
+
+TAIL = 64 * 1024
+"""Bytes fetched first; the footers of most files are shorter."""
+_MAX_FOOTER = 256 * 2**20
+_MAX_RATIO = 1000
+_RATIO_FREE = 64 * 2**20
+_MAX_GROUP_ROWS = 2**31 - 1
+_MAX_GROUP_BYTES = 64 * 2**30
+_MAX_ROWS_PER_BYTE = 100_000
+_SIGNATURE = 28
+"""Bytes that follow the metadata in a footer that is signed because columns are encrypted."""
+
+THRIFT_LIMITS = {"thrift_string_size_limit": 100_000_000, "thrift_container_size_limit": 1_000_000}
+
+
+@dataclass(frozen=True)
+class Footer:
+    """A parsed footer."""
+
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+    """Arrow schema of the file."""
+    digest: str
+    """SHA-256 of the footer's bytes without length and magic, hexadecimal."""
+
+
+def fetch(store: Store, path: str, size: int, url: str) -> bytes:
+    """The bytes of a footer, without its length and magic.
+
+    Args:
+        store: holds the file.
+        path: of the file, inside the store.
+        size: of the file in bytes.
+        url: names the file in errors.
+
+    Raises:
+        InputError: the file is no Parquet, is truncated, is encrypted, or isn't `size` bytes long.
+        StorageError, AccessError: the store can't be read.
+
+    """
+    try:
+        tail = store.read(path, max(0, size - TAIL), size + 1)
+    except FileNotFoundError as e:
+        raise InputError(f"{url}: the file is gone; it was there when the input was listed") from e
+    if len(tail) != min(size, TAIL):
+        raise InputError(
+            f"{url}: the file changed while it was read: its size isn't {size:,} bytes any more; plan again"
+        )
+    if size < 12:
+        raise InputError(f"{url}: not a Parquet file: {size} bytes are too few; was the write of it completed?")
+    if tail[-4:] == b"PARE":
+        raise InputError(_encrypted(url))
+    if tail[-4:] != b"PAR1":
+        raise InputError(f"{url}: not a Parquet file, or truncated: it ends with {tail[-4:]!r} instead of b'PAR1'")
+    length = int.from_bytes(tail[-8:-4], "little")
+    if length > min(size - 12, _MAX_FOOTER) or length == 0:
+        raise InputError(
+            f"{url}: corrupt: a footer of {length:,} bytes in a file of {size:,} (at most {_MAX_FOOTER:,} are read)"
+        )
+    if length + 8 <= len(tail):
+        return tail[-8 - length : -8]
+    try:
+        return store.read(path, size - 8 - length, size - len(tail)) + tail[:-8]
+    except FileNotFoundError as e:
+        raise InputError(f"{url}: the file disappeared while it was read") from e
+
+
+def parse(footer: bytes, size: int, url: str) -> Footer:
+    """Parse and bound a footer of a file of `size` bytes. Raises InputError with the numbers that are out of bounds."""
+    framed = b"".join((b"PAR1", footer, len(footer).to_bytes(4, "little"), b"PAR1"))
+    try:
+        file = pq.ParquetFile(pa.BufferReader(framed), pre_buffer=False, **THRIFT_LIMITS)
+        metadata = file.metadata
+        schema = file.schema_arrow
+    except (OSError, ValueError, TypeError, NotImplementedError, MemoryError, pa.ArrowException) as e:
+        raise InputError(f"{url}: the footer can't be read: {_short(e)}") from e
+    if len(footer) - metadata.serialized_size == _SIGNATURE:  # asking for a column's metadata would abort the process
+        raise InputError(_encrypted(url))
+    _bound(metadata, size, url)
+    return Footer(metadata, schema, hashlib.sha256(footer).hexdigest())
+
+
+def _bound(metadata: pq.FileMetaData, size: int, url: str) -> None:
+    rows = 0
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        rows += group.num_rows
+        if not 0 <= group.num_rows <= _MAX_GROUP_ROWS:
+            raise InputError(
+                f"{url}: refused: row group {i} claims {group.num_rows:,} rows; between 0 and {_MAX_GROUP_ROWS:,} are possible"
+            )
+        plain = group.total_byte_size
+        if (plain > _RATIO_FREE and plain > _MAX_RATIO * size) or plain > _MAX_GROUP_BYTES:
+            raise InputError(
+                f"{url}: refused: row group {i} claims {plain:,} bytes from a file of {size:,}; at most {_MAX_RATIO:,} times the file's size "
+                f"and {_MAX_GROUP_BYTES:,} bytes are believed. If the file is sound, rewrite it with smaller row groups"
+            )
+    if rows != metadata.num_rows:
+        raise InputError(f"{url}: corrupt: the footer counts {metadata.num_rows:,} rows, its row groups {rows:,}")
+    if rows > _MAX_ROWS_PER_BYTE * size:
+        raise InputError(
+            f"{url}: refused: {rows:,} rows in {size:,} bytes; at most {_MAX_ROWS_PER_BYTE:,} rows a byte are believed"
+        )
+
+
+def _encrypted(url: str) -> str:
+    return f"{url}: the file is encrypted, and batchinfer holds no keys; decrypt it into another file first"
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,170 @@
+"""From `input.path` to what the footers say: files in input order, their schemas and row groups."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchinfer.data import footer as footers
+from batchinfer.data.discover import Found, discover
+from batchinfer.data.hive import partition_schema
+from batchinfer.data.inputs import InputFile
+from batchinfer.data.statistics import ColumnStats, of_chunk
+from batchinfer.data.volumes import Volumes
+from batchinfer.errors import InputError
+from batchinfer.storage.store import StorageOptions
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """What planning needs of a row group."""
+
+    rows: int
+    bytes: int
+    """Uncompressed bytes of the columns that the job needs, as encoded in the file."""
+    statistics: dict[str, ColumnStats]
+    """Of the columns asked for that are not nested."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedFile:
+    """One input file and what its footer says."""
+
+    file: InputFile
+    schema: pa.Schema
+    """The file's own, without partition columns."""
+    row_groups: tuple[RowGroup, ...]
+
+
+@dataclass(frozen=True)
+class ScannedInput:
+    """The whole input at one moment."""
+
+    files: tuple[ScannedFile, ...]
+    """In input order: order of the list, then path bytes."""
+    ignored: tuple[str, ...]
+    """URLs of files that lie among them and aren't Parquet by their name."""
+    notes: tuple[str, ...]
+    """What a user should be told."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of all files."""
+        return sum(f.file.rows for f in self.files)
+
+
+def scan(
+    path: str | Sequence[str],
+    options: StorageOptions | None = None,
+    threads: int = 16,
+    *,
+    columns: Collection[str] | None = None,
+    statistics: Collection[str] = (),
+) -> ScannedInput:
+    """Find the files and read their footers; no row is read.
+
+    Args:
+        path: a file, a directory (read recursively), a glob, or a list of them; local, or URLs.
+        options: fsspec options by URL prefix.
+        threads: footers fetched at once.
+        columns: whose bytes are counted; None for all.
+        statistics: columns whose statistics are kept, that is those of `where`.
+
+    Raises:
+        InputError: nothing matches, a file is unreadable, encrypted, hostile or named twice, or partitions differ.
+        StorageError, AccessError: the store can't be read.
+
+    """
+    volumes = Volumes(options)
+    found = discover([path] if isinstance(path, str) else path, volumes)
+    schemas = _Interned()
+    needed = None if columns is None else frozenset(columns)
+    wanted = frozenset(statistics)
+
+    def one(file: Found) -> ScannedFile | InputError:
+        try:
+            return _scan_file(file, schemas, needed, wanted)
+        except InputError as e:
+            return e
+
+    with ThreadPoolExecutor(max_workers=max(1, min(threads, len(found.files)))) as pool:
+        results = list(pool.map(one, found.files))
+    bad = [r for r in results if isinstance(r, InputError)]
+    if bad:
+        more = [f"… and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
+        head = [f"{len(bad)} of {len(results)} input files can't be used:"] if len(bad) > 1 else []
+        raise InputError("\n".join([*head, *(str(e) for e in bad[:_SHOWN]), *more]))
+    files = tuple(r for r in results if isinstance(r, ScannedFile))
+    partition_schema([f.file for f in files])
+    return ScannedInput(files, found.ignored, _notes(found.ignored))
+
+
+def _notes(ignored: Sequence[str]) -> tuple[str, ...]:
+    if not ignored:
+        return ()
+    names = ", ".join(ignored[:_SHOWN]) + (", …" if len(ignored) > _SHOWN else "")
+    return (f"{len(ignored)} file{'s' if len(ignored) > 1 else ''} ignored, not Parquet by name: {names}",)
+
+
+class _Interned:
+    """Equal schemas of many files held once; a few recent ones are compared, since most inputs have one schema."""
+
+    def __init__(self) -> None:
+        self._recent: tuple[pa.Schema, ...] = ()
+
+    def __call__(self, schema: pa.Schema) -> pa.Schema:
+        for known in self._recent:
+            if known.equals(schema):
+                return known
+        self._recent = (schema, *self._recent[:7])
+        return schema
+
+
+def _scan_file(found: Found, schemas: _Interned, needed: frozenset[str] | None, wanted: frozenset[str]) -> ScannedFile:
+    size = found.entry.size
+    footer = footers.parse(footers.fetch(found.store, found.path, size, found.url), size, found.url)
+    metadata = footer.metadata
+    file = InputFile(found.url, size, found.entry.version, footer.digest, metadata.num_rows, found.partition)
+    schema = schemas(footer.schema.remove_metadata())
+    leaves = _leaves(metadata, schema) if needed is not None or wanted else []
+    return ScannedFile(
+        file, schema, tuple(_row_group(metadata, i, leaves, needed, wanted) for i in range(metadata.num_row_groups))
+    )
+
+
+def _leaves(metadata: pq.FileMetaData, schema: pa.Schema) -> list[tuple[str, bool]]:
+    """For each leaf column, the name of its top-level column, and whether it is that column itself."""
+    names = set(schema.names)
+    leaves = []
+    for i in range(metadata.num_columns):
+        path = metadata.schema.column(i).path
+        top = path
+        while top not in names and "." in top:
+            top = top.rpartition(".")[0]
+        leaves.append((top, top == path and metadata.schema.column(i).max_repetition_level == 0))
+    return leaves
+
+
+def _row_group(
+    metadata: pq.FileMetaData,
+    index: int,
+    leaves: Sequence[tuple[str, bool]],
+    needed: frozenset[str] | None,
+    wanted: frozenset[str],
+) -> RowGroup:
+    group = metadata.row_group(index)
+    rows = group.num_rows
+    size = group.total_byte_size if needed is None else 0
+    statistics: dict[str, ColumnStats] = {}
+    for i, (name, flat) in enumerate(leaves):
+        if needed is not None and name in needed:
+            size += group.column(i).total_uncompressed_size
+        if flat and name in wanted:
+            statistics[name] = of_chunk(group.column(i), rows)
+    return RowGroup(rows, max(0, size), statistics)
