@@ -1,0 +1,57 @@
+"""Checks of the project: `nox` runs lint, typing and tests; `nox -s bench build` the rest."""
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_external_run = True
+nox.options.sessions = ["lint", "typing", "tests"]
+nox.needs_version = ">=2025.2"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, and the layers of the house."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", env={"PYTHONPATH": "."})
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Strict types."""
+    session.install("-e", ".", *group("typing"))
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite; arguments go to pytest."""
+    session.install("-e", ".[quickstart,s3]", *group("test"))
+    session.run("pytest", *session.posargs, env=QUIET)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Install the wheel and run the suite against it, from outside the sources."""
+    session.install("build", *group("test"))
+    dist = session.create_tmp()
+    session.run("python", "-m", "build", "--wheel", "--outdir", dist, silent=True)
+    wheel = next(iter(__import__("pathlib").Path(dist).glob("*.whl")))
+    session.install(f"{wheel}[quickstart,s3]")
+    session.run("pytest", "-p", "no:cacheprovider", *session.posargs, env=QUIET)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Benchmarks, as JSON on standard output; arguments choose them: `nox -s bench -- text --rounds 5`."""
+    session.install("-e", ".[quickstart,bench,peers]")
+    session.run("python", "-m", "tests.benchmarks", *session.posargs, env=QUIET)
