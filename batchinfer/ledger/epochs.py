@@ -6,12 +6,15 @@ up late can only lose the creation of a part.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import platform
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -59,12 +62,19 @@ def _process_start(pid: int) -> str | None:
         return None
 
 
-def _is_dead_here(record: dict[str, Any]) -> bool:
-    """Whether the recorded process ran in this boot of this machine and is gone: no need to wait for its heartbeat."""
+def _is_of_here(record: dict[str, Any]) -> bool:
+    """Whether the recorded process ran in this boot of this machine, so that it can be looked for."""
     boot = _boot_id()
-    if boot is None or record.get("boot") != boot or record.get("host") != platform.node() or record.get("process_start") is None:
-        return False
-    return _process_start(int(record["pid"])) != record["process_start"]
+    return boot is not None and record.get("boot") == boot and record.get("host") == platform.node() and record.get("process_start") is not None
+
+
+def _is_dead_here(record: dict[str, Any]) -> bool:
+    """Whether the recorded process ran here and is gone: no need to wait for its heartbeat."""
+    return _is_of_here(record) and _process_start(int(record["pid"])) != record["process_start"]
+
+
+def _is_alive_here(record: dict[str, Any]) -> bool:
+    return _is_of_here(record) and _process_start(int(record["pid"])) == record["process_start"]
 
 
 @dataclass(frozen=True)
@@ -73,10 +83,16 @@ class Standing:
 
     number: int
     state: str
-    """`closed`, `dead`, or `unknown` until its heartbeat was watched."""
+    """`closed`, `dead`; `running` where the process is seen on this machine; else `unknown` until its heartbeat was watched."""
     owner: str
     sign: bytes
     """The newest sign of life, byte by byte."""
+    at: str | None = None
+    """When that was, by the runner's clock, in ISO 8601; for people."""
+
+    def age(self, now: datetime) -> float | None:
+        """Seconds since the newest sign of life, as far as the two clocks agree."""
+        return None if self.at is None else max(0.0, (now - datetime.fromisoformat(self.at)).total_seconds())
 
 
 def newest(store: Store, job: JobPaths) -> Standing | None:
@@ -91,7 +107,9 @@ def newest(store: Store, job: JobPaths) -> Standing | None:
         return Standing(number, "closed", owner, b"")
     if _is_dead_here(record):
         return Standing(number, "dead", owner, b"")
-    return Standing(number, "unknown", owner, _sign(store, job, number))
+    sign = _sign(store, job, number)
+    at = _time_in(sign) or record.get("at")
+    return Standing(number, "running" if _is_alive_here(record) else "unknown", owner, sign, at)
 
 
 def _sign(store: Store, job: JobPaths, number: int) -> bytes:
@@ -101,9 +119,20 @@ def _sign(store: Store, job: JobPaths, number: int) -> bytes:
         return b""
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _time_in(heartbeat: bytes) -> str | None:
+    with contextlib.suppress(ValueError):
+        at = json.loads(heartbeat).get("at")
+        return at if isinstance(at, str) else None
+    return None
+
+
 def is_alive(store: Store, job: JobPaths, standing: Standing, *, wait: Callable[[float], object] = time.sleep, seconds: float = STALE_SECONDS) -> bool:
     """Watch the heartbeat of an epoch for `seconds` of our own time: alive when it changes, gone when closed or silent."""
-    if standing.state != "unknown":
+    if standing.state in ("closed", "dead"):
         return False
     waited = 0.0
     while waited < seconds:
@@ -133,7 +162,7 @@ class Epoch:
             if standing is not None and is_alive(store, job, standing, wait=wait):
                 raise LockedError(f"{store.root}: {standing.owner} is running this job; wait for it, or stop it, then run again")
             number = standing.number + 1 if standing else 1
-            if records.create(store, job.epoch(number), identity()):
+            if records.create(store, job.epoch(number), {**identity(), "at": _now()}):
                 epoch = cls(store, job, number)
                 epoch._thread.start()
                 return epoch
@@ -143,7 +172,7 @@ class Epoch:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             beats += 1
             try:
-                self._store.put(self._job.heartbeat(self.number), records.to_bytes({"beat": beats}))
+                self._store.put(self._job.heartbeat(self.number), records.to_bytes({"beat": beats, "at": _now()}))
             except BatchinferError:  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
                 continue
 

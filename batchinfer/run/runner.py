@@ -133,6 +133,7 @@ class _Run:
         self._parts: list[Part] = []
         self._given_up: list[Failed] = []
         self._deaths: Counter[int] = Counter()
+        self._decided = self._decided_rows = 0
         self._usage = Usage()
         self._ending: _Ending | None = None
         self._settings: Settings | None = None
@@ -144,8 +145,9 @@ class _Run:
         decided = parts.list_shards(self._store, self._job.paths)
         left = deque(s for s in shards if s.number not in decided)
         before = [s for s in shards if s.number in decided]
+        self._decided, self._decided_rows = len(before), sum(s.rows for s in before)
         allotment, context = self._context()
-        self._tell(Started(self._plan, self._job.paths, allotment.executor, len(before), sum(s.rows for s in before)))
+        self._tell(Started(self._plan, self._job.paths, allotment.executor, self._decided, self._decided_rows))
         with ThreadPoolExecutor(4, thread_name_prefix="batchinfer-parts") as pool:
             standing = [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
             if left:
@@ -213,10 +215,12 @@ class _Run:
                     self._take_in(executor, outcome, left)
                 elif self._retries(executor, outcome, left):
                     left.appendleft(by_number[outcome.shard])
-            self._tell(Ticked(executor.progress()))
+            self._tell(Ticked(executor.progress(), self._decided, self._decided_rows))
 
     def _take_in(self, executor: Executor, done: Done, left: deque[Shard]) -> None:
         self._parts.append(done.part)
+        self._decided += 1
+        self._decided_rows += done.part.counts.planned
         self._usage += done.usage
         errors = self._plan.spec.errors
         dead = sum(p.counts.dead for p in self._parts)

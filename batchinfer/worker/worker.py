@@ -323,9 +323,8 @@ class Worker:
         with run.timed("write"):
             run.accept(item.window, item.table, fresh=item.fresh)
         dead = item.table["_dead"]
-        self._progress = replace(
-            self._progress, rows=self._progress.rows + len(item.table), dead=self._progress.dead + len(dead) - dead.null_count
-        )
+        so_far, rows = self._progress, len(item.table)
+        self._progress = replace(so_far, rows=so_far.rows + rows, dead=so_far.dead + rows - dead.null_count, in_hand=so_far.in_hand + rows)
         if run.checkpoint_due():
             with run.timed("commit"):
                 run.checkpoint()
@@ -339,7 +338,7 @@ class Worker:
             if not isinstance(run.error, TransientError) or isinstance(run.error, StoppedError):
                 run.checkpoint()
             run.outcome.set_result(_failed(run.shard.number, run.error))
-        self._progress = replace(self._progress, shard=None, note="idle")
+        self._progress = replace(self._progress, shard=None, in_hand=0, note="idle")
 
 
 @dataclass(frozen=True)
