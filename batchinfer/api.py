@@ -29,7 +29,7 @@ from batchinfer.run.events import Event, Listener, State
 from batchinfer.run.policy import verdict
 from batchinfer.run.stop import StopRequest
 from batchinfer.storage import paths
-from batchinfer.storage.store import Store, StorageOptions, is_local, open_store
+from batchinfer.storage.store import StorageOptions, Store, is_local, open_store
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,7 +51,9 @@ class Job:
         self.spec: JobSpec = load.from_fields(fields)
 
     @classmethod
-    def from_yaml(cls, path: str | Path, params: Mapping[str, str] | None = None, set_values: Sequence[str] = ()) -> Job:
+    def from_yaml(
+        cls, path: str | Path, params: Mapping[str, str] | None = None, set_values: Sequence[str] = ()
+    ) -> Job:
         """Load a job file; `params` fill `${params.x}`, `set_values` are overrides such as `steps.0.precision=bf16`.
 
         Raises JobFileError with every mistake at once.
@@ -69,7 +71,14 @@ class Job:
         """Say what would be done, reading footers only. Raises what `make_plan` raises."""
         return make_plan(self.spec)
 
-    def run(self, *, restart: bool = False, listener: Listener | None = None, stop: StopRequest | None = None, plan: Plan | None = None) -> Run:
+    def run(
+        self,
+        *,
+        restart: bool = False,
+        listener: Listener | None = None,
+        stop: StopRequest | None = None,
+        plan: Plan | None = None,
+    ) -> Run:
         """Run the job, or go on with it: running twice is resuming.
 
         A job that ends with dead rows over the threshold, or is interrupted, returns too: see `Run.exit_code`.
@@ -162,7 +171,9 @@ class Run:
         """The parts of the manifest; before there is one, those that stand, which costs reading them."""
         if self._manifest is not None:
             return list(self._manifest.parts)
-        return [parts.read(self._store, self._job.paths, n) for n in sorted(parts.list_shards(self._store, self._job.paths))]
+        return [
+            parts.read(self._store, self._job.paths, n) for n in sorted(parts.list_shards(self._store, self._job.paths))
+        ]
 
     def _part_paths(self) -> list[str]:
         if self._manifest is not None:
@@ -195,7 +206,9 @@ class Run:
 
         from batchinfer.data.dead_letters import DEAD_LETTER_SCHEMA
 
-        tables = [pq.read_table(pa.BufferReader(self._store.read(p.dead_letters))) for p in self._parts() if p.dead_letters]
+        tables = [
+            pq.read_table(pa.BufferReader(self._store.read(p.dead_letters))) for p in self._parts() if p.dead_letters
+        ]
         frame = pl.from_arrow(pa.concat_tables([DEAD_LETTER_SCHEMA.empty_table(), *tables]))
         assert isinstance(frame, pl.DataFrame)
         return frame
@@ -227,7 +240,10 @@ class Run:
         return f"Run({self.name!r}: {self.state}, {counts.succeeded} of {counts.planned} rows, {counts.dead} dead, {self.path}/{paths.DATA})"
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th style='text-align:left'>{k.replace('_', ' ')}</th><td>{v:,}</td></tr>" for k, v in asdict(self.counts).items())
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{k.replace('_', ' ')}</th><td>{v:,}</td></tr>"
+            for k, v in asdict(self.counts).items()
+        )
         return f"<b>{html.escape(self.name)}</b>: {self.state}<br><code>{html.escape(self.path)}/{paths.DATA}</code><table>{rows}</table>"
 
 
@@ -255,13 +271,23 @@ def map(  # noqa: A001 - the word of the field; used as batchinfer.map
     index = "__batchinfer_row"
     with tempfile.TemporaryDirectory(prefix="batchinfer-map-") as folder:
         pq.write_table(table.append_column(index, pa.array(range(len(table)), pa.int64())), f"{folder}/input.parquet")
-        places = {"input": {"path": f"{folder}/input.parquet"}, "output": {"path": f"{folder}/output", "carry": [index]}}
-        job = Job(name="map", model=dict(model), **places, **{"errors": {"threshold": -1}, "resources": {"executor": "inline"}, **sections})
+        places = {
+            "input": {"path": f"{folder}/input.parquet"},
+            "output": {"path": f"{folder}/output", "carry": [index]},
+        }
+        job = Job(
+            name="map",
+            model=dict(model),
+            **places,
+            **{"errors": {"threshold": -1}, "resources": {"executor": "inline"}, **sections},
+        )
         run = job.run()
         dead = run.errors()
         if len(dead) and errors == "raise":
             first = dead.row(0, named=True)
-            raise BatchinferError(f"{len(dead)} of {len(table)} rows can't be predicted; the first is row {first['row']}: {first['error_type']}: {first['message']}")
+            raise BatchinferError(
+                f"{len(dead)} of {len(table)} rows can't be predicted; the first is row {first['row']}: {first['error_type']}: {first['message']}"
+            )
         if run.exit_code != 0:
             raise BatchinferError("; ".join(run.record.get("errors", [])) or f"the run ended as {run.state}")
         outputs = run.results().collect().to_arrow()

@@ -1,19 +1,19 @@
 """Every exception that batchinfer raises on purpose. A message says what is wrong, where, and what to do.
 
-    BatchinferError                 exit 1   anything not foreseen below
-    ├── RefusedError                exit 2   nothing was run; running the same again gives the same
-    │   ├── JobFileError                     the job file, its parameters or overrides are wrong
-    │   ├── InputError                       the input is missing, unreadable, in conflict, or has changed
-    │   ├── OutputError                      the output path can't be used as it stands
-    │   ├── AccessError                      no permission, or credentials that are missing or refused
-    │   ├── FingerprintError                 the output belongs to a job that differs in what counts
-    │   ├── ModelError                       a model or class can't be found, loaded, or used as asked
-    │   └── MissingExtraError                an optional dependency isn't installed
-    └── TransientError              exit 75  running the same command again resumes
-        ├── StorageError                     the store is away, full, or refuses
-        ├── LockedError                      another runner works on this output
-        ├── StoppedError                     asked to stop, and stopped
-        └── ClusterError                     the cluster can't be reached, or is gone
+BatchinferError                 exit 1   anything not foreseen below
+├── RefusedError                exit 2   nothing was run; running the same again gives the same
+│   ├── JobFileError                     the job file, its parameters or overrides are wrong
+│   ├── InputError                       the input is missing, unreadable, in conflict, or has changed
+│   ├── OutputError                      the output path can't be used as it stands
+│   ├── AccessError                      no permission, or credentials that are missing or refused
+│   ├── FingerprintError                 the output belongs to a job that differs in what counts
+│   ├── ModelError                       a model or class can't be found, loaded, or used as asked
+│   └── MissingExtraError                an optional dependency isn't installed
+└── TransientError              exit 75  running the same command again resumes
+    ├── StorageError                     the store is away, full, or refuses
+    ├── LockedError                      another runner works on this output
+    ├── StoppedError                     asked to stop, and stopped
+    └── ClusterError                     the cluster can't be reached, or is gone
 """
 
 from __future__ import annotations

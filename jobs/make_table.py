@@ -1,6 +1,6 @@
 """Make the input and the weights of the tabular job: random features and a network of random weights, the same at every run.
 
-    python jobs/make_table.py [MILLIONS] [FOLDER]
+python jobs/make_table.py [MILLIONS] [FOLDER]
 """
 
 import sys
@@ -33,4 +33,6 @@ def make(millions: float, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(float(sys.argv[1]) if len(sys.argv) > 1 else 2.0, Path(sys.argv[2]) if len(sys.argv) > 2 else HERE / "generated")
+    make(
+        float(sys.argv[1]) if len(sys.argv) > 1 else 2.0, Path(sys.argv[2]) if len(sys.argv) > 2 else HERE / "generated"
+    )

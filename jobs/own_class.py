@@ -10,7 +10,7 @@ class Readability:
     """
 
     def __init__(self, longest_word: int = 40) -> None:
-        self.word = re.compile(r"[A-Za-z']{1,%d}" % longest_word)
+        self.word = re.compile(rf"[A-Za-z']{{1,{longest_word}}}")
 
     def __call__(self, batch: dict) -> dict:
         grades, words = [], []

@@ -35,5 +35,7 @@ def clean(
             show("\n".join(f.path for f in found) + "\n")
         for why, number in Counter(f.why for f in found).items():
             show(f"{count(number, 'file'):>12}  {why}")
-        show(f"{'removed' if yes else 'would remove'} {count(len(found), 'file')}, {size(total)}{'' if yes else '; --yes removes them'}")
+        show(
+            f"{'removed' if yes else 'would remove'} {count(len(found), 'file')}, {size(total)}{'' if yes else '; --yes removes them'}"
+        )
     return 0

@@ -21,10 +21,19 @@ _QUESTIONS = {
 
 @guarded
 def init(
-    path: Annotated[str, typer.Argument(metavar="[PATH]", help="The job file to write.", show_default="job.yaml")] = "job.yaml",
-    input_: Annotated[str | None, typer.Option("--input", help="Parquet file, directory, glob or URL.", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="hf:org/name, package:name/path, a file or folder, or module:Class.", show_default=False)] = None,
-    output: Annotated[str | None, typer.Option(help="Directory or URL prefix for the predictions.", show_default=False)] = None,
+    path: Annotated[
+        str, typer.Argument(metavar="[PATH]", help="The job file to write.", show_default="job.yaml")
+    ] = "job.yaml",
+    input_: Annotated[
+        str | None, typer.Option("--input", help="Parquet file, directory, glob or URL.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="hf:org/name, package:name/path, a file or folder, or module:Class.", show_default=False),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Directory or URL prefix for the predictions.", show_default=False)
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The job's name; by default the file's.", show_default=False)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> int:

@@ -32,13 +32,17 @@ class LiveDisplay:
 
         self._tally, self._stop = tally, stop
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self._live = Live(console=self._console, transient=True, auto_refresh=False, redirect_stdout=True, redirect_stderr=True)
+        self._live = Live(
+            console=self._console, transient=True, auto_refresh=False, redirect_stdout=True, redirect_stderr=True
+        )
         self._on = False
 
     def __enter__(self) -> LiveDisplay:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._on:
             self._live.stop()
 
@@ -46,7 +50,9 @@ class LiveDisplay:
         """Take in an event of the run."""
         text = note(event)
         if text is not None:
-            self._console.print(text, style="yellow" if isinstance(event, Retried | GivenUp) else "dim", soft_wrap=False)
+            self._console.print(
+                text, style="yellow" if isinstance(event, Retried | GivenUp) else "dim", soft_wrap=False
+            )
         if isinstance(event, Settled) and not self._on:
             self._on = True
             self._live.start()
@@ -65,8 +71,14 @@ class LiveDisplay:
         bar.add_column(ratio=1)
         bar.add_column(no_wrap=True, justify="right")
         name = tally.name if len(tally.name) <= LONGEST_NAME else tally.name[: LONGEST_NAME - 1] + "…"
-        bar.add_row(Text(name, "bold"), ProgressBar(max(1, tally.planned), tally.rows if tally.planned else 1), Text(tally.share, "bold"))
-        figures = Text(" · ".join([f"{tally.rows:,} of {tally.planned:,} rows", *tally.figures]), overflow="ellipsis", no_wrap=True)
+        bar.add_row(
+            Text(name, "bold"),
+            ProgressBar(max(1, tally.planned), tally.rows if tally.planned else 1),
+            Text(tally.share, "bold"),
+        )
+        figures = Text(
+            " · ".join([f"{tally.rows:,} of {tally.planned:,} rows", *tally.figures]), overflow="ellipsis", no_wrap=True
+        )
         lines = [Text(_of(p), "dim", overflow="ellipsis", no_wrap=True) for p in tally.workers[:MOST_WORKERS]]
         if len(tally.workers) > MOST_WORKERS:
             lines.append(Text(f"  and {len(tally.workers) - MOST_WORKERS:,} more workers", "dim"))

@@ -36,7 +36,12 @@ def plan(job: JobFile, param: Params = None, set_: Sets = None, as_json: Json = 
     planned = Job.from_yaml(job, assignments(param), set_ or ()).plan()
     allotment = allot(planned.spec)
     if as_json:
-        resources = {"executor": allotment.executor, "workers": allotment.workers, "threads": allotment.threads, "gpus": allotment.gpus}
+        resources = {
+            "executor": allotment.executor,
+            "workers": allotment.workers,
+            "threads": allotment.threads,
+            "gpus": allotment.gpus,
+        }
         show_json({**to_json(planned), "resources": resources})
     else:
         facts = describe(planned)

@@ -44,7 +44,9 @@ def run(
     set_: Sets = None,
     restart: Annotated[bool, typer.Option("--restart", help="Remove the former output and begin anew.")] = False,
     as_json: Json = False,
-    progress: Annotated[ProgressMode, typer.Option(help="auto: a bar on a terminal, else plain lines.")] = ProgressMode.AUTO,
+    progress: Annotated[
+        ProgressMode, typer.Option(help="auto: a bar on a terminal, else plain lines.")
+    ] = ProgressMode.AUTO,
     log_level: Annotated[LogLevel, typer.Option(help="Of libraries, on stderr.")] = LogLevel.WARNING,
 ) -> int:
     """Run a job, or go on with it: the same command resumes."""
@@ -54,7 +56,9 @@ def run(
     from batchinfer.cli.summary import summary
     from batchinfer.run.events import Event
 
-    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s", handlers=[_StderrHandler()])
+    logging.basicConfig(
+        level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s", handlers=[_StderrHandler()]
+    )
     tally = Tally()
     with Signals() as signals, stdout_kept_clean():
         asked = Job.from_yaml(job, assignments(param), set_ or ())

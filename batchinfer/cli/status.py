@@ -77,7 +77,11 @@ def _pace(record: dict[str, Any]) -> float | None:
 def _runner_json(runner: Standing | None) -> dict[str, Any] | None:
     from datetime import UTC, datetime
 
-    return None if runner is None else {"state": runner.state, "owner": runner.owner, "heartbeat_age": runner.age(datetime.now(UTC))}
+    return (
+        None
+        if runner is None
+        else {"state": runner.state, "owner": runner.owner, "heartbeat_age": runner.age(datetime.now(UTC))}
+    )
 
 
 def _runner_text(runner: Standing | None) -> str:
@@ -115,7 +119,9 @@ def errors(
     run = open_output(output, param)
     groups = group(run.errors())
     if as_json:
-        show_json({"dead": sum(g.rows for g in groups), "kinds": len(groups), "groups": [g.to_json() for g in groups[:limit]]})
+        show_json(
+            {"dead": sum(g.rows for g in groups), "kinds": len(groups), "groups": [g.to_json() for g in groups[:limit]]}
+        )
     elif not groups:
         show(f"{run.name}: no dead rows")
     else:
@@ -123,14 +129,23 @@ def errors(
         kinds = "" if len(groups) == 1 else f", {len(groups):,} different errors"
         rest = len(groups) - limit
         more = f"\n\nand {rest:,} more; --limit {len(groups)} shows all" if rest > 0 else ""
-        show("\n\n".join([f"{run.name}: {dead:,} dead {'row' if dead == 1 else 'rows'}{kinds}", *map(_group, groups[:limit])]) + more)
+        show(
+            "\n\n".join(
+                [f"{run.name}: {dead:,} dead {'row' if dead == 1 else 'rows'}{kinds}", *map(_group, groups[:limit])]
+            )
+            + more
+        )
     return 0
 
 
 def _group(group: ErrorGroup) -> str:
     first, *rest = group.message.split("\n")
     message = first + (" …" if rest else "")
-    places = [f"{e.source_file} row {e.source_row:,}{f', key {e.key}' if e.key is not None else ''}" for e in group.examples]
+    places = [
+        f"{e.source_file} row {e.source_row:,}{f', key {e.key}' if e.key is not None else ''}" for e in group.examples
+    ]
     more = [f"and {group.rows - len(places):,} more"] if group.rows > len(places) else []
     kind = "" if group.error_class == "exception" else f" ({group.error_class.replace('_', ' ')})"
-    return f"{group.rows:,} × {group.error_type}{kind}: {message}\n" + "\n".join(f"    {line}" for line in [*places, *more])
+    return f"{group.rows:,} × {group.error_type}{kind}: {message}\n" + "\n".join(
+        f"    {line}" for line in [*places, *more]
+    )

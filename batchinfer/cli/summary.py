@@ -15,12 +15,22 @@ def summary(name: str, tally: Tally, threshold: int | str) -> str:
     assert result is not None
     rows = [("rows", counts(result.rows))]
     if result.rows.truncated:
-        rows.append(("truncated", f"{result.rows.truncated:,} rows were longer than the model takes; it saw only their beginning (options.max_length)"))
+        rows.append(
+            (
+                "truncated",
+                f"{result.rows.truncated:,} rows were longer than the model takes; it saw only their beginning (options.max_length)",
+            )
+        )
     if speed := _speed(result, tally.work_seconds):
         rows.append(("speed", speed))
     if result.rows.succeeded or result.state in (State.SUCCEEDED, State.PARTIAL):
         so_far = "" if result.state in (State.SUCCEEDED, State.PARTIAL) else " (so far)"
-        rows.append(("predictions", f'{result.output}/{paths.DATA}{so_far}\npl.read_parquet("{result.output}/{paths.DATA}/*.parquet")'))
+        rows.append(
+            (
+                "predictions",
+                f'{result.output}/{paths.DATA}{so_far}\npl.read_parquet("{result.output}/{paths.DATA}/*.parquet")',
+            )
+        )
     if result.rows.dead:
         rows.append(("errors", f"batchinfer errors {result.output}"))
     if meaning := _meaning(result, threshold):
@@ -31,12 +41,18 @@ def summary(name: str, tally: Tally, threshold: int | str) -> str:
 def counts(rows: Counts) -> str:
     """Rows by what became of them; what there was none of is left out."""
     parts = [("dead", rows.dead), ("filtered", rows.filtered), ("not attempted", rows.not_attempted)]
-    return ", ".join([f"{rows.planned:,} planned: {rows.succeeded:,} succeeded", *(f"{number:,} {word}" for word, number in parts)])
+    return ", ".join(
+        [f"{rows.planned:,} planned: {rows.succeeded:,} succeeded", *(f"{number:,} {word}" for word, number in parts)]
+    )
 
 
 def _headline(result: RunResult, tally: Tally) -> str:
     if not tally.started:
-        return "was complete already; nothing to do" if result.exit_code == 0 else "was complete already, with this verdict; nothing was run"
+        return (
+            "was complete already; nothing to do"
+            if result.exit_code == 0
+            else "was complete already, with this verdict; nothing was run"
+        )
     words = {
         State.SUCCEEDED: "succeeded",
         State.PARTIAL: "finished, with too many dead rows,",

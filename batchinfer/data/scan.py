@@ -58,6 +58,14 @@ class ScannedInput:
         """Rows of all files."""
         return sum(f.file.rows for f in self.files)
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns: in the order of the first file, then those that later files add, then partition columns."""
+        schemas = {id(f.schema): f.schema for f in self.files}.values()
+        partitions = [key for key, _ in self.files[0].file.partition] if self.files else []
+        names = dict.fromkeys(name for schema in schemas for name in schema.names if name not in partitions)
+        return [*names, *partitions]
+
 
 def scan(
     path: str | Sequence[str],

@@ -158,10 +158,8 @@ def _load_exported(path: Path, step: Step, device: str) -> Loaded:
         program = move_to_device_pass(program, device)
     module = program.module()
     parameters = tuple(inspect.signature(module.forward).parameters)
-    if (
-        set(step.inputs) & set(parameters)
-        and set(step.inputs) != set(parameters)
-        or len(step.inputs) != len(parameters)
+    if (set(step.inputs) & set(parameters) and set(step.inputs) != set(parameters)) or len(step.inputs) != len(
+        parameters
     ):
         raise ModelError(
             f"{step.name}.inputs: {path} takes {', '.join(parameters)}, not {', '.join(step.inputs)}: name all of them"

@@ -68,9 +68,6 @@ class Prepared(Protocol):
 class Engine(Protocol):
     """A kind of model that can be loaded and run. Built from a `Step` of the job file, in the worker's process."""
 
-    precisions: tuple[str, ...]
-    """The precisions it can be loaded at, full precision first; `("native",)` for an engine without recipes."""
-
     def load(self, device: str, precision: str, threads: int) -> Description:
         """Bring the model onto `device` (`cpu`, `cuda`, `cuda:1`, `mps`) at `precision`.
 

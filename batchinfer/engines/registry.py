@@ -21,7 +21,7 @@ from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision.recipes import RECIPES
 
-__all__ = ["check", "identify", "open_engine", "pin", "precisions"]
+__all__ = ["check", "identify", "open_engine", "pin", "precisions", "uses_torch"]
 
 _ENGINES = {
     "python": "batchinfer.engines.python:PythonEngine",
@@ -48,6 +48,11 @@ def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
 def precisions(step: Step) -> tuple[str, ...]:
     """What the step's engine can be loaded at, the reference first; `native` alone for an engine without recipes."""
     return ("native",) if step.engine == "python" else RECIPES
+
+
+def uses_torch(step: Step) -> bool:
+    """Whether the step's model runs on a device of torch's; any other is given the CPU and finds its own way."""
+    return step.engine != "python"
 
 
 def pin(step: Step) -> Step:

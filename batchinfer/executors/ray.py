@@ -154,13 +154,18 @@ class RayExecutor:
 
     def _replace(self, place: _Place, error: Exception) -> list[Outcome]:
         """A dead worker's shards as failed, and a new worker in its place."""
-        lost = [Failed(shard.number, Failure.DIED, f"worker {place.number} died: {_first_line(error)}") for shard in place.running.values()]
+        lost = [
+            Failed(shard.number, Failure.DIED, f"worker {place.number} died: {_first_line(error)}")
+            for shard in place.running.values()
+        ]
         with contextlib.suppress(Exception):
             ray.kill(place.actor)
         place.running, place.asked = {}, None
         if not self._stopped:
             place.actor = self._actor(place.number)
-            place.progress = Progress(place.number, rows=place.progress.rows, dead=place.progress.dead, note="restarting")
+            place.progress = Progress(
+                place.number, rows=place.progress.rows, dead=place.progress.dead, note="restarting"
+            )
             self._get([place.actor.start.remote(self._settings)])
         return list(lost)
 
@@ -229,7 +234,9 @@ def _translated() -> Iterator[None]:
             raise cause from None
         raise
     except ray.exceptions.GetTimeoutError as e:
-        raise ClusterError(f"no worker was ready after {LOAD_SECONDS:.0f} s: does the cluster have the CPUs and GPUs that resources asks for?") from e
+        raise ClusterError(
+            f"no worker was ready after {LOAD_SECONDS:.0f} s: does the cluster have the CPUs and GPUs that resources asks for?"
+        ) from e
     except ray.exceptions.RayActorError as e:
         raise ClusterError(f"a worker died while it loaded the model: {_first_line(e)}") from e
     except (ray.exceptions.RayError, ConnectionError) as e:
@@ -238,5 +245,3 @@ def _translated() -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
-
-

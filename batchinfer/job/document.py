@@ -31,6 +31,8 @@ from batchinfer.job.scalar import typed
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
+MAX_VALUES = 50_000
+"""The parser takes some seconds for as many; a file of a mebibyte could hold ten times more."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class _Reader:
         self._events = events
         self._lines: dict[Place, int] = {}
         self._findings: list[Finding] = []
+        self._count = 0
 
     def document(self) -> Document:
         """The one document of the stream; an empty stream is null."""
@@ -138,8 +141,11 @@ class _Reader:
 
     def _value(self, event: Event, place: Place, depth: int) -> Any:
         self._lines.setdefault(place, _line(event))
+        self._count += 1
         if depth > MAX_DEPTH:
             raise _UnreadableError(f"is nested more than {MAX_DEPTH} levels deep", _line(event))
+        if self._count > MAX_VALUES:
+            raise _UnreadableError(f"holds more than {MAX_VALUES:,} values: data belongs elsewhere", _line(event))
         self._refuse_references(event, place)
         if isinstance(event, ScalarEvent):
             return event.value if event.style else typed(event.value)

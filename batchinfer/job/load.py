@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from batchinfer.errors import JobFileError, Problem
 from batchinfer.job import checks, credentials, document, interpolate, locations, overrides, params, problems
 from batchinfer.job.document import Document
-from batchinfer.job.place import Finding, Place, spell, within
+from batchinfer.job.place import Finding, Place, printable, spell, within
 from batchinfer.job.schema import model_schema
 from batchinfer.job.spec import JobSpec
 
@@ -157,10 +157,11 @@ class _Reading:
 
     def _problem(self, finding: Finding) -> Problem:
         place = self._as_written(finding.place)
+        where, message = printable(spell(place)), printable(finding.message)
         if self._is_from_set(place):
-            return Problem(spell(place), f"{finding.message} (given by --set)")
+            return Problem(where, f"{message} (given by --set)")
         line = self._line(place) if finding.line is None else finding.line
-        return Problem(spell(place), finding.message, line or None)
+        return Problem(where, message, line or None)
 
     def _is_from_set(self, place: Place) -> bool:
         """Whether the value there, or a mapping that was made on the way to it, was given by --set."""

@@ -53,6 +53,11 @@ def within(place: Place, ancestors: Collection[Place]) -> bool:
     return any(place[:depth] in ancestors for depth in range(len(place) + 1))
 
 
+def printable(text: str) -> str:
+    """The text with control characters and lone surrogates escaped, so that a terminal neither obeys nor refuses it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that the user probably meant."""
     # Nobody mistypes a word this long, and difflib takes quadratic time.

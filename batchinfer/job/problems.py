@@ -20,11 +20,12 @@ def translate(
     by_place: dict[Place, list[ErrorDetails]] = {}
     for error in errors:
         by_place.setdefault(place_of(error, data), []).append(error)
+    # Of a union, one branch fails at the value and another deeper inside it: the deeper one is the mistake.
+    above_another = {place[:depth] for place in by_place for depth in range(len(place))}
     return [
         Finding(place, _message(place, group, data, schema, may_echo(place)))
         for place, group in by_place.items()
-        # Of a union, one branch fails at the value and another deeper inside it: the deeper one is the mistake.
-        if not any(other != place and other[: len(place)] == place for other in by_place)
+        if place not in above_another
     ]
 
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from batchinfer.job.scalar import Scalar
+
 Precision = Literal["auto", "fp32", "bf16"]
 EngineName = Literal["python", "torch", "transformers"]
 Task = Literal["embedding", "text-classification", "token-classification"]
@@ -18,7 +20,6 @@ Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 AutoCount = Literal["auto"] | Count
 Switch = Annotated[bool, Field(strict=True)]
-Simple = str | int | float | bool | None
 
 
 class Model(BaseModel):
@@ -213,7 +214,7 @@ class JobSpec(Model):
     ]
     name: Annotated[str, Field(min_length=1, max_length=200, description="the job's name, at most 200 characters")]
     params: Annotated[
-        dict[str, Simple], Field(description="filled into ${params.name}; null: must be given with --param")
+        dict[str, Scalar], Field(description="filled into ${params.name}; null: must be given with --param")
     ] = {}
     code: Annotated[tuple[Text, ...], Field(description="folders where module:Class may be imported from")] = ()
     input: Input
@@ -225,7 +226,7 @@ class JobSpec(Model):
     checkpoint: Checkpoint = Checkpoint()
     output: Output
     run: RunOptions = RunOptions()
-    metadata: Annotated[dict[str, Simple], Field(description="written to the reports as it is")] = {}
+    metadata: Annotated[dict[str, Scalar], Field(description="written to the reports as it is")] = {}
     storage: Annotated[dict[str, dict[str, Any]], Field(description="fsspec options by URL prefix", repr=False)] = {}
 
     @model_validator(mode="before")

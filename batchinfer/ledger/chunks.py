@@ -13,13 +13,21 @@ _SETTINGS = b"batchinfer.settings"
 _STEP = b"batchinfer.step"
 
 DEAD_TYPE = pa.struct(
-    [("error_class", pa.string()), ("error_type", pa.string()), ("message", pa.string()), ("attempts", pa.int32()), ("retryable", pa.bool_())]
+    [
+        ("error_class", pa.string()),
+        ("error_type", pa.string()),
+        ("message", pa.string()),
+        ("attempts", pa.int32()),
+        ("retryable", pa.bool_()),
+    ]
 )
 
 
 def schema(outputs: pa.Schema) -> pa.Schema:
     """Columns of a chunk: where the row stands in its shard, its outputs or its error, and whether it was cut."""
-    return pa.schema([pa.field("_ordinal", pa.int64()), pa.field("_truncated", pa.bool_()), pa.field("_dead", DEAD_TYPE), *outputs])
+    return pa.schema(
+        [pa.field("_ordinal", pa.int64()), pa.field("_truncated", pa.bool_()), pa.field("_dead", DEAD_TYPE), *outputs]
+    )
 
 
 def put(store: Store, job: JobPaths, shard: int, results: pa.Table, step: str, settings: str) -> None:

@@ -41,7 +41,9 @@ def clean(store: Store, job: Job) -> list[Leftover]:
 
 
 def _find(store: Store, job: Job) -> Iterator[Leftover]:
-    former = {records.read(store, e.path)["job8"] for e in store.list(paths.JOBS) if paths.number_of(e.path) < job.number}
+    former = {
+        records.read(store, e.path)["job8"] for e in store.list(paths.JOBS) if paths.number_of(e.path) < job.number
+    }
     decided = parts.list_shards(store, job.paths)
     for folder in (paths.DATA, paths.DEAD_LETTERS, paths.STATE):
         for entry in store.list(folder):

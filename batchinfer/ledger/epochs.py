@@ -65,7 +65,8 @@ def _process_start(pid: int) -> str | None:
 def _is_of_here(record: dict[str, Any]) -> bool:
     """Whether the recorded process ran in this boot of this machine, so that it can be looked for."""
     boot = _boot_id()
-    return boot is not None and record.get("boot") == boot and record.get("host") == platform.node() and record.get("process_start") is not None
+    known = boot is not None and record.get("process_start") is not None
+    return known and record.get("boot") == boot and record.get("host") == platform.node()
 
 
 def _is_dead_here(record: dict[str, Any]) -> bool:
@@ -130,7 +131,14 @@ def _time_in(heartbeat: bytes) -> str | None:
     return None
 
 
-def is_alive(store: Store, job: JobPaths, standing: Standing, *, wait: Callable[[float], object] = time.sleep, seconds: float = STALE_SECONDS) -> bool:
+def is_alive(
+    store: Store,
+    job: JobPaths,
+    standing: Standing,
+    *,
+    wait: Callable[[float], object] = time.sleep,
+    seconds: float = STALE_SECONDS,
+) -> bool:
     """Watch the heartbeat of an epoch for `seconds` of our own time: alive when it changes, gone when closed or silent."""
     if standing.state in ("closed", "dead"):
         return False
@@ -160,7 +168,9 @@ class Epoch:
         while True:
             standing = newest(store, job)
             if standing is not None and is_alive(store, job, standing, wait=wait):
-                raise LockedError(f"{store.root}: {standing.owner} is running this job; wait for it, or stop it, then run again")
+                raise LockedError(
+                    f"{store.root}: {standing.owner} is running this job; wait for it, or stop it, then run again"
+                )
             number = standing.number + 1 if standing else 1
             if records.create(store, job.epoch(number), {**identity(), "at": _now()}):
                 epoch = cls(store, job, number)
@@ -173,7 +183,9 @@ class Epoch:
             beats += 1
             try:
                 self._store.put(self._job.heartbeat(self.number), records.to_bytes({"beat": beats, "at": _now()}))
-            except BatchinferError:  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
+            except (
+                BatchinferError
+            ):  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
                 continue
 
     def is_superseded(self) -> bool:

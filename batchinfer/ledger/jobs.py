@@ -51,7 +51,9 @@ def current(store: Store) -> Job | None:
     return Job(number, JobPaths(record["job8"]), record["name"], Fingerprint.from_json(record["fingerprint"]))
 
 
-def find_or_create(store: Store, name: str, fingerprint: Fingerprint, started_by: dict[str, Any], *, fresh: bool, overwrite: bool) -> Job:
+def find_or_create(
+    store: Store, name: str, fingerprint: Fingerprint, started_by: dict[str, Any], *, fresh: bool, overwrite: bool
+) -> Job:
     """The job of this output, which must have this fingerprint; a new one where there is none, or where a fresh start is asked for.
 
     Args:
@@ -85,12 +87,19 @@ def find_or_create(store: Store, name: str, fingerprint: Fingerprint, started_by
         )
     if number > 1:
         store.delete(paths.SUCCESS)  # before the record: it must never vouch for a job that is being replaced
-    record = {"job8": secrets.token_hex(4), "name": name, "fingerprint": fingerprint.to_json(), "started_by": started_by}
+    record = {
+        "job8": secrets.token_hex(4),
+        "name": name,
+        "fingerprint": fingerprint.to_json(),
+        "started_by": started_by,
+    }
     records.create(store, paths.job_record(number), record)
     # Whoever created the record of this number, the highest one counts from now on, for all alike.
     standing = current(store)
     if standing is None or standing.fingerprint.digest != fingerprint.digest:
-        raise FingerprintError(f"{store.root}: another job was started on this output at the same moment; run again to see which")
+        raise FingerprintError(
+            f"{store.root}: another job was started on this output at the same moment; run again to see which"
+        )
     return standing
 
 
@@ -101,7 +110,11 @@ def remove_former(store: Store, job: Job) -> None:
     """
     if job.number == 1:
         return
-    former = {JobPaths(records.read(store, e.path)["job8"]) for e in store.list(paths.JOBS) if paths.number_of(e.path) < job.number}
+    former = {
+        JobPaths(records.read(store, e.path)["job8"])
+        for e in store.list(paths.JOBS)
+        if paths.number_of(e.path) < job.number
+    }
     stale = [
         e.path
         for folder in (paths.DATA, paths.DEAD_LETTERS)

@@ -24,12 +24,22 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """A value that `from_json` reads."""
-        return {"generation": self.generation, "parts": [p.to_json() for p in self.parts], "rows": asdict(self.counts), "verdict": self.verdict}
+        return {
+            "generation": self.generation,
+            "parts": [p.to_json() for p in self.parts],
+            "rows": asdict(self.counts),
+            "verdict": self.verdict,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Manifest:
         """The inverse of `to_json`."""
-        return cls(value["generation"], tuple(Part.from_json(p) for p in value["parts"]), Counts(**value["rows"]), value["verdict"])
+        return cls(
+            value["generation"],
+            tuple(Part.from_json(p) for p in value["parts"]),
+            Counts(**value["rows"]),
+            value["verdict"],
+        )
 
 
 def latest(store: Store, job: JobPaths) -> Manifest | None:

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchinfer.data import ordinals, part
-from batchinfer.errors import OutputError
+from batchinfer.errors import InputError, OutputError
 from batchinfer.ledger import chunks
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store
 
-_KEY = "batchinfer.shard"
+_KEY = "shard"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Counts:
     def check(self, where: str) -> None:
         """Raise OutputError where the rows don't add up."""
         if self.planned != self.succeeded + self.dead + self.filtered + self.not_attempted:
-            raise OutputError(f"{where}: rows are not accounted for: {asdict(self)}; this is a bug in batchinfer, please report it")
+            raise OutputError(
+                f"{where}: rows are not accounted for: {asdict(self)}; this is a bug in batchinfer, please report it"
+            )
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,12 @@ class Decision:
             raise OutputError(f"{where}: not a part of batchinfer, though it is named like one")
         value: dict[str, Any] = json.loads(metadata[_KEY])
         return cls(
-            value["shard"], value["first"], Counts(**value["counts"]), ordinals.decode(value["dead"]), ordinals.decode(value["filtered"]), value["dead_letters"]
+            value["shard"],
+            value["first"],
+            Counts(**value["counts"]),
+            ordinals.decode(value["dead"]),
+            ordinals.decode(value["filtered"]),
+            value["dead_letters"],
         )
 
 
@@ -99,7 +106,14 @@ class Part:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Part:
         """The inverse of `to_json`."""
-        return cls(value["shard"], value["path"], value["bytes"], value["sha256"], Counts(**value["counts"]), value["dead_letters"])
+        return cls(
+            value["shard"],
+            value["path"],
+            value["bytes"],
+            value["sha256"],
+            Counts(**value["counts"]),
+            value["dead_letters"],
+        )
 
 
 def commit(store: Store, job: JobPaths, decision: Decision, data: bytes, dead_letters: bytes | None) -> Part:
@@ -107,8 +121,9 @@ def commit(store: Store, job: JobPaths, decision: Decision, data: bytes, dead_le
 
     A part that another runner created first is adopted, and ours is dropped.
     """
-    if dead_letters is not None:
-        store.put(_dead_letters_path(job, decision) or "", dead_letters)
+    dead_path = _dead_letters_path(job, decision)
+    if dead_letters is not None and dead_path is not None:
+        store.put(dead_path, dead_letters)
     path = job.part(decision.shard)
     standing = _describe(job, path, decision, data) if store.create(path, data) else read(store, job, decision.shard)
     chunks.delete(store, job, decision.shard)
@@ -118,8 +133,12 @@ def commit(store: Store, job: JobPaths, decision: Decision, data: bytes, dead_le
 def read(store: Store, job: JobPaths, shard: int) -> Part:
     """The part of a shard, from its bytes. Raises FileNotFoundError where there is none, OutputError where it is damaged."""
     path = job.part(shard)
-    data = store.read(path)
-    return _describe(job, path, Decision.from_metadata(part.read_footer(data).metadata, f"{store.root}/{path}"), data)
+    where, data = f"{store.root}/{path}", store.read(path)
+    try:
+        metadata = part.read_footer(data).metadata
+    except InputError as e:
+        raise OutputError(f"{where}: this part is damaged ({e}); delete it and run again to make it anew") from e
+    return _describe(job, path, Decision.from_metadata(metadata, where), data)
 
 
 def list_shards(store: Store, job: JobPaths) -> set[int]:
@@ -136,7 +155,14 @@ def remove_unnamed_dead_letters(store: Store, job: JobPaths, parts: list[Part]) 
 
 
 def _describe(job: JobPaths, path: str, decision: Decision, data: bytes) -> Part:
-    return Part(decision.shard, path, len(data), hashlib.sha256(data).hexdigest(), decision.counts, _dead_letters_path(job, decision))
+    return Part(
+        decision.shard,
+        path,
+        len(data),
+        hashlib.sha256(data).hexdigest(),
+        decision.counts,
+        _dead_letters_path(job, decision),
+    )
 
 
 def _dead_letters_path(job: JobPaths, decision: Decision) -> str | None:

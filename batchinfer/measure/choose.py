@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from batchinfer.data.types import parse_type
+from batchinfer.engines import registry
 from batchinfer.engines.protocol import Description, Engine, Prepared
 from batchinfer.errors import BatchinferError, ModelError
 from batchinfer.job.spec import Batching, Step
 from batchinfer.measure.settings import Settings
-from batchinfer.pipeline.batching import Budget, batches
+from batchinfer.pipeline.batching import Budget, batches, positions
 
 CPU_TOKENS, GPU_TOKENS = 2048, 32768
 """Tokens of a batch: on CPUs small batches stay in the caches (2,048 was 1.08 to 1.24 times as fast as 32 rows), GPUs want large ones."""
@@ -29,7 +30,9 @@ NULL_ROWS = 4096
 """After so many rows with no value for an output, its type must be declared."""
 
 
-def choose(engine: Engine, step: Step, windows: Iterable[pa.Table], batching: Batching, device: str, threads: int, rows: int) -> Settings:
+def choose(
+    engine: Engine, step: Step, windows: Iterable[pa.Table], batching: Batching, device: str, threads: int, rows: int
+) -> Settings:
     """Settle a job's settings and leave the engine loaded accordingly.
 
     Args:
@@ -47,13 +50,16 @@ def choose(engine: Engine, step: Step, windows: Iterable[pa.Table], batching: Ba
     """
     tables = iter(windows)
     first = next(tables, None)
-    precision, measured = step.precision, {}
+    precision: str = step.precision
+    measured: dict[str, Any] = {}
     if precision == "auto":
         precision, measured = _fastest(engine, step, first, batching, device, threads, rows)
     description = measured.pop("description", None) or engine.load(device, precision, threads)
     budget = budget_for(engine, step, first, batching, device)
     rest = itertools.chain([] if first is None else [first], tables)
-    return Settings(description.precision, budget, threads, _output_schema(engine, step, description, budget, rest), measured)
+    return Settings(
+        description.precision, budget, threads, _output_schema(engine, step, description, budget, rest), measured
+    )
 
 
 def budget_for(engine: Engine, step: Step, sample: pa.Table | None, batching: Batching, device: str) -> Budget:
@@ -66,7 +72,9 @@ def budget_for(engine: Engine, step: Step, sample: pa.Table | None, batching: Ba
         return Budget(batching.rows, None if batching.tokens == "auto" else batching.tokens)
     most = MOST_PYTHON_ROWS if step.engine == "python" else MOST_ROWS
     row_bytes = sample.nbytes / len(sample) if sample is not None and len(sample) else 1
-    return Budget(int(np.clip(BATCH_BYTES / max(1.0, row_bytes), 1, most)), None if batching.tokens == "auto" else batching.tokens)
+    return Budget(
+        int(np.clip(BATCH_BYTES / max(1.0, row_bytes), 1, most)), None if batching.tokens == "auto" else batching.tokens
+    )
 
 
 def _prepare_some(engine: Engine, sample: pa.Table | None) -> Prepared | None:
@@ -85,7 +93,7 @@ def _fastest(
     engine: Engine, step: Step, sample: pa.Table | None, batching: Batching, device: str, threads: int, rows: int
 ) -> tuple[str, dict[str, Any]]:
     """Time each precision that the engine has on a few of the job's own batches; the fastest, the figures, and what is loaded."""
-    candidates = engine.precisions
+    candidates = registry.precisions(step)
     description = engine.load(device, candidates[0], threads)
     if len(candidates) == 1:
         return candidates[0], {"description": description}
@@ -98,14 +106,19 @@ def _fastest(
         payloads = []
     sampled = sum(n for n, _ in payloads)
     if sampled * PAYBACK > rows or not payloads:
-        return candidates[0], {"description": description, "precision": f"{candidates[0]}: the job is too small for measuring to pay"}
+        return candidates[0], {
+            "description": description,
+            "precision": f"{candidates[0]}: the job is too small for measuring to pay",
+        }
     seconds: dict[str, float] = {}
     failed: dict[str, str] = {}
     for candidate in candidates:
         try:
             if candidate != description.precision:
                 description = engine.load(device, candidate, threads)
-            seconds[candidate] = _time(engine, [p for _, p in payloads], bound=min(seconds.values(), default=float("inf")))
+            seconds[candidate] = _time(
+                engine, [p for _, p in payloads], bound=min(seconds.values(), default=float("inf"))
+            )
         except ModelError as e:
             failed[candidate] = str(e)
     best = min(seconds, key=seconds.__getitem__)
@@ -119,7 +132,7 @@ def _payloads(prepared: Prepared, budget: Budget) -> list[tuple[int, Any]]:
     """Rows and payload of a few batches, from the longest to the shortest."""
     cut = list(batches(len(prepared), prepared.lengths, budget))
     some = sorted({0, len(cut) // 2, len(cut) - 1})[:SAMPLE_BATCHES]
-    return [(cut[n].stop - cut[n].start if isinstance(cut[n], slice) else len(cut[n]), prepared.batch(cut[n])) for n in some]  # type: ignore[union-attr, arg-type]
+    return [(len(positions(cut[n])), prepared.batch(cut[n])) for n in some]
 
 
 def _time(engine: Engine, payloads: list[Any], bound: float) -> float:
@@ -135,7 +148,9 @@ def _time(engine: Engine, payloads: list[Any], bound: float) -> float:
     return total
 
 
-def _output_schema(engine: Engine, step: Step, description: Description, budget: Budget, windows: Iterator[pa.Table]) -> pa.Schema:
+def _output_schema(
+    engine: Engine, step: Step, description: Description, budget: Budget, windows: Iterator[pa.Table]
+) -> pa.Schema:
     """Every output column with its type: declared, known to the engine, or first seen."""
     types = {name: parse_type(o.type) if o.type else description.outputs.get(name) for name, o in step.outputs.items()}
     if any(t is None for t in types.values()):
@@ -143,7 +158,9 @@ def _output_schema(engine: Engine, step: Step, description: Description, budget:
     return pa.schema([pa.field(o.column, types[name] or pa.null()) for name, o in step.outputs.items()])
 
 
-def _see_types(engine: Engine, step: Step, types: dict[str, pa.DataType | None], budget: Budget, windows: Iterator[pa.Table]) -> None:
+def _see_types(
+    engine: Engine, step: Step, types: dict[str, pa.DataType | None], budget: Budget, windows: Iterator[pa.Table]
+) -> None:
     answered = 0
     for outputs in _answers(engine, budget, windows):
         for name in types:
@@ -156,7 +173,9 @@ def _see_types(engine: Engine, step: Step, types: dict[str, pa.DataType | None],
         answered += max((len(a) for a in outputs.values()), default=0)
         missing = [name for name in unseen if name not in outputs]
         if missing:
-            raise ModelError(f"step {step.name}: the model gave no output {missing[0]!r}, only {', '.join(map(repr, outputs)) or 'none'}: correct {step.name}.outputs")
+            raise ModelError(
+                f"step {step.name}: the model gave no output {missing[0]!r}, only {', '.join(map(repr, outputs)) or 'none'}: correct {step.name}.outputs"
+            )
         if answered >= NULL_ROWS:
             raise ModelError(
                 f"step {step.name}: output {unseen[0]!r} was null in the first {answered} rows, so its type can't be told: "

@@ -31,8 +31,18 @@ def describe(plan: Plan) -> list[Fact]:
         Fact("name", "job", spec.name, spec.name),
         Fact("input", "input", ", ".join(_paths(plan)), _paths(plan)),
         Fact("files", "files", f"{count(len(plan.files), 'file')}, {size(plan.bytes)}", len(plan.files)),
-        Fact("rows", "rows", f"{rows:,}" + (f" (limit {spec.input.limit:,})" if spec.input.limit is not None else ""), rows),
-        Fact("shards", "shards", f"{count(len(plan.shards), 'shard')}, {count(plan.windows, 'window')} of up to {plan.reading.window:,} rows", len(plan.shards)),
+        Fact(
+            "rows",
+            "rows",
+            f"{rows:,}" + (f" (limit {spec.input.limit:,})" if spec.input.limit is not None else ""),
+            rows,
+        ),
+        Fact(
+            "shards",
+            "shards",
+            f"{count(len(plan.shards), 'shard')}, {count(plan.windows, 'window')} of up to {plan.reading.window:,} rows",
+            len(plan.shards),
+        ),
     ]
     if plan.reading.where:
         pruning = f"{pruned:,} rows are ruled out by statistics, unread" if pruned else "statistics rule out no rows"
@@ -40,7 +50,12 @@ def describe(plan: Plan) -> list[Fact]:
     for step in spec.steps:
         label = "model" if len(spec.steps) == 1 else step.name
         facts += [
-            Fact(f"{step.name}.uri", label, f"{step.uri} ({step.engine}{f', {step.task}' if step.task else ''})", step.uri),
+            Fact(
+                f"{step.name}.uri",
+                label,
+                f"{step.uri} ({step.engine}{f', {step.task}' if step.task else ''})",
+                step.uri,
+            ),
             Fact(f"{step.name}.precision", "precision", _precision(step.precision), step.precision),
         ]
     facts += [
@@ -54,14 +69,20 @@ def describe(plan: Plan) -> list[Fact]:
 def to_json(plan: Plan) -> dict[str, Any]:
     """The description as a JSON object, with figures that the text only mentions."""
     value: dict[str, Any] = {fact.key: fact.value for fact in describe(plan) if fact.key != "notes"}
-    figures = {"bytes": plan.bytes, "windows": plan.windows, "window_rows": plan.reading.window, "pruned_rows": plan.pruned}
+    figures = {
+        "bytes": plan.bytes,
+        "windows": plan.windows,
+        "window_rows": plan.reading.window,
+        "pruned_rows": plan.pruned,
+    }
     return {**value, **figures, "fingerprint": plan.fingerprint.digest, "notes": list(plan.notes)}
 
 
 def to_html(plan: Plan) -> str:
     """The description as a table, for notebooks."""
     rows = "".join(
-        f"<tr><th style='text-align:left'>{html.escape(f.label)}</th><td style='text-align:left'>{html.escape(f.text)}</td></tr>" for f in describe(plan)
+        f"<tr><th style='text-align:left'>{html.escape(f.label)}</th><td style='text-align:left'>{html.escape(f.text)}</td></tr>"
+        for f in describe(plan)
     )
     return f"<table>{rows}</table>"
 

@@ -32,7 +32,9 @@ class Fingerprint:
 
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON value, whatever the order of its keys (hexadecimal)."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
 def fingerprint(spec: JobSpec, files: Sequence[InputFile], identities: Mapping[str, Identity]) -> Fingerprint:
@@ -49,7 +51,10 @@ def fingerprint(spec: JobSpec, files: Sequence[InputFile], identities: Mapping[s
         "steps": {s.name: _step(s.model_dump(mode="json"), identities[s.name]) for s in spec.steps},
         "batching": spec.batching.model_dump(mode="json"),
         "errors": {"on_invalid_output": spec.errors.on_invalid_output},
-        "output": {"carry": list(spec.carry) if isinstance(spec.carry, tuple) else spec.carry, "compression": spec.output.compression},
+        "output": {
+            "carry": list(spec.carry) if isinstance(spec.carry, tuple) else spec.carry,
+            "compression": spec.output.compression,
+        },
     }
     return Fingerprint(digest_of(material), material)
 
@@ -58,7 +63,13 @@ def _step(step: dict[str, Any], identity: Identity) -> dict[str, Any]:
     for key in ("name", "uri"):
         del step[key]  # the digest says what the model is, wherever it lies
     options = {k: v for k, v in step.pop("options").items() if k != "weights"}
-    return {**step, "options": options, "digest": identity.digest, "files": dict(identity.files), "packages": dict(identity.packages)}
+    return {
+        **step,
+        "options": options,
+        "digest": identity.digest,
+        "files": dict(identity.files),
+        "packages": dict(identity.packages),
+    }
 
 
 def differences(old: Fingerprint, new: Fingerprint) -> list[str]:

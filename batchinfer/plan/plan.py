@@ -89,21 +89,23 @@ def make_plan(spec: JobSpec) -> Plan:
 
     """
     for step in spec.steps:
-        registry.check(step)
+        registry.check(step, spec.code)
+    spec = spec.model_copy(update={"steps": tuple(registry.pin(s) for s in spec.steps)})
     with ThreadPoolExecutor(1, thread_name_prefix="batchinfer-identify") as pool:
         identities = {s.name: pool.submit(registry.identify, s, spec.code) for s in spec.steps}
-        scanned = scan(spec.input.path, spec.storage)
         where = Where(spec.input.where) if spec.input.where else None
+        scanned = scan(spec.input.path, spec.storage, statistics=where.columns if where else ())
         names = scanned.columns
         available = _available(names, spec.input.columns)
         carry = _carried(spec, available)
         needed = _needed(spec, carry, available)
         unified = unify(scanned.files, _in_input_order(names, {*needed, *(where.columns if where else ())}))
-        if where is not None:
-            where.check(unified.schema)
+        condition = where.bind(unified.schema) if where else None
         _check_outputs(spec, carry)
         shard_rows, window = _sizes(spec, scanned.files, unified.schema)
-        shards = cut(scanned.files, where, spec.input.limit, shard_rows) or (Shard(0, 0, ()),)  # no rows: one empty part, so that readers find a schema
+        shards = cut(scanned.files, condition, spec.input.limit, shard_rows) or (
+            Shard(0, 0, ()),
+        )  # no rows: one empty part, so that readers find a schema
         files = tuple(f.file for f in scanned.files)
         reading = Reading(unified.schema, spec.input.where, carry, spec.input.key, window)
         mark = fingerprint(spec, files, {name: future.result() for name, future in identities.items()})
@@ -125,7 +127,11 @@ def _available(names: Sequence[str], asked: tuple[str, ...] | None) -> list[str]
 def _require(name: str, names: Sequence[str], where: str, what: str) -> None:
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
-        advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, names[:12]))}{', …' if len(names) > 12 else ''}"
+        advice = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"it has {', '.join(map(repr, names[:12]))}{', …' if len(names) > 12 else ''}"
+        )
         raise InputError(f"{where}: {what} has no column {name!r}; {advice}")
 
 
@@ -162,7 +168,12 @@ def _check_outputs(spec: JobSpec, carry: Sequence[str]) -> None:
         for name, output in step.outputs.items():
             place = f"{step.name}.outputs.{name}"
             if output.column in carry:
-                problems.append(Problem(place, f"the column {output.column!r} is carried from the input too; name the output otherwise, or leave the column out of output.carry"))
+                problems.append(
+                    Problem(
+                        place,
+                        f"the column {output.column!r} is carried from the input too; name the output otherwise, or leave the column out of output.carry",
+                    )
+                )
             if output.type is not None:
                 try:
                     parse_type(output.type)
@@ -175,7 +186,7 @@ def _check_outputs(spec: JobSpec, carry: Sequence[str]) -> None:
 def _sizes(spec: JobSpec, files: Sequence[ScannedFile], schema: pa.Schema) -> tuple[int, int]:
     """Rows of a shard and of a window: as asked, else from the footers; a shard is a whole number of windows."""
     fixed = all(_is_fixed(schema.field(c).type) for s in spec.steps for c in input_columns(s))
-    shard, window = auto_sizes(files, schema.names, numeric=fixed)
+    shard, window = auto_sizes(files, schema, numeric=fixed)
     if spec.batching.window != "auto":
         window = spec.batching.window
     if spec.batching.shard != "auto":
@@ -186,4 +197,6 @@ def _sizes(spec: JobSpec, files: Sequence[ScannedFile], schema: pa.Schema) -> tu
 
 def _is_fixed(kind: pa.DataType) -> bool:
     """Whether every value takes the same room, so that windows can be large."""
-    return bool(pa.types.is_primitive(kind) or (pa.types.is_fixed_size_list(kind) and pa.types.is_primitive(kind.value_type)))
+    return bool(
+        pa.types.is_primitive(kind) or (pa.types.is_fixed_size_list(kind) and pa.types.is_primitive(kind.value_type))
+    )

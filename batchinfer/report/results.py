@@ -26,7 +26,9 @@ class ResultsFile:
             self._put(event.job, _unfinished(event, State.RUNNING, None, []))
         elif isinstance(event, Finished):
             standing = None if self._started else records.find(self._store, event.result.job.run_results)
-            if standing is None or standing.get("exit_code") != event.result.exit_code:  # a run without work keeps the file of the one that did it
+            if (
+                standing is None or standing.get("exit_code") != event.result.exit_code
+            ):  # a run without work keeps the file of the one that did it
                 self._put(event.result.job, event.result.to_json())
 
     def failed(self, error: BaseException) -> None:
@@ -44,4 +46,11 @@ class ResultsFile:
 def _unfinished(event: Started, state: State, exit_code: int | None, errors: list[str]) -> dict[str, Any]:
     planned = event.plan.rows
     rows = {"planned": planned, "succeeded": 0, "dead": 0, "filtered": 0, "not_attempted": planned}
-    return {"state": str(state), "exit_code": exit_code, "rows": rows, "job": event.job.job8, "executor": event.executor, "errors": errors}
+    return {
+        "state": str(state),
+        "exit_code": exit_code,
+        "rows": rows,
+        "job": event.job.job8,
+        "executor": event.executor,
+        "errors": errors,
+    }

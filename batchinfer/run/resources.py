@@ -20,8 +20,8 @@ class Allotment:
     """None on a cluster that isn't asked yet: one for each GPU, or for each node."""
     threads: int
     """CPU threads of each worker."""
-    gpus: float
-    """GPUs of each worker."""
+    gpus: float | None
+    """GPUs of each worker; None for whatever device torch finds."""
 
 
 def allot(spec: JobSpec, pinned_threads: int | None = None) -> Allotment:
@@ -40,7 +40,7 @@ def allot(spec: JobSpec, pinned_threads: int | None = None) -> Allotment:
     threads = asked.cpus if asked.cpus != "auto" else max(1, cores // (workers or 1))
     if asked.cpus == "auto" and pinned_threads is not None and pinned_threads <= cores:
         threads = pinned_threads
-    gpus = asked.gpus if asked.gpus != "auto" else float(min(1, device_count))
+    gpus = asked.gpus if asked.gpus != "auto" else (1.0 if device_count else None)
     return Allotment(executor, 1 if executor == "inline" else workers, threads, gpus)
 
 

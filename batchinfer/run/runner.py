@@ -23,7 +23,18 @@ from batchinfer.measure.settings import Settings
 from batchinfer.plan import record
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
-from batchinfer.run.events import Event, Finished, GivenUp, Listener, Retried, RunResult, Settled, Started, State, Ticked
+from batchinfer.run.events import (
+    Event,
+    Finished,
+    GivenUp,
+    Listener,
+    Retried,
+    RunResult,
+    Settled,
+    Started,
+    State,
+    Ticked,
+)
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
@@ -84,8 +95,12 @@ def _take(store: Store, plan: Plan, *, restart: bool) -> Job:
     if former is not None and (restart or (overwrite and former.fingerprint.digest != plan.fingerprint.digest)):
         standing = epochs.newest(store, former.paths)
         if standing is not None and epochs.is_alive(store, former.paths, standing):
-            raise LockedError(f"{store.root}: {standing.owner} is running the job that is to be replaced; stop it first")
-    return jobs.find_or_create(store, plan.spec.name, plan.fingerprint, epochs.identity(), fresh=restart, overwrite=overwrite)
+            raise LockedError(
+                f"{store.root}: {standing.owner} is running the job that is to be replaced; stop it first"
+            )
+    return jobs.find_or_create(
+        store, plan.spec.name, plan.fingerprint, epochs.identity(), fresh=restart, overwrite=overwrite
+    )
 
 
 @contextlib.contextmanager
@@ -108,7 +123,11 @@ def _judge(store: Store, plan: Plan, job: Job, manifest: Manifest) -> RunResult:
         manifests.mark_success(store)
     else:
         store.delete(paths.SUCCESS)
-    errors = () if code == 0 else (f"{manifest.counts.dead} dead rows, more than errors.threshold: {plan.spec.errors.threshold} allows",)
+    errors = (
+        ()
+        if code == 0
+        else (f"{manifest.counts.dead} dead rows, more than errors.threshold: {plan.spec.errors.threshold} allows",)
+    )
     state = State.SUCCEEDED if code == 0 else State.PARTIAL
     recorded = records.find(store, job.paths.settings)
     settings = Settings.from_json(recorded) if recorded else None
@@ -163,7 +182,9 @@ class _Run:
             records.create(self._store, path, record.to_json(self._plan))
             recorded = records.read(self._store, path)
         if recorded["fingerprint"] != self._plan.fingerprint.digest:
-            raise OutputError(f"{self._store.root}/{path}: the recorded plan is of another job; start afresh with --restart")
+            raise OutputError(
+                f"{self._store.root}/{path}: the recorded plan is of another job; start afresh with --restart"
+            )
         self._plan = replace(self._plan, reading=replace(self._plan.reading, window=recorded["window"]))
         return record.shards_from_json(recorded)
 
@@ -172,7 +193,9 @@ class _Run:
         if recorded is not None:
             self._settings = Settings.from_json(recorded)
         allotment = allot(self._plan.spec, self._settings.threads if self._settings else None)
-        return allotment, Context(self._plan.spec, self._plan.reading, self._job.paths, allotment.threads, allotment.gpus)
+        return allotment, Context(
+            self._plan.spec, self._plan.reading, self._job.paths, allotment.threads, allotment.gpus
+        )
 
     def _work(self, left: deque[Shard], allotment: Allotment, context: Context) -> None:
         executor = self._executor = _open(allotment, context, self._plan)
@@ -224,8 +247,14 @@ class _Run:
         self._usage += done.usage
         errors = self._plan.spec.errors
         dead = sum(p.counts.dead for p in self._parts)
-        if errors.on_exceed == "abort" and dead > allowed_dead(errors.threshold, self._plan.rows) and self._ending is None:
-            message = f"{dead} dead rows, more than errors.threshold: {errors.threshold} allows (errors.on_exceed is abort)"
+        if (
+            errors.on_exceed == "abort"
+            and dead > allowed_dead(errors.threshold, self._plan.rows)
+            and self._ending is None
+        ):
+            message = (
+                f"{dead} dead rows, more than errors.threshold: {errors.threshold} allows (errors.on_exceed is abort)"
+            )
             self._abort(executor, left, _Ending(State.FAILED, 3, message))
 
     def _retries(self, executor: Executor, failed: Failed, left: deque[Shard]) -> bool:
@@ -269,7 +298,9 @@ class _Run:
         ending = self._ending or _Ending(State.FAILED, 2, "")
         if ending.error:
             errors.insert(0, ending.error)
-        return self._told(RunResult(ending.state, ending.exit_code, counts, self._job.paths, self._store.root, errors=tuple(errors)))
+        return self._told(
+            RunResult(ending.state, ending.exit_code, counts, self._job.paths, self._store.root, errors=tuple(errors))
+        )
 
     def _told(self, result: RunResult) -> RunResult:
         """The result with what this run knows of itself."""

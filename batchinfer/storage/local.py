@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import errno
 import os
@@ -28,7 +29,9 @@ def _translated(path: Path) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError):
         raise
     except PermissionError as e:
-        raise AccessError(f"{path}: no permission ({e.strerror}): check owner and mode of the file and its folder") from e
+        raise AccessError(
+            f"{path}: no permission ({e.strerror}): check owner and mode of the file and its folder"
+        ) from e
     except OSError as e:
         raise StorageError(f"{path}: {_ADVICE.get(e.errno or 0, e.strerror or str(e))}") from e
 
@@ -41,17 +44,17 @@ class LocalStore:
         self._folder = Path(self.root)
         self._scratch = scratch
 
-    def list(self, prefix: str = "") -> list[Entry]:
+    def list(self, prefix: str = "") -> builtins.list[Entry]:
         """See Store.list. Symbolic links to files are followed, those to folders too unless they lead back."""
         top = self._folder / prefix
         with _translated(top):
             if top.is_file():
                 return [self._entry(prefix, top.stat())]
-            found: list[Entry] = []
+            found: builtins.list[Entry] = []
             self._walk(top, prefix.strip("/"), found, frozenset())
             return sorted(found, key=lambda e: e.path)
 
-    def _walk(self, folder: Path, name: str, found: list[Entry], above: frozenset[tuple[int, int]]) -> None:
+    def _walk(self, folder: Path, name: str, found: builtins.list[Entry], above: frozenset[tuple[int, int]]) -> None:
         try:
             here = folder.stat()
             children = list(os.scandir(folder))

@@ -18,7 +18,13 @@ RETRY_SECONDS = 300.0
 """How long a fault of the store is retried before it counts as gone."""
 
 _CLIENT_LIBRARIES = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
-_CREDENTIAL_ERRORS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "ClientAuthenticationError", "TokenRetrievalError"}
+_CREDENTIAL_ERRORS = {
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "DefaultCredentialsError",
+    "ClientAuthenticationError",
+    "TokenRetrievalError",
+}
 _VERSION_KEYS = ("ETag", "etag", "generation", "content_settings", "LastModified", "mtime", "created")
 
 
@@ -56,13 +62,17 @@ class FsspecStore:
         except (FileNotFoundError, FileExistsError):
             raise
         except PermissionError as e:
-            raise AccessError(f"{self.root}/{path}: the store refused to {verb} it: check credentials and their rights ({e})") from e
+            raise AccessError(
+                f"{self.root}/{path}: the store refused to {verb} it: check credentials and their rights ({e})"
+            ) from e
         except Exception as e:
             kind = type(e)
             if kind.__name__ in _CREDENTIAL_ERRORS:
                 raise AccessError(f"{self.root}: no usable credentials to {verb} {path}: {e}") from e
             if _is_passing(e) or isinstance(e, OSError):
-                raise StorageError(f"{self.root}/{path}: could not {verb} it: {kind.__name__}: {e}; run the same command again to go on") from e
+                raise StorageError(
+                    f"{self.root}/{path}: could not {verb} it: {kind.__name__}: {e}; run the same command again to go on"
+                ) from e
             raise
 
     def list(self, prefix: str = "") -> list[Entry]:
@@ -87,7 +97,9 @@ class FsspecStore:
         """See Store.read."""
         if stop is not None and stop <= start:
             return b""
-        return self._call("read", path, lambda: bytes(self._fs.cat_file(self._full(path), start=start or None, end=stop)))
+        return self._call(
+            "read", path, lambda: bytes(self._fs.cat_file(self._full(path), start=start or None, end=stop))
+        )
 
     def put(self, path: str, data: bytes) -> None:
         """See Store.put."""
@@ -109,7 +121,9 @@ class FsspecStore:
                 try:
                     return bool(self._fs.cat_file(self._full(path)) == data)
                 except FileNotFoundError:
-                    if isinstance(error, FileExistsError):  # a conflict with one that has vanished since, or is not visible yet
+                    if isinstance(
+                        error, FileExistsError
+                    ):  # a conflict with one that has vanished since, or is not visible yet
                         raise ConnectionError(f"{path}: reported as existing, but not there") from error
                     raise error from None
             return True

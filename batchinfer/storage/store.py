@@ -95,7 +95,9 @@ def open_store(root: str, options: StorageOptions | None = None, *, scratch: str
         return LocalStore(root.removeprefix("file://"), scratch=scratch)
     protocol = urlsplit(root).scheme
     if protocol not in _PROTOCOLS or "::" in root:
-        raise RefusedError(f"{root}: the protocol {protocol!r} isn't supported; use a local path or one of {', '.join(sorted(_PROTOCOLS))}")
+        raise RefusedError(
+            f"{root}: the protocol {protocol!r} isn't supported; use a local path or one of {', '.join(sorted(_PROTOCOLS))}"
+        )
     import fsspec
 
     from batchinfer.storage.remote import FsspecStore

@@ -17,7 +17,9 @@ from batchinfer.worker.context import RowError
 OnInvalid = Literal["dead", "keep", "fail"]
 
 
-def check(columns: Mapping[str, pa.Array], rows: int, step: Step, schema: pa.Schema, on_invalid: OnInvalid) -> tuple[list[pa.Array], dict[int, RowError]]:
+def check(
+    columns: Mapping[str, pa.Array], rows: int, step: Step, schema: pa.Schema, on_invalid: OnInvalid
+) -> tuple[list[pa.Array], dict[int, RowError]]:
     """The step's output columns with the pinned types, and the rows that are dead because of them.
 
     Args:
@@ -40,7 +42,9 @@ def check(columns: Mapping[str, pa.Array], rows: int, step: Step, schema: pa.Sch
             errors = {**_not_finite(array, field.name), **errors}
         if errors and on_invalid == "fail":
             at, error = min(errors.items())
-            raise ModelError(f"step {step.name}: row {at} of a batch of {rows}: {error.message} (errors.on_invalid_output is fail)")
+            raise ModelError(
+                f"step {step.name}: row {at} of a batch of {rows}: {error.message} (errors.on_invalid_output is fail)"
+            )
         invalid |= errors
         arrays.append(array)
     return arrays, invalid
@@ -48,9 +52,13 @@ def check(columns: Mapping[str, pa.Array], rows: int, step: Step, schema: pa.Sch
 
 def _output(columns: Mapping[str, pa.Array], name: str, rows: int, step: Step) -> pa.Array:
     if name not in columns:
-        raise ModelError(f"step {step.name}: the model gave no output {name!r}, only {', '.join(map(repr, columns)) or 'none'}: correct {step.name}.outputs")
+        raise ModelError(
+            f"step {step.name}: the model gave no output {name!r}, only {', '.join(map(repr, columns)) or 'none'}: correct {step.name}.outputs"
+        )
     if len(columns[name]) != rows:
-        raise ModelError(f"step {step.name}: output {name!r} has {len(columns[name])} values for {rows} rows: a model must give one per row, in their order")
+        raise ModelError(
+            f"step {step.name}: output {name!r} has {len(columns[name])} values for {rows} rows: a model must give one per row, in their order"
+        )
     return columns[name]
 
 
@@ -81,7 +89,9 @@ def _not_finite(array: pa.Array, name: str) -> dict[int, RowError]:
     elif _is_float_list(array.type):
         values = pc.list_flatten(array)
         finite = _finite(values)
-        bad = np.unique(pc.list_parent_indices(array).to_numpy()[~finite]) if not finite.all() else np.empty(0, np.int64)
+        bad = (
+            np.unique(pc.list_parent_indices(array).to_numpy()[~finite]) if not finite.all() else np.empty(0, np.int64)
+        )
     else:
         return {}
     message = f"output {name!r} is NaN or infinite"
@@ -96,4 +106,5 @@ def _is_float_list(kind: pa.DataType) -> bool:
 def _finite(values: pa.Array) -> NDArray[np.bool_]:
     if values.null_count:
         values = values.fill_null(0)
-    return np.isfinite(values.to_numpy(zero_copy_only=False))
+    finite: NDArray[np.bool_] = np.isfinite(values.to_numpy(zero_copy_only=False))
+    return finite

@@ -51,7 +51,9 @@ class WindowRows:
 class ShardRun:
     """Collects a shard's results and commits its part. All methods but `fail` run on the worker's writing thread."""
 
-    def __init__(self, shard: Shard, context: Context, settings: Settings, store: Store, outcome: Future[Outcome]) -> None:
+    def __init__(
+        self, shard: Shard, context: Context, settings: Settings, store: Store, outcome: Future[Outcome]
+    ) -> None:
         self.shard = shard
         self.outcome = outcome
         self.error: BaseException | None = None
@@ -113,10 +115,20 @@ class ShardRun:
             return None
         return self.checkpointed.take(pa.array(at))
 
-    def results(self, ordinals: NDArray[np.int64], outputs: list[pa.Array], truncated: NDArray[np.bool_] | None, invalid: dict[int, RowError]) -> pa.Table:
+    def results(
+        self,
+        ordinals: NDArray[np.int64],
+        outputs: list[pa.Array],
+        truncated: NDArray[np.bool_] | None,
+        invalid: dict[int, RowError],
+    ) -> pa.Table:
         """Rows that the model answered, as a table of the chunk's schema; those with an invalid output are dead."""
         count = len(ordinals)
-        dead = pa.array([e.to_json() if (e := invalid.get(n)) else None for n in range(count)], chunks.DEAD_TYPE) if invalid else pa.nulls(count, chunks.DEAD_TYPE)
+        dead = (
+            pa.array([e.to_json() if (e := invalid.get(n)) else None for n in range(count)], chunks.DEAD_TYPE)
+            if invalid
+            else pa.nulls(count, chunks.DEAD_TYPE)
+        )
         cut = pa.array(np.zeros(count, np.bool_) if truncated is None else truncated)
         if invalid:
             alive = dead.is_null()
@@ -128,7 +140,9 @@ class ShardRun:
         count = len(ordinals)
         empty = [pa.nulls(count, f.type) for f in self._settings.outputs]
         dead = pa.array([e.to_json() for e in errors], chunks.DEAD_TYPE)
-        return pa.Table.from_arrays([pa.array(ordinals), pa.array(np.zeros(count, np.bool_)), dead, *empty], schema=self._chunk_schema)
+        return pa.Table.from_arrays(
+            [pa.array(ordinals), pa.array(np.zeros(count, np.bool_)), dead, *empty], schema=self._chunk_schema
+        )
 
     def accept(self, rows: WindowRows, results: pa.Table, *, fresh: bool) -> None:
         """Take the results of a batch; a complete window goes into the part, and a checkpoint is made when its time has come."""

@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from batchinfer.data.reader import Reader, Window
 from batchinfer.data.where import Where
 from batchinfer.engines import device, registry
-from batchinfer.engines.protocol import Engine, Prepared, Rows
-from batchinfer.errors import InputError, RefusedError, StoppedError, TransientError
+from batchinfer.engines.protocol import Engine
+from batchinfer.errors import BatchinferError, InputError, RefusedError, StoppedError, TransientError
 from batchinfer.measure.choose import choose
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import batches, positions
@@ -36,51 +36,11 @@ from batchinfer.storage.store import open_store
 from batchinfer.worker.check import check
 from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome, Progress
 from batchinfer.worker.isolate import isolate
+from batchinfer.worker.items import Batch, Call, End, Outputs, Read, Results
 from batchinfer.worker.shard_run import ShardRun, WindowRows
 
 AHEAD = 2
 """Shards that a worker should be given at once, so that the next one is read while one is computed."""
-
-
-@dataclass(frozen=True)
-class _End:
-    """The last item of a shard in every queue."""
-
-    run: ShardRun
-
-
-@dataclass(frozen=True)
-class _Read:
-    run: ShardRun
-    window: Window
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Rows of a window for the model: `rows` are positions in `prepared`, `ordinals` their rows in the shard."""
-
-    run: ShardRun
-    window: WindowRows
-    prepared: Prepared
-    rows: NDArray[np.intp]
-    ordinals: NDArray[np.int64]
-    payload: Any
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    batch: _Batch
-    outputs: Any
-
-
-@dataclass(frozen=True)
-class _Results:
-    """Rows that need no model (any more): from a checkpoint, or dead."""
-
-    run: ShardRun
-    window: WindowRows
-    table: pa.Table
-    fresh: bool
 
 
 class Worker:
@@ -96,7 +56,9 @@ class Worker:
         self._settings: Settings | None = None
         self._loaded: str | None = None
         self._model = threading.RLock()
-        self._preparing: contextlib.AbstractContextManager[Any] = self._model if self._device == "cpu" else contextlib.nullcontext()
+        self._preparing: contextlib.AbstractContextManager[Any] = (
+            self._model if self._device == "cpu" else contextlib.nullcontext()
+        )
         self._stopping = threading.Event()
         self._progress = Progress(number, note="idle")
         self._to_read: queue.Queue[Any] = queue.Queue()
@@ -109,15 +71,18 @@ class Worker:
             ("device", self._to_device, self._infer, self._to_write),
             ("write", self._to_write, self._write, None),
         ]
-        self._threads = [threading.Thread(target=self._stage, args=(i, w, o), name=f"batchinfer-{number}-{n}", daemon=True) for n, i, w, o in stages]
+        self._threads = [
+            threading.Thread(target=self._stage, args=(i, w, o), name=f"batchinfer-{number}-{n}", daemon=True)
+            for n, i, w, o in stages
+        ]
         self._reader = self._open_reader()
         for thread in self._threads:
             thread.start()
 
     def _open_reader(self) -> Reader:
         reading = self._context.reading
-        where = Where(reading.where) if reading.where else None
-        return Reader(reading.schema, where, self._spec.storage)
+        where = Where(reading.where).bind(reading.schema) if reading.where else None
+        return Reader(reading.schema, where, options=self._spec.storage)
 
     # The worker's surface: called by executors.
 
@@ -126,10 +91,17 @@ class Worker:
         self._progress = replace(self._progress, note="measuring")
         inputs = input_columns(self._step)
         reader = self._open_reader()
-        sample = (w.table.select(inputs) for s in shards for w in reader.windows(s.ranges, self._context.reading.window) if len(w.table))
+        sample = (
+            w.table.select(inputs)
+            for s in shards
+            for w in reader.windows(s.ranges, self._context.reading.window)
+            if len(w.table)
+        )
         rows = sum(s.rows for s in shards)
         settings: Settings = self._on_device(
-            lambda: choose(self._engine, self._step, sample, self._spec.batching, self._device, self._context.threads, rows)
+            lambda: choose(
+                self._engine, self._step, sample, self._spec.batching, self._device, self._context.threads, rows
+            )
         )
         self._loaded = settings.precision
         return settings
@@ -166,9 +138,11 @@ class Worker:
 
     # The stages.
 
-    def _stage(self, inbox: queue.Queue[Any], work: Callable[[Any], Iterator[Any]], outbox: queue.Queue[Any] | None) -> None:
+    def _stage(
+        self, inbox: queue.Queue[Any], work: Callable[[Any], Iterator[Any]], outbox: queue.Queue[Any] | None
+    ) -> None:
         while (item := inbox.get()) is not None:
-            if isinstance(item, _Call):
+            if isinstance(item, Call):
                 item.run()
                 continue
             for result in work(item):
@@ -178,11 +152,11 @@ class Worker:
             outbox.put(None)
 
     def _on_device(self, function: Callable[[], Any]) -> Any:
-        call = _Call(function, Future())
+        call = Call(function, Future())
         self._to_device.put(call)
         return call.future.result()
 
-    def _read(self, item: tuple[Shard, Future[Outcome]]) -> Iterator[_Read | _End]:
+    def _read(self, item: tuple[Shard, Future[Outcome]]) -> Iterator[Read | End]:
         shard, future = item
         assert self._settings is not None
         try:
@@ -200,13 +174,13 @@ class Worker:
                 if self._stopping.is_set():
                     run.fail(StoppedError("stopped before the shard was finished"))
                 else:
-                    yield _Read(run, window)
+                    yield Read(run, window)
         except Exception as e:  # noqa: BLE001 - see _failed
             run.fail(e)
-        yield _End(run)
+        yield End(run)
 
-    def _prepare(self, item: _Read | _End) -> Iterator[_Batch | _Results | _End]:
-        if isinstance(item, _End):
+    def _prepare(self, item: Read | End) -> Iterator[Batch | Results | End]:
+        if isinstance(item, End):
             yield item
         elif item.run.error is None:
             try:
@@ -217,10 +191,10 @@ class Worker:
             else:
                 yield from prepared
 
-    def _prepared(self, run: ShardRun, window: Window) -> Iterator[_Batch | _Results]:
+    def _prepared(self, run: ShardRun, window: Window) -> Iterator[Batch | Results]:
         rows = WindowRows(window, len(window.table))
         if (known := run.from_checkpoint(window.ordinals)) is not None or not len(window.table):
-            yield _Results(run, rows, run.no_rows() if known is None else known, fresh=False)
+            yield Results(run, rows, run.no_rows() if known is None else known, fresh=False)
             return
         assert self._settings is not None
         table = window.table.select(input_columns(self._step))
@@ -230,19 +204,19 @@ class Worker:
         except Exception:  # noqa: BLE001 - isolate raises what is no row's fault
             found = isolate(lambda some: self._engine.prepare(table.take(pa.array(some))), good)
             at = np.array([n for n, _ in found.dead], np.intp)
-            yield _Results(run, rows, run.dead_rows(window.ordinals[at], [e for _, e in found.dead]), fresh=True)
+            yield Results(run, rows, run.dead_rows(window.ordinals[at], [e for _, e in found.dead]), fresh=True)
             good = np.setdiff1d(good, at)
             prepared = self._engine.prepare(table.take(pa.array(good)))
         for some in batches(len(good), prepared.lengths, self._settings.budget):
             at = positions(some)
             ordinals = window.ordinals[good[at]]
             if (known := run.from_checkpoint(ordinals)) is not None:
-                yield _Results(run, rows, known, fresh=False)
+                yield Results(run, rows, known, fresh=False)
             else:
-                yield _Batch(run, rows, prepared, at, ordinals, prepared.batch(some))
+                yield Batch(run, rows, prepared, at, ordinals, prepared.batch(some))
 
-    def _infer(self, item: _Batch | _Results | _End) -> Iterator[_Outputs | _Results | _End]:
-        if not isinstance(item, _Batch):
+    def _infer(self, item: Batch | Results | End) -> Iterator[Outputs | Results | End]:
+        if not isinstance(item, Batch):
             yield item
             return
         run = item.run
@@ -258,19 +232,22 @@ class Worker:
         except Exception as e:  # noqa: BLE001 - isolate raises what is no row's fault
             yield from self._isolated(item, e)
         else:
-            yield _Outputs(item, outputs)
+            yield Outputs(item, outputs)
 
-    def _isolated(self, item: _Batch, error: Exception) -> Iterator[_Results]:
+    def _isolated(self, item: Batch, error: Exception) -> Iterator[Results]:
         """The results of a batch that fails as a whole: the rows that do so alone are dead."""
         run = item.run
 
         def attempt(some: NDArray[np.intp]) -> Any:
             run.count(item.prepared.lengths, item.rows[some])
-            return self._checked(item, some, self._engine.finish(self._engine.infer(item.prepared.batch(item.rows[some]))))
+            return self._checked(
+                item, some, self._engine.finish(self._engine.infer(item.prepared.batch(item.rows[some])))
+            )
 
+        if isinstance(error, BatchinferError):
+            run.fail(error)
+            return
         try:
-            if isinstance(error, (RefusedError, TransientError)):
-                raise error
             with self._model, run.timed("infer"):
                 found = isolate(attempt, np.arange(len(item.rows)))
         except Exception as e:  # noqa: BLE001 - see _failed
@@ -280,32 +257,36 @@ class Worker:
         if found.dead:
             at = np.array([n for n, _ in found.dead])
             tables.append(run.dead_rows(item.ordinals[at], [e for _, e in found.dead]))
-        yield _Results(run, item.window, pa.concat_tables(tables), fresh=True)
+        yield Results(run, item.window, pa.concat_tables(tables), fresh=True)
 
-    def _checked(self, item: _Batch, some: NDArray[np.intp], columns: Any) -> pa.Table:
+    def _checked(self, item: Batch, some: NDArray[np.intp], columns: Any) -> pa.Table:
         """Finished outputs of some rows of a batch (positions in it), checked, as results."""
         assert self._settings is not None
-        outputs, invalid = check(columns, len(some), self._step, self._settings.outputs, self._spec.errors.on_invalid_output)
+        outputs, invalid = check(
+            columns, len(some), self._step, self._settings.outputs, self._spec.errors.on_invalid_output
+        )
         truncated = item.prepared.truncated
-        return item.run.results(item.ordinals[some], outputs, None if truncated is None else truncated[item.rows[some]], invalid)
+        return item.run.results(
+            item.ordinals[some], outputs, None if truncated is None else truncated[item.rows[some]], invalid
+        )
 
-    def _write(self, item: _Outputs | _Results | _End) -> Iterator[Any]:
-        run = item.batch.run if isinstance(item, _Outputs) else item.run
+    def _write(self, item: Outputs | Results | End) -> Iterator[Any]:
+        run = item.batch.run if isinstance(item, Outputs) else item.run
         try:
-            if isinstance(item, _End):
+            if isinstance(item, End):
                 self._finish(run)
-            elif isinstance(item, _Results):
+            elif isinstance(item, Results):
                 self._accept(item)
             else:
                 for results in self._finished(item):
                     self._accept(results)
         except Exception as e:  # noqa: BLE001 - see _failed
             run.fail(e)
-            if isinstance(item, _End):
+            if isinstance(item, End):
                 run.outcome.set_result(_failed(run.shard.number, e))
         yield from ()
 
-    def _finished(self, item: _Outputs) -> Iterator[_Results]:
+    def _finished(self, item: Outputs) -> Iterator[Results]:
         batch = item.batch
         try:
             with batch.run.timed("write"):
@@ -314,9 +295,9 @@ class Worker:
         except Exception as e:  # noqa: BLE001 - isolate raises what is no row's fault
             yield from self._isolated(batch, e)
         else:
-            yield _Results(batch.run, batch.window, table, fresh=True)
+            yield Results(batch.run, batch.window, table, fresh=True)
 
-    def _accept(self, item: _Results) -> None:
+    def _accept(self, item: Results) -> None:
         run = item.run
         if run.error is not None and not item.fresh:
             return
@@ -324,7 +305,9 @@ class Worker:
             run.accept(item.window, item.table, fresh=item.fresh)
         dead = item.table["_dead"]
         so_far, rows = self._progress, len(item.table)
-        self._progress = replace(so_far, rows=so_far.rows + rows, dead=so_far.dead + rows - dead.null_count, in_hand=so_far.in_hand + rows)
+        self._progress = replace(
+            so_far, rows=so_far.rows + rows, dead=so_far.dead + rows - dead.null_count, in_hand=so_far.in_hand + rows
+        )
         if run.checkpoint_due():
             with run.timed("commit"):
                 run.checkpoint()
@@ -339,20 +322,6 @@ class Worker:
                 run.checkpoint()
             run.outcome.set_result(_failed(run.shard.number, run.error))
         self._progress = replace(self._progress, shard=None, in_hand=0, note="idle")
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A function for the device's thread: frameworks keep their thread counts per thread."""
-
-    function: Callable[[], Any]
-    future: Future[Any]
-
-    def run(self) -> None:
-        try:
-            self.future.set_result(self.function())
-        except BaseException as e:  # noqa: BLE001 - handed to whoever waits
-            self.future.set_exception(e)
 
 
 def _failed(shard: int, error: BaseException) -> Failed:

@@ -82,6 +82,10 @@ def test_a_file_over_one_mebibyte_is_refused(tmp_path):
         load(path)
 
 
+def test_a_file_with_very_many_values_is_refused():
+    assert "50,000 values" in refusal("a: [" + "1," * 50_000 + "]")
+
+
 def test_deep_nesting_is_refused():
     assert parse("[" * MAX_DEPTH + "]" * MAX_DEPTH, "job.yaml").value
     assert "32 levels" in refusal("[" * 5000 + "]" * 5000)

@@ -256,6 +256,16 @@ def test_five_mistakes_give_five_problems_in_the_order_of_the_file(good, problem
     ]
 
 
+def test_a_message_is_printable_whatever_the_file_holds(good, problems):
+    text = good(
+        ("name: reviews", r'name: ["\e[31m"]'), ("key: id", r'"\e[2J\ud800": 1'), ("task: embedding", r'task: "\ud800"')
+    )
+    for found in problems(text):
+        assert found.where.isprintable()
+        assert found.message.isprintable()
+        assert f"{found.where}{found.message}".encode()
+
+
 def test_the_steps_form_is_named_as_it_was_written(good, problem):
     text = good(("model:", "steps:"), ("  engine: transformers", "- engine: transformer"))
     found = problem(text)

@@ -1,0 +1,76 @@
+"""What passes through a worker's queues, from stage to stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from batchinfer.data.reader import Window
+from batchinfer.engines.protocol import Prepared
+from batchinfer.worker.shard_run import ShardRun, WindowRows
+
+
+@dataclass(frozen=True)
+class End:
+    """The last item of a shard in every queue."""
+
+    run: ShardRun
+
+
+@dataclass(frozen=True)
+class Read:
+    """A window as it was read."""
+
+    run: ShardRun
+    window: Window
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a window for the model: `rows` are positions in `prepared`, `ordinals` their rows in the shard."""
+
+    run: ShardRun
+    window: WindowRows
+    prepared: Prepared
+    rows: NDArray[np.intp]
+    ordinals: NDArray[np.int64]
+    payload: Any
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the model gave for a batch, not finished yet."""
+
+    batch: Batch
+    outputs: Any
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows that need no model (any more): from a checkpoint, or dead."""
+
+    run: ShardRun
+    window: WindowRows
+    table: pa.Table
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function for the device's thread: frameworks keep their thread counts per thread."""
+
+    function: Callable[[], Any]
+    future: Future[Any]
+
+    def run(self) -> None:
+        """Call it, on the device's thread."""
+        try:
+            self.future.set_result(self.function())
+        except BaseException as e:  # noqa: BLE001 - handed to whoever waits
+            self.future.set_exception(e)
