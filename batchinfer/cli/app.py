@@ -26,9 +26,12 @@ for verb in (init.init, plan.validate, plan.plan, run.run, status.status, status
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        show(f"batchinfer {version('batchinfer')}")
+        try:
+            show(f"batchinfer {version('batchinfer')}")
+        except PackageNotFoundError:
+            show("batchinfer, from a source tree that isn't installed")
         raise typer.Exit
 
 

@@ -44,17 +44,18 @@ def plan(job: JobFile, param: Params = None, set_: Sets = None, as_json: Json = 
         }
         show_json({**to_json(planned), "resources": resources})
     else:
-        facts = describe(planned)
-        lines = [(f.label, f.text) for f in facts if f.key != "notes"]
-        notes = [(f.label, f.text) for f in facts if f.key == "notes"]
-        show(table([*lines, ("workers", _workers(allotment)), *notes]))
+        lines = [(fact.label, fact.text) for fact in describe(planned)]
+        notes = len(lines) - len(planned.notes)
+        show(table([*lines[:notes], ("workers", _workers(allotment)), *lines[notes:]]))
     return 0
 
 
 def _workers(allotment: Allotment) -> str:
+    from batchinfer.plan.describe import count
+
     if allotment.workers is None:
         return f"{allotment.executor}: one on each GPU of the cluster, or one on each node without"
-    number = f"{allotment.workers} {'worker' if allotment.workers == 1 else 'workers'}"
-    each = f"{allotment.threads} CPU {'thread' if allotment.threads == 1 else 'threads'}"
+    number = f"{count(allotment.workers, 'worker')}"
+    each = f"{count(allotment.threads, 'CPU thread')}"
     gpus = f" and {allotment.gpus:g} GPU" if allotment.gpus else ""
     return f"{number} ({allotment.executor}), with {each}{gpus}{' each' if allotment.workers != 1 else ''}"

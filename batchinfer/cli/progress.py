@@ -11,6 +11,7 @@ from typing import Protocol
 from batchinfer.cli.render import duration, percent, rate
 from batchinfer.cli.streams import tell
 from batchinfer.measure.settings import Settings
+from batchinfer.plan.describe import count
 from batchinfer.run.events import Event, Finished, GivenUp, Retried, RunResult, Settled, Started, Ticked
 from batchinfer.run.stop import StopRequest
 from batchinfer.worker.context import Progress
@@ -88,7 +89,7 @@ class Tally:
         if self.pace > 0:
             words.append(rate(self.pace))
             if self.rows < self.planned:
-                words.append(f"ETA {duration((self.planned - self.rows) / self.pace)}")
+                words.append(f"ETA {duration((self.planned - self.rows) / self.pace, whole_seconds=True)}")
         return [*words, *([f"{self.dead:,} dead"] if self.dead else [])]
 
     @property
@@ -105,9 +106,9 @@ def note(event: Event) -> str | None:
             return f"resumed: all {event.decided:,} shards were done before"
         if event.decided:
             return f"resumed: {event.decided:,} of {len(plan.shards):,} shards were done before ({event.decided_rows:,} of {plan.rows:,} rows)"
-        return f"{plan.rows:,} rows in {len(plan.shards):,} {'shard' if len(plan.shards) == 1 else 'shards'}; loading the model"
+        return f"{plan.rows:,} rows in {count(len(plan.shards), 'shard')}; loading the model"
     if isinstance(event, Settled):
-        workers = f"{event.workers} {'worker' if event.workers == 1 else 'workers'}"
+        workers = f"{count(event.workers, 'worker')}"
         return f"running with {workers}, {precision(event.settings)}"
     if isinstance(event, Retried):
         return f"{event.failed.error}; it was replaced, and shard {event.failed.shard} is tried again (death {event.deaths})"

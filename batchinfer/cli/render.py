@@ -25,9 +25,9 @@ def _wrap(line: str, width: int) -> list[str]:
     return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float, *, whole_seconds: bool = False) -> str:
     """`0.4 s`, `12 s`, `3 min 34 s`, `2 h 5 min`, `3 d 4 h`."""
-    if seconds < 9.95:
+    if 0 < seconds < 9.95 and not whole_seconds:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     for larger, smaller, unit, rest in ((86400, 3600, "d", "h"), (3600, 60, "h", "min"), (60, 1, "min", "s")):

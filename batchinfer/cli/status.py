@@ -114,6 +114,7 @@ def errors(
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Show the N most frequent errors.")] = 10,
 ) -> int:
     """Show the rows that could not be predicted, by what went wrong."""
+    from batchinfer.plan.describe import count
     from batchinfer.report.error_groups import group
 
     run = open_output(output, param)
@@ -129,12 +130,7 @@ def errors(
         kinds = "" if len(groups) == 1 else f", {len(groups):,} different errors"
         rest = len(groups) - limit
         more = f"\n\nand {rest:,} more; --limit {len(groups)} shows all" if rest > 0 else ""
-        show(
-            "\n\n".join(
-                [f"{run.name}: {dead:,} dead {'row' if dead == 1 else 'rows'}{kinds}", *map(_group, groups[:limit])]
-            )
-            + more
-        )
+        show("\n\n".join([f"{run.name}: {count(dead, 'dead row')}{kinds}", *map(_group, groups[:limit])]) + more)
     return 0
 
 

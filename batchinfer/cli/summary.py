@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchinfer.cli.progress import Tally
 from batchinfer.cli.render import duration, rate, table
 from batchinfer.ledger.parts import Counts
+from batchinfer.plan.describe import count
 from batchinfer.run.events import RunResult, State
 from batchinfer.storage import paths
 
@@ -18,7 +19,7 @@ def summary(name: str, tally: Tally, threshold: int | str) -> str:
         rows.append(
             (
                 "truncated",
-                f"{result.rows.truncated:,} rows were longer than the model takes; it saw only their beginning (options.max_length)",
+                f"{count(result.rows.truncated, 'row')} longer than the model takes: it saw only the beginning (options.max_length)",
             )
         )
     if speed := _speed(result, tally.work_seconds):
@@ -39,11 +40,14 @@ def summary(name: str, tally: Tally, threshold: int | str) -> str:
 
 
 def counts(rows: Counts) -> str:
-    """Rows by what became of them; what there was none of is left out."""
-    parts = [("dead", rows.dead), ("filtered", rows.filtered), ("not attempted", rows.not_attempted)]
-    return ", ".join(
-        [f"{rows.planned:,} planned: {rows.succeeded:,} succeeded", *(f"{number:,} {word}" for word, number in parts)]
-    )
+    """Rows by what became of them, as the sum that it is."""
+    parts = {
+        "succeeded": rows.succeeded,
+        "dead": rows.dead,
+        "filtered": rows.filtered,
+        "not attempted": rows.not_attempted,
+    }
+    return f"{rows.planned:,} = " + " + ".join(f"{number:,} {word}" for word, number in parts.items())
 
 
 def _headline(result: RunResult, tally: Tally) -> str:
@@ -69,16 +73,16 @@ def _speed(result: RunResult, work_seconds: float) -> str:
     if result.usage.rows and work_seconds > 0:
         words.append(rate(result.usage.rows / work_seconds))
     if result.workers:
-        words.append(f"{result.workers} {'worker' if result.workers == 1 else 'workers'} ({result.executor})")
+        words.append(f"{count(result.workers, 'worker')} ({result.executor})")
     if result.settings is not None:
         words.append(f"precision {result.settings.precision}")
     if result.usage.padded_tokens:
-        words.append(f"{1 - result.usage.tokens / result.usage.padded_tokens:.1%} padding")
+        words.append(f"{(1 - result.usage.tokens / result.usage.padded_tokens) * 100:.1f} % padding")
     return ", ".join(words)
 
 
 def _meaning(result: RunResult, threshold: int | str) -> str:
-    dead = f"{result.rows.dead:,} dead {'row' if result.rows.dead == 1 else 'rows'}"
+    dead = f"{count(result.rows.dead, 'dead row')}"
     match result.state:
         case State.SUCCEEDED:
             return f"{dead}, which errors.threshold: {threshold} allows" if result.rows.dead else ""

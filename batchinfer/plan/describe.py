@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from batchinfer.engines import registry
+from batchinfer.job.spec import Step
 from batchinfer.plan.plan import Plan
 
 _SHOWN = 8
@@ -16,8 +18,8 @@ _SHOWN = 8
 class Fact:
     """One line of the description."""
 
-    key: str
-    """In JSON."""
+    key: str | None
+    """In JSON; None for what stands there in another form."""
     label: str
     text: str
     value: Any
@@ -25,7 +27,7 @@ class Fact:
 
 
 def describe(plan: Plan) -> list[Fact]:
-    """What a plan says, in reading order; notes last, one fact each under one key."""
+    """What a plan says, in reading order, the notes last."""
     spec, rows, pruned = plan.spec, plan.rows, plan.pruned
     facts = [
         Fact("name", "job", spec.name, spec.name),
@@ -51,24 +53,27 @@ def describe(plan: Plan) -> list[Fact]:
         label = "model" if len(spec.steps) == 1 else step.name
         facts += [
             Fact(
-                f"{step.name}.uri",
+                None,
                 label,
                 f"{step.uri} ({step.engine}{f', {step.task}' if step.task else ''})",
                 step.uri,
             ),
-            Fact(f"{step.name}.precision", "precision", _precision(step.precision), step.precision),
+            Fact(None, "precision", _precision(step), step.precision),
         ]
     facts += [
         Fact("computed", "computed", _names(plan.computed), list(plan.computed)),
         Fact("carried", "carried", _names(plan.reading.carry), list(plan.reading.carry)),
         Fact("output", "output", spec.output.path, spec.output.path),
     ]
-    return [*facts, *(Fact("notes", "note", note, note) for note in plan.notes)]
+    return [*facts, *(Fact(None, "note", note, note) for note in plan.notes)]
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
     """The description as a JSON object, with figures that the text only mentions."""
-    value: dict[str, Any] = {fact.key: fact.value for fact in describe(plan) if fact.key != "notes"}
+    value: dict[str, Any] = {fact.key: fact.value for fact in describe(plan) if fact.key is not None}
+    value["steps"] = [
+        s.model_dump(mode="json", include={"name", "engine", "uri", "precision"}) for s in plan.spec.steps
+    ]
     figures = {
         "bytes": plan.bytes,
         "windows": plan.windows,
@@ -107,8 +112,11 @@ def _paths(plan: Plan) -> list[str]:
     return [path] if isinstance(path, str) else list(path)
 
 
-def _precision(asked: str) -> str:
-    return "auto: the fastest that was timed on this device" if asked == "auto" else asked
+def _precision(step: Step) -> str:
+    known = registry.precisions(step)
+    if step.precision != "auto":
+        return step.precision
+    return known[0] if len(known) == 1 else f"auto: the faster of {' and '.join(known)}, timed on the device"
 
 
 def _names(columns: Sequence[str]) -> str:
