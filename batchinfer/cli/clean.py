@@ -20,7 +20,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it they are only listed.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Remove what abandoned jobs and dead runners left; never a part, checkpoint or record that counts."""
+    """Remove what abandoned jobs and dead runners left behind."""
     from batchinfer.plan.describe import count, size
 
     run = open_output(output, param)

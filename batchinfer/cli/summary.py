@@ -23,7 +23,7 @@ def summary(name: str, tally: Tally, threshold: int | str) -> str:
             )
         )
     if speed := _speed(result, tally.work_seconds):
-        rows.append(("speed", speed))
+        rows.append(("speed" if result.usage.rows else "ran with", speed))
     if result.rows.succeeded or result.state in (State.SUCCEEDED, State.PARTIAL):
         so_far = "" if result.state in (State.SUCCEEDED, State.PARTIAL) else " (so far)"
         rows.append(
@@ -35,7 +35,7 @@ def summary(name: str, tally: Tally, threshold: int | str) -> str:
     if result.rows.dead:
         rows.append(("errors", f"batchinfer errors {result.output}"))
     if meaning := _meaning(result, threshold):
-        rows.append((f"exit code {result.exit_code}", meaning))
+        rows.append(("exit code", f"{result.exit_code}: {meaning}"))
     return f"{name}: {_headline(result, tally)}\n{table(rows)}"
 
 

@@ -70,7 +70,7 @@ class Plan:
         return tuple(o.column for s in self.spec.steps for o in s.outputs.values())
 
     def __repr__(self) -> str:
-        return f"Plan({self.spec.name!r}: {self.rows:,} rows of {len(self.files):,} files in {len(self.shards):,} shards → {self.spec.output.path})"
+        return f"Plan({self.spec.name!r}: {self.rows:,} rows, {len(self.shards):,} shards → {self.spec.output.path})"
 
     def _repr_html_(self) -> str:
         from batchinfer.plan.describe import to_html

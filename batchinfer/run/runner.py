@@ -73,7 +73,7 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
         job = _take(store, plan, restart=restart)
         with _epoch(store, job) as epoch:
             jobs.remove_former(store, job)
-            result = _Run(plan, store, job, epoch, listener, stop or StopRequest()).result()
+            result = _Run(plan, store, job, epoch, listener, StopRequest() if stop is None else stop).result()
     result = replace(result, seconds=time.monotonic() - began)
     listener(Finished(result))
     return result
