@@ -28,6 +28,7 @@ class Signals:
     def __init__(self) -> None:
         self.stop = StopRequest()
         self._asked = self._draining = False
+        self._deadline: threading.Timer | None = None
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -37,6 +38,8 @@ class Signals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
@@ -45,7 +48,7 @@ class Signals:
         if isinstance(event, Settled):
             self._draining = True
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         cancelled = number == signal.SIGINT
         code = 130 if cancelled else 75
         if self._asked:
@@ -53,9 +56,9 @@ class Signals:
         self._asked = True
         reason = "interrupted" if cancelled else "terminated by SIGTERM"
         if not cancelled:
-            timer = threading.Timer(GRACE_SECONDS, _exit, (code,))
-            timer.daemon = True
-            timer.start()
+            self._deadline = threading.Timer(GRACE_SECONDS, _exit, (code,))
+            self._deadline.daemon = True
+            self._deadline.start()
         if self._draining:
             self.stop.ask(reason, cancelled=cancelled)
         else:

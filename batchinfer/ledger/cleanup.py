@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from batchinfer.errors import LockedError
-from batchinfer.ledger import epochs, jobs, manifests, parts, records
+from batchinfer.ledger import epochs, manifests, parts, records
 from batchinfer.ledger.jobs import Job
 from batchinfer.storage import paths
 from batchinfer.storage.store import Store

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "batchinfer"]
 
 MODELS = """
 import time
@@ -56,15 +55,27 @@ output: {{path: out}}
 """
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "80", "TERM": "xterm-256color"}
-
-
 @dataclass
 class Workplace:
     """A folder with a job, its input and its model."""
 
     folder: Path
+    command: tuple[str, ...] = (sys.executable, "-m", "batchinfer")
+
+    @staticmethod
+    def environment() -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "80",
+            "TERM": "xterm-256color",
+        }
+
+    def python(self, code: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code], cwd=self.folder, env=self.environment(), capture_output=True, text=True
+        )
 
     @property
     def output(self) -> Path:
@@ -89,9 +100,9 @@ class Workplace:
 
     def batchinfer(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*COMMAND, *arguments],
+            [*self.command, *arguments],
             cwd=self.folder,
-            env=environment(),
+            env=self.environment(),
             capture_output=True,
             text=True,
             timeout=120,
@@ -101,9 +112,9 @@ class Workplace:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*self.command, *arguments],
             cwd=self.folder,
-            env=environment(),
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 
 import pytest
@@ -24,15 +23,14 @@ def settled():
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_before_there_is_anything_to_drain_ends_the_run_at_once(number, code):
     with Signals(), pytest.raises(StoppedError) as caught:
-        os.kill(os.getpid(), number)
-        signal.pause()
+        signal.raise_signal(number)
     assert caught.value.exit_code == code
 
 
 def test_a_signal_while_workers_run_asks_them_to_stop():
     with Signals() as signals:
         signals.watch(settled())
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert signals.stop
         assert signals.stop.cancelled
 
@@ -49,7 +47,8 @@ def test_the_pace_is_that_of_the_last_seconds_and_rows_never_go_back():
     tally = Tally(lambda: now)
     tally.planned, tally.rows = 1000, 100
     tally(settled())
-    for now, decided, in_hand in ((10.0, 100, 100), (20.0, 300, 0), (30.0, 300, 100), (40.0, 300, 50)):
+    for at, decided, in_hand in ((10.0, 100, 100), (20.0, 300, 0), (30.0, 300, 100), (40.0, 300, 50)):
+        now = at
         tally(Ticked([Progress(0, rows=1, in_hand=in_hand)], decided=1, decided_rows=decided))
     assert tally.rows == 400
     assert tally.share == "40 %"

@@ -11,17 +11,16 @@ import termios
 from fcntl import ioctl
 
 import pytest
-from conftest import COMMAND, environment
 
 
-def in_a_terminal(folder, *arguments, env=None):
+def in_a_terminal(workplace, *arguments, env=None):
     """Run with stderr on a terminal of 80 columns: exit code, stdout, and all that the terminal got."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     run = subprocess.Popen(
-        [*COMMAND, *arguments],
-        cwd=folder,
-        env={k: v for k, v in {**environment(), **(env or {})}.items() if k != "COLUMNS"},
+        [*workplace.command, *arguments],
+        cwd=workplace.folder,
+        env={k: v for k, v in {**workplace.environment(), **(env or {})}.items() if k != "COLUMNS"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=theirs,
@@ -115,7 +114,7 @@ def test_progress_none_says_nothing_of_a_run_that_goes_well(workplace):
 
 def test_on_a_terminal_progress_is_a_bar_with_a_line_for_each_worker(workplace):
     workplace.write_job(rows=200, batch=10, seconds=0.05)
-    code, out, seen = in_a_terminal(workplace.folder, "run", "job.yaml")
+    code, out, seen = in_a_terminal(workplace, "run", "job.yaml")
     assert code == 0
     assert "━" in seen
     assert re.search(r"of 200 rows · [\d.]+ rows/s", seen)
@@ -129,7 +128,7 @@ def test_on_a_terminal_progress_is_a_bar_with_a_line_for_each_worker(workplace):
 def test_no_line_of_the_bar_is_wider_than_the_terminal(workplace):
     workplace.write_job(rows=200, batch=10, seconds=0.05)
     name = "a-very-long-name-of-a-job-that-would-not-leave-any-room-for-a-bar"
-    _, _, seen = in_a_terminal(workplace.folder, "run", "job.yaml", "--set", f"name={name}")
+    _, _, seen = in_a_terminal(workplace, "run", "job.yaml", "--set", f"name={name}")
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
     assert max(len(line) for line in re.split(r"[\r\n]+", plain)) <= 80
 
@@ -137,16 +136,16 @@ def test_no_line_of_the_bar_is_wider_than_the_terminal(workplace):
 def test_no_color_is_honoured(workplace):
     workplace.write_job(rows=100, batch=10, seconds=0.05)
     colours = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-7]|38|9[0-7])[;m]")
-    _, _, seen = in_a_terminal(workplace.folder, "run", "job.yaml")
+    _, _, seen = in_a_terminal(workplace, "run", "job.yaml")
     assert colours.search(seen)
-    _, _, seen = in_a_terminal(workplace.folder, "run", "job.yaml", "--restart", env={"NO_COLOR": "1"})
+    _, _, seen = in_a_terminal(workplace, "run", "job.yaml", "--restart", env={"NO_COLOR": "1"})
     assert "━" in seen
     assert not colours.search(seen)
 
 
 def test_a_dumb_terminal_gets_plain_lines(workplace):
     workplace.write_job()
-    _, _, seen = in_a_terminal(workplace.folder, "run", "job.yaml", env={"TERM": "dumb"})
+    _, _, seen = in_a_terminal(workplace, "run", "job.yaml", env={"TERM": "dumb"})
     assert "batchinfer: running with 1 worker" in seen
     assert "\x1b" not in seen
 

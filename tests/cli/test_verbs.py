@@ -3,10 +3,8 @@ from __future__ import annotations
 import json
 import resource
 import subprocess
-import sys
 
 import pytest
-from conftest import COMMAND, environment
 
 HEAVY = {"torch", "ray", "transformers", "polars", "pyarrow", "rich", "sqlglot", "numpy"}
 
@@ -31,9 +29,7 @@ def modules_after(workplace, *arguments):
         "try:\n    main()\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
         "print('\\n'.join({m.partition('.')[0] for m in sys.modules}), file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=workplace.folder, env=environment(), capture_output=True, text=True
-    )
+    done = workplace.python(code)
     assert done.returncode == 0, done.stderr
     return set(done.stderr.split())
 
@@ -65,7 +61,7 @@ def test_help_imports_nothing_heavy_and_takes_less_than_300_ms_of_cpu(workplace)
     best = 10.0
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([*COMMAND, "--help"], env=environment(), capture_output=True, check=True)
+        subprocess.run([*workplace.command, "--help"], env=workplace.environment(), capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         best = min(best, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     assert best < 0.3
@@ -129,9 +125,7 @@ def test_plan_says_the_same_in_words_in_json_and_in_a_notebook(workplace):
     assert (value["rows"], value["shards"], value["computed"], value["carried"]) == (120, 3, ["y"], ["id"])
     assert value["resources"]["workers"] == 1
     code = "from batchinfer import Job; p = Job.from_yaml('job.yaml').plan(); print(p); print(p._repr_html_())"
-    shown = subprocess.run(
-        [sys.executable, "-c", code], cwd=workplace.folder, env=environment(), capture_output=True, text=True
-    )
+    shown = workplace.python(code)
     assert shown.stdout.startswith("Plan('doubling': 120 rows, 3 shards → ")
     assert "3 shards, 3 windows of up to 50 rows" in shown.stdout
 
