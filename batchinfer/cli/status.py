@@ -98,7 +98,7 @@ def _runner_text(runner: Standing | None) -> str:
             return f"ended in order ({runner.owner})"
         case "dead":
             return f"dead: {runner.owner} is gone; run the same command to go on"
-        case "running":
+        case "alive":
             return f"alive: {runner.owner}{seen}"
         case _ if age is not None and age > STALE_SECONDS:
             return f"stale: {runner.owner}{seen}; run the same command to go on"

@@ -32,7 +32,7 @@ def leftovers(store: Store, job: Job) -> list[Leftover]:
 def clean(store: Store, job: Job) -> list[Leftover]:
     """Remove the leftovers and say which. Raises LockedError while the job's runner is alive."""
     standing = epochs.newest(store, job.paths)
-    if standing is not None and (standing.state == "running" or epochs.is_alive(store, job.paths, standing)):
+    if standing is not None and epochs.is_alive(store, job.paths, standing):
         raise LockedError(f"{store.root}: {standing.owner} is running this job; clean when it has ended")
     found = leftovers(store, job)
     for leftover in found:

@@ -54,28 +54,38 @@ def _boot_id() -> str | None:
         return None
 
 
-def _process_start(pid: int) -> str | None:
-    """Clock ticks from boot to the process's start (field 22 of /proc/<pid>/stat); None where it is gone or unknown."""
+def _process(pid: int) -> tuple[str, str] | None:
+    """State letter and start in clock ticks since boot of a process (fields 3 and 22 of /proc/<pid>/stat); None where it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+    return fields[0], fields[19]
 
 
-def _is_of_here(record: dict[str, Any]) -> bool:
-    """Whether the recorded process ran in this boot of this machine, so that it can be looked for."""
+def _process_start(pid: int) -> str | None:
+    process = _process(pid)
+    return process[1] if process else None
+
+
+def _seen_here(record: dict[str, Any]) -> str:
+    """What this machine knows of a recorded process of its own boot, so that nobody waits for a heartbeat: `alive` or `dead`.
+
+    `unknown` for another machine's process, and for one that is stopped (SIGSTOP): it may wake up, but is not worth waiting for
+    longer than its heartbeat says.
+    """
     boot = _boot_id()
-    known = boot is not None and record.get("process_start") is not None
-    return known and record.get("boot") == boot and record.get("host") == platform.node()
-
-
-def _is_dead_here(record: dict[str, Any]) -> bool:
-    """Whether the recorded process ran here and is gone: no need to wait for its heartbeat."""
-    return _is_of_here(record) and _process_start(int(record["pid"])) != record["process_start"]
-
-
-def _is_alive_here(record: dict[str, Any]) -> bool:
-    return _is_of_here(record) and _process_start(int(record["pid"])) == record["process_start"]
+    if (
+        boot is None
+        or record.get("boot") != boot
+        or record.get("host") != platform.node()
+        or not record.get("process_start")
+    ):
+        return "unknown"
+    process = _process(int(record["pid"]))
+    if process is None or process[1] != record["process_start"] or process[0] in "ZX":
+        return "dead"
+    return "unknown" if process[0] in "Tt" else "alive"
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ class Standing:
 
     number: int
     state: str
-    """`closed`, `dead`; `running` where the process is seen on this machine; else `unknown` until its heartbeat was watched."""
+    """`closed`; `alive` or `dead` where this machine can tell; else `unknown` until its heartbeat was watched."""
     owner: str
     sign: bytes
     """The newest sign of life, byte by byte."""
@@ -106,11 +116,8 @@ def newest(store: Store, job: JobPaths) -> Standing | None:
     owner = f"process {record.get('pid')} on {record.get('host')}"
     if records.find(store, job.closed(number)) is not None:
         return Standing(number, "closed", owner, b"")
-    if _is_dead_here(record):
-        return Standing(number, "dead", owner, b"")
     sign = _sign(store, job, number)
-    at = _time_in(sign) or record.get("at")
-    return Standing(number, "running" if _is_alive_here(record) else "unknown", owner, sign, at)
+    return Standing(number, _seen_here(record), owner, sign, _time_in(sign) or record.get("at"))
 
 
 def _sign(store: Store, job: JobPaths, number: int) -> bytes:
@@ -139,9 +146,12 @@ def is_alive(
     wait: Callable[[float], object] = time.sleep,
     seconds: float = STALE_SECONDS,
 ) -> bool:
-    """Watch the heartbeat of an epoch for `seconds` of our own time: alive when it changes, gone when closed or silent."""
-    if standing.state in ("closed", "dead"):
-        return False
+    """Whether an epoch's runner lives: where that isn't known, its heartbeat is watched for `seconds` of our own time.
+
+    Alive when the heartbeat changes, gone when it is closed or stays silent.
+    """
+    if standing.state != "unknown":
+        return standing.state == "alive"
     waited = 0.0
     while waited < seconds:
         wait(1.0)

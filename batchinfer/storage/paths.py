@@ -10,7 +10,7 @@ DEAD_LETTERS = "_dead_letter"
 STATE = "_batchinfer"
 JOBS = f"{STATE}/jobs"
 PROBES = f"{STATE}/probes"
-SCRATCH = f"{STATE}/tmp"
+SCRATCH = f"{STATE}/scratch"
 SUCCESS = f"{DATA}/_SUCCESS"
 
 _PART = re.compile(r"data/part-(\d{7,})-([0-9a-f]{8})\.parquet")

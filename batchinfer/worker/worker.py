@@ -26,7 +26,7 @@ from batchinfer.data.where import Where
 from batchinfer.engines import device, registry
 from batchinfer.engines.protocol import Engine
 from batchinfer.errors import BatchinferError, InputError, RefusedError, StoppedError, TransientError
-from batchinfer.measure.choose import choose
+from batchinfer.measure.choose import choose, load
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import batches, positions
 from batchinfer.plan.plan import input_columns
@@ -81,7 +81,7 @@ class Worker:
 
     def _open_reader(self) -> Reader:
         reading = self._context.reading
-        where = Where(reading.where).bind(reading.schema) if reading.where else None
+        where = Where(reading.where) if reading.where else None
         return Reader(reading.schema, where, options=self._spec.storage)
 
     # The worker's surface: called by executors.
@@ -110,7 +110,7 @@ class Worker:
         """Load the model as the settings say. Raises ModelError."""
         self._progress = replace(self._progress, note="loading")
         if self._loaded != settings.precision:
-            self._on_device(lambda: self._engine.load(self._device, settings.precision, settings.threads))
+            self._on_device(lambda: load(self._engine, self._step, self._device, settings.precision, settings.threads))
             self._loaded = settings.precision
         self._settings = settings
         self._progress = replace(self._progress, note="idle")
@@ -313,6 +313,9 @@ class Worker:
                 run.checkpoint()
 
     def _finish(self, run: ShardRun) -> None:
+        self._progress = replace(
+            self._progress, in_hand=0
+        )  # first: whoever has the outcome counts the shard as decided
         if run.error is None:
             with run.timed("commit"):
                 part = run.commit()
@@ -321,7 +324,7 @@ class Worker:
             if not isinstance(run.error, TransientError) or isinstance(run.error, StoppedError):
                 run.checkpoint()
             run.outcome.set_result(_failed(run.shard.number, run.error))
-        self._progress = replace(self._progress, shard=None, in_hand=0, note="idle")
+        self._progress = replace(self._progress, shard=None, note="idle")
 
 
 def _failed(shard: int, error: BaseException) -> Failed:

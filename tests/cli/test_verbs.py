@@ -160,7 +160,7 @@ def test_status_tells_a_dead_runner_from_a_live_one(workplace):
                 break
         value = json.loads(workplace.batchinfer("status", "out", "--json").stdout)
         assert value["state"] == "RUNNING"
-        assert value["runner"]["state"] == "running"
+        assert value["runner"]["state"] == "alive"
         assert value["runner"]["heartbeat_age"] < 30
         assert f"alive: process {run.pid}" in workplace.batchinfer("status", "out").stdout
     finally:
