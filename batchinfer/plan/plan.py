@@ -104,9 +104,8 @@ def make_plan(spec: JobSpec) -> Plan:
             where.check(unified.schema)
         _check_outputs(spec, carry)
         shard_rows, window = _sizes(spec, scanned.files, unified.schema)
-        shards = cut(scanned.files, where, spec.input.limit, shard_rows) or (
-            Shard(0, 0, ()),
-        )  # no rows: one empty part, so that readers find a schema
+        empty = (Shard(0, 0, ()),)  # no rows still make a part, in which readers find the schema
+        shards = cut(scanned.files, where, spec.input.limit, shard_rows) or empty
         files = tuple(f.file for f in scanned.files)
         reading = Reading(unified.schema, spec.input.where, carry, spec.input.key, window)
         mark = fingerprint(spec, files, {name: future.result() for name, future in identities.items()})

@@ -88,8 +88,16 @@ def plan(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
         "start = time.perf_counter(); plan = job.plan(); print(time.perf_counter() - start, len(plan.files), len(plan.shards))"
     )
     command = [sys.executable, "-c", code, str(source), str(inputs.ROOT / "jobs")]
-    seconds = [float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[0]) for _ in range(rounds)]
-    return {"benchmark": "plan", "files": rows, "seconds": [round(s, 2) for s in seconds], "median": round(statistics.median(seconds), 2)}
+    seconds = [
+        float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[0])
+        for _ in range(rounds)
+    ]
+    return {
+        "benchmark": "plan",
+        "files": rows,
+        "seconds": [round(s, 2) for s in seconds],
+        "median": round(statistics.median(seconds), 2),
+    }
 
 
 def _many_files(folder: Path, count: int) -> None:
@@ -126,7 +134,11 @@ def start(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
         helps.append(time.perf_counter() - begin)
     own = statistics.median(f - b for f, b in zip(first, bare, strict=True))
     figures = {"first_prediction_s": first, "importing_and_loading_s": bare, "help_s": helps}
-    return {"benchmark": "start", "own_share_s": round(own, 3), **{k: [round(x, 3) for x in v] for k, v in figures.items()}}
+    return {
+        "benchmark": "start",
+        "own_share_s": round(own, 3),
+        **{k: [round(x, 3) for x in v] for k, v in figures.items()},
+    }
 
 
 def _until_first(source: Path, out: Path) -> float:
@@ -159,10 +171,21 @@ def memory(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
             inputs.make_table(source, count, group=250_000)
         peaks[count] = run("ours-table", str(source), str(folder / "memory"), f"weights={weights}")["peak_mb"]
     size = sum(p.stat().st_size for p in source.glob("*.parquet"))
-    return {"benchmark": "memory", "peak_mb": peaks, "growth_mb": peaks[rows] - peaks[rows // 10], "input_mb": round(size / 2**20)}
+    return {
+        "benchmark": "memory",
+        "peak_mb": peaks,
+        "growth_mb": peaks[rows] - peaks[rows // 10],
+        "input_mb": round(size / 2**20),
+    }
 
 
-BENCHMARKS = {"text": (text, 4680), "table": (table, 8_000_000), "start": (start, 0), "plan": (plan, 10_000), "memory": (memory, 48_000_000)}
+BENCHMARKS = {
+    "text": (text, 4680),
+    "table": (table, 8_000_000),
+    "start": (start, 0),
+    "plan": (plan, 10_000),
+    "memory": (memory, 48_000_000),
+}
 
 
 def main() -> None:

@@ -49,7 +49,9 @@ def parts(workplace: Workplace) -> list[Path]:
     return list((workplace.folder / "output/data").glob("*.parquet"))
 
 
-def test_a_killed_run_continues_and_redoes_at_most_one_interval(workplace: Workplace, uninterrupted: tuple[list[str], int]) -> None:
+def test_a_killed_run_continues_and_redoes_at_most_one_interval(
+    workplace: Workplace, uninterrupted: tuple[list[str], int]
+) -> None:
     digests, seen = uninterrupted
     process = workplace.start(**sections(workplace))
     wait_for(lambda: parts(workplace) and chunks(workplace), process)
@@ -64,7 +66,9 @@ def test_a_killed_run_continues_and_redoes_at_most_one_interval(workplace: Workp
     assert not chunks(workplace)
 
 
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_files(workplace: Workplace, uninterrupted: tuple[list[str], int]) -> None:
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_files(
+    workplace: Workplace, uninterrupted: tuple[list[str], int]
+) -> None:
     digests, _ = uninterrupted
     for round_ in range(4):
         process = workplace.start(**sections(workplace))
@@ -105,7 +109,9 @@ def test_a_changed_class_after_a_kill_is_refused(workplace: Workplace) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_run_on_two_ray_workers_that_is_killed_gives_the_same_files(workplace: Workplace, uninterrupted: tuple[list[str], int]) -> None:
+def test_a_run_on_two_ray_workers_that_is_killed_gives_the_same_files(
+    workplace: Workplace, uninterrupted: tuple[list[str], int]
+) -> None:
     digests, seen = uninterrupted
     on_ray = {"resources": {"executor": "ray", "workers": 2, "cpus": 1}}
     process = workplace.start(**sections(workplace, **on_ray))

@@ -71,7 +71,13 @@ class Workplace:
             "name": "doubling",
             "code": [str(self.folder / "code")],
             "input": {"path": str(self.folder / "input"), "key": "id"},
-            "model": {"engine": "python", "uri": "doubling:Double", "inputs": {"x": "x"}, "outputs": {"y": "y"}, "options": {}},
+            "model": {
+                "engine": "python",
+                "uri": "doubling:Double",
+                "inputs": {"x": "x"},
+                "outputs": {"y": "y"},
+                "options": {},
+            },
             "batching": {"rows": 32, "tokens": 100, "window": 500, "shard": 2000},
             "resources": {"executor": "inline"},
             "output": {"path": str(self.folder / "output")},
@@ -98,7 +104,10 @@ class Workplace:
 
     def digests(self, output: str = "output") -> list[str]:
         """SHA-256 of every part in order: equal for equal results, whatever the job's random name."""
-        return [hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((self.folder / output / "data").glob("*.parquet"))]
+        return [
+            hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted((self.folder / output / "data").glob("*.parquet"))
+        ]
 
     def dead(self, output: str = "output") -> list[dict[str, Any]]:
         """The dead letters as rows."""
