@@ -223,13 +223,9 @@ class Run:
         """The newest runner of the job and whether it lives, as far as one look tells; None before the first."""
         return epochs.newest(self._store, self._job.paths)
 
-    def leftovers(self) -> list[Leftover]:
-        """What abandoned jobs and dead runners left on the output; nothing of it is needed any more."""
-        return cleanup.leftovers(self._store, self._job)
-
-    def clean(self) -> list[Leftover]:
-        """Remove the leftovers and say which. Raises LockedError while the job's runner is alive."""
-        return cleanup.clean(self._store, self._job)
+    def clean(self, *, remove: bool = True) -> list[Leftover]:
+        """Remove, or only list, what dead runners and former jobs left. Raises LockedError while the job's runner is alive."""
+        return (cleanup.clean if remove else cleanup.leftovers)(self._store, self._job)
 
     def verdict(self, threshold: int | str) -> int:
         """The exit code that a threshold for dead rows would give."""

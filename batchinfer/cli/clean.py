@@ -24,7 +24,7 @@ def clean(
     from batchinfer.plan.describe import count, size
 
     run = open_output(output, param)
-    found = run.clean() if yes else run.leftovers()
+    found = run.clean(remove=yes)
     total = sum(f.size for f in found)
     if as_json:
         show_json({"removed": yes, "bytes": total, "files": [f.path for f in found]})

@@ -3,8 +3,11 @@ from __future__ import annotations
 import json
 import resource
 import subprocess
+import sys
 
 import pytest
+
+from batchinfer.storage import paths
 
 HEAVY = {"torch", "ray", "transformers", "polars", "pyarrow", "rich", "sqlglot", "numpy"}
 
@@ -177,7 +180,7 @@ def test_clean_removes_what_nobody_needs_and_nothing_else(workplace):
     current = {p for p in workplace.output.rglob("*") if p.is_file()} - former
     job8 = next(p for p in workplace.output.glob("data/part-0000000-*")).stem.rpartition("-")[2]
     left = [
-        workplace.output / "_batchinfer/tmp/.part.parquet.0a1b2c.tmp",
+        workplace.output / paths.SCRATCH / ".part.parquet.0a1b2c.tmp",
         workplace.output / "_batchinfer/probes/0a1b2c3d",
         workplace.output / f"_batchinfer/{job8}/wip/0000001/0a1b2c3d4e5f.arrow",
         workplace.output / f"_dead_letter/part-0000000-{job8}-0a1b2c3d4e5f.parquet",
