@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 from batchinfer.errors import BatchinferError, OutputError
 from batchinfer.job import load
 from batchinfer.job.spec import JobSpec
-from batchinfer.ledger import jobs, manifests, parts, records
+from batchinfer.ledger import cleanup, epochs, jobs, manifests, parts, records
+from batchinfer.ledger.cleanup import Leftover
+from batchinfer.ledger.epochs import Standing
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, Part
 from batchinfer.plan.plan import Plan, make_plan
@@ -210,6 +212,20 @@ class Run:
         frame = pl.from_arrow(pa.concat_tables([DEAD_LETTER_SCHEMA.empty_table(), *tables]))
         assert isinstance(frame, pl.DataFrame)
         return frame
+
+    @property
+    def shards(self) -> tuple[int, int]:
+        """How many shards are decided, and how many are planned."""
+        plan = records.find(self._store, self._job.paths.plan(runner.GENERATION))
+        return len(parts.list_shards(self._store, self._job.paths)), 0 if plan is None else len(plan["shards"])
+
+    def runner(self) -> Standing | None:
+        """The newest runner of the job and whether it lives, as far as one look tells; None before the first."""
+        return epochs.newest(self._store, self._job.paths)
+
+    def clean(self, *, remove: bool = True) -> list[Leftover]:
+        """Remove, or only list, what dead runners and former jobs left. Raises LockedError while the job's runner is alive."""
+        return (cleanup.clean if remove else cleanup.leftovers)(self._store, self._job)
 
     def verdict(self, threshold: int | str) -> int:
         """The exit code that a threshold for dead rows would give."""
