@@ -21,7 +21,7 @@ from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import open_store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome
 
-SOURCE = '''
+SOURCE = """
 import os
 import time
 
@@ -38,7 +38,7 @@ class Model:
             if x == -2:
                 raise ValueError("two")
         return {"y": [x + 1 for x in batch["x"]], "pid": [os.getpid()] * len(batch["x"])}
-'''
+"""
 
 
 class ExecutorContract:
@@ -87,7 +87,8 @@ class ExecutorContract:
         executor = self.open(self.context(plan))
         try:
             executor.start(executor.measure(plan.shards))
-            waiting, outcomes = list(plan.shards), []
+            waiting = list(plan.shards)
+            outcomes: list[Outcome] = []
             while waiting or len(outcomes) < len(plan.shards):
                 while waiting and executor.wants() > 0:
                     executor.submit(waiting.pop(0))
