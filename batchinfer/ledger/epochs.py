@@ -18,11 +18,12 @@ from typing import Any
 
 from batchinfer.errors import BatchinferError, LockedError
 from batchinfer.ledger import records
-from batchinfer.storage.paths import JobPaths, number_of
+from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 30.0
+_JOIN_SECONDS = 2.0
 
 
 def identity() -> dict[str, Any]:
@@ -30,6 +31,7 @@ def identity() -> dict[str, Any]:
     return {
         "host": platform.node(),
         "boot": _boot_id(),
+        "pid_namespace": _pid_namespace(),
         "pid": os.getpid(),
         "process_start": _process_start(os.getpid()),
         "python": platform.python_version(),
@@ -52,9 +54,18 @@ def _boot_id() -> str | None:
 
 
 def _process_start(pid: int) -> str | None:
-    """Clock ticks from boot to the process's start (field 22 of /proc/<pid>/stat); None where it is gone or unknown."""
+    """Clock ticks from boot to the process's start (field 22 of /proc/<pid>/stat); None where it is gone, a zombie, or unknown."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _pid_namespace() -> str | None:
+    """Containers of one host share its boot, and with a host network its name, but not its process numbers."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return None
 
@@ -67,6 +78,7 @@ def _is_dead_here(record: dict[str, Any]) -> bool:
         or record.get("boot") != boot
         or record.get("host") != platform.node()
         or record.get("process_start") is None
+        or record.get("pid_namespace") != _pid_namespace()
     ):
         return False
     return bool(_process_start(int(record["pid"])) != record["process_start"])
@@ -86,10 +98,10 @@ class Standing:
 
 def newest(store: Store, job: JobPaths) -> Standing | None:
     """The newest epoch of the job; None before the first."""
-    entries = store.list(f"{job.folder}/epochs")
-    if not entries:
+    numbers = records.numbers(store, f"{job.folder}/epochs")
+    if not numbers:
         return None
-    number = max(number_of(e.path) for e in entries)
+    number = numbers[-1]
     record = records.read(store, job.epoch(number))
     owner = f"process {record.get('pid')} on {record.get('host')}"
     if records.find(store, job.closed(number)) is not None:
@@ -158,17 +170,15 @@ class Epoch:
             beats += 1
             try:
                 self._store.put(self._job.heartbeat(self.number), records.to_bytes({"beat": beats}))
-            except (
-                BatchinferError
-            ):  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
-                continue
+            except (BatchinferError, OSError):
+                continue  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
 
     def is_superseded(self) -> bool:
         """Whether a later runner has taken over."""
-        return any(number_of(e.path) > self.number for e in self._store.list(f"{self._job.folder}/epochs"))
+        return any(n > self.number for n in records.numbers(self._store, f"{self._job.folder}/epochs"))
 
     def close(self, how: str) -> None:
         """Stop beating and record the clean end."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(_JOIN_SECONDS)  # a beat that the store holds up changes nothing about the end
         self._store.put(self._job.closed(self.number), records.to_bytes({"end": how}))
