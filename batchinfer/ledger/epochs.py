@@ -78,7 +78,7 @@ def _is_dead_here(record: dict[str, Any]) -> bool:
         or record.get("boot") != boot
         or record.get("host") != platform.node()
         or record.get("process_start") is None
-        or record.get("pid_namespace") != _pid_namespace()
+        or record.get("pid_namespace", _pid_namespace()) != _pid_namespace()
     ):
         return False
     return bool(_process_start(int(record["pid"])) != record["process_start"])

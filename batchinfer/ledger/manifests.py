@@ -52,7 +52,8 @@ def create(store: Store, job: JobPaths, parts: list[Part], generation: int, verd
     """End a generation. Where another runner ended it first, its manifest is returned."""
     ordered = tuple(sorted(parts, key=lambda p: p.shard))
     manifest = Manifest(generation, ordered, sum((p.counts for p in ordered), Counts()), verdict)
-    manifest.counts.check(store.root)
+    for part in ordered:
+        part.counts.check(f"{store.root}/{part.path}")
     if records.create(store, job.manifest(generation), manifest.to_json()):
         return manifest
     return Manifest.from_json(records.read(store, job.manifest(generation)))

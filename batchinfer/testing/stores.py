@@ -269,7 +269,7 @@ class FaultyFileSystem(MemoryFileSystem):
         self._asked("rm_file")
         self._rm(path)
 
-    def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002
+    def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, **kwargs: Any) -> Any:
         """List."""
         self._asked("find")
         return super().find(path, maxdepth=maxdepth, withdirs=withdirs, **kwargs)
