@@ -111,7 +111,7 @@ def test_a_missing_part_is_missing(store: Any, job: JobPaths) -> None:
 
 @pytest.mark.parametrize("keep", [0, 3, 50, -1, -8])
 def test_a_torn_part_is_said_to_be_damaged(store: Any, job: JobPaths, keep: int) -> None:
-    decision, data, _ = decide()
+    _, data, _ = decide()
     store.put(job.part(2), data[:keep])
     with pytest.raises(OutputError, match=r"memory://out/data/part-0000002-0123abcd.parquet: this part is damaged"):
         parts.read(store, job, 2)
@@ -131,7 +131,7 @@ def test_a_part_whose_footer_is_altered_is_never_read_as_another_and_never_crash
 
 
 def test_a_part_under_the_name_of_another_shard_is_refused(store: Any, job: JobPaths) -> None:
-    decision, data, _ = decide(shard=3)
+    _, data, _ = decide(shard=3)
     store.put(job.part(2), data)
     with pytest.raises(OutputError, match="says that it is of shard 3"):
         parts.read(store, job, 2)
