@@ -183,8 +183,11 @@ def _output_schema(
 
 
 def _require_storable(step: Step, name: str, kind: pa.DataType) -> None:
+    row = pa.Table.from_arrays([pa.nulls(1, kind)], names=["value"])
     try:
-        PartWriter(pa.schema([("value", kind)]))
+        writer = PartWriter(row.schema)
+        writer.write(row)
+        writer.finish({})
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as e:
         raise ModelError(
             f"step {step.name}: output {name!r} is {kind}, which Parquet can't hold ({e}): declare another type, "

@@ -33,9 +33,7 @@ from batchinfer.data.types import parse_type
         ("struct<label: string, score: float32>", pa.struct([("label", pa.string()), ("score", pa.float32())])),
         (
             "struct<a: struct<b: decimal128(4, 1), c: list<int8>>, d: string>",
-            pa.struct(
-                [("a", pa.struct([("b", pa.decimal128(4, 1)), ("c", pa.list_(pa.int8()))])), ("d", pa.string())]
-            ),
+            pa.struct([("a", pa.struct([("b", pa.decimal128(4, 1)), ("c", pa.list_(pa.int8()))])), ("d", pa.string())]),
         ),
         ("list<struct<a: int32>>", pa.list_(pa.struct([("a", pa.int32())]))),
     ],
