@@ -6,6 +6,9 @@ import io
 from bisect import bisect_right
 from collections.abc import Sequence
 
+import pyarrow as pa
+
+from batchinfer.storage.local import LocalStore
 from batchinfer.storage.store import Store
 
 _GAP = 256 * 1024
@@ -30,7 +33,7 @@ class RandomAccess(io.RawIOBase):
         self._starts, self._spans = [], []
         for start, stop in _coalesced(spans):
             self._starts.append(start)
-            self._spans.append(memoryview(self._fetch(start, stop)))
+            self._spans.append(self._fetch(start, stop))
 
     def readable(self) -> bool:
         """Always."""
@@ -49,21 +52,26 @@ class RandomAccess(io.RawIOBase):
         self._position = offset + (0, self._position, self._size)[whence]
         return self._position
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> memoryview:  # pyarrow takes any buffer
         """At most `size` bytes, fewer only at the end; from memory without a copy where they were prefetched."""
         start = self._position
         stop = self._size if size is None or size < 0 else min(self._size, start + size)
         if stop <= start:
-            return b""
+            return memoryview(b"")
         self._position = stop
         i = bisect_right(self._starts, start) - 1
         if i >= 0 and stop - self._starts[i] <= len(self._spans[i]):
-            return self._spans[i][start - self._starts[i] : stop - self._starts[i]]  # type: ignore[return-value]  # pyarrow takes any buffer
+            return self._spans[i][start - self._starts[i] : stop - self._starts[i]]
         return self._fetch(start, stop)
 
-    def _fetch(self, start: int, stop: int) -> bytes:
+    def _fetch(self, start: int, stop: int) -> memoryview:
         try:
-            return self._store.read(self._path, start, stop)
+            if not isinstance(self._store, LocalStore):
+                return memoryview(self._store.read(self._path, start, stop))
+            # Arrow's pool keeps its pages, while fresh bytes would be faulted in page by page
+            buffer = pa.allocate_buffer(stop - start)
+            target = memoryview(buffer)
+            return target[: self._store.read_into(self._path, start, target)]
         except BaseException as e:
             self.fault = e
             raise

@@ -11,7 +11,7 @@ import binascii
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST_BITS = 2**31
+_MOST_BITS = 2**27
 
 
 def encode(ordinals: NDArray[np.int64]) -> str:

@@ -33,6 +33,13 @@ def parse(sql: str) -> Any:
         return None
 
 
+def looks_across_rows(tree: Any) -> bool:
+    """Whether the condition holds an aggregate, a window or a query."""
+    from sqlglot import exp
+
+    return tree is not None and tree.find(exp.AggFunc, exp.Window, exp.Query) is not None
+
+
 def may_match(tree: Any, statistics: Mapping[str, ColumnStats], schema: pa.Schema, rows: int) -> bool:
     """See Condition.may_match. `schema` holds the types that polars compares."""
     if rows == 0:
@@ -193,7 +200,7 @@ def _comparable(dtype: pa.DataType, value: Any, stats: ColumnStats) -> bool:
         return all(_is(int, v) or isinstance(v, float) for v in (value, *bounds)) and _exact(value, dtype)
     if pt.is_string(dtype) or pt.is_large_string(dtype):
         return _is(str, value, *bounds)
-    return pt.is_date32(dtype) and all(type(v) is datetime.date for v in (value, *bounds))
+    return bool(pt.is_date32(dtype)) and all(type(v) is datetime.date for v in (value, *bounds))
 
 
 def _is(kind: type, *values: Any) -> bool:
@@ -201,12 +208,10 @@ def _is(kind: type, *values: Any) -> bool:
 
 
 def _fits(value: int, dtype: pa.DataType) -> bool:
-    bits = dtype.bit_width
-    return (
-        -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
-        if pt.is_signed_integer(dtype)
-        else 0 <= value < min(2**bits, 2**63)
-    )
+    bits = int(dtype.bit_width)
+    if pt.is_signed_integer(dtype):
+        return bool(-(2 ** (bits - 1)) <= value < 2 ** (bits - 1))
+    return bool(0 <= value < min(2**bits, 2**63))
 
 
 def _exact(value: float, dtype: pa.DataType) -> bool:
@@ -215,4 +220,4 @@ def _exact(value: float, dtype: pa.DataType) -> bool:
         return False
     import numpy as np
 
-    return pt.is_float64(dtype) or (pt.is_float32(dtype) and float(np.float32(value)) == value)
+    return bool(pt.is_float64(dtype) or (pt.is_float32(dtype) and float(np.float32(value)) == value))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from batchinfer.data.inputs import RowRange
 from batchinfer.data.stream import FileStream
 from batchinfer.data.volumes import Volumes
-from batchinfer.data.where import Condition
+from batchinfer.data.where import Where
 from batchinfer.storage.store import StorageOptions
 
 _SMALLEST_BATCH = 4096
@@ -65,9 +65,10 @@ class Reader:
     def __init__(
         self,
         schema: pa.Schema,
-        where: Condition | None = None,
-        columns: Sequence[str] | None = None,
+        where: Where | None = None,
         options: StorageOptions | None = None,
+        *,
+        columns: Sequence[str] | None = None,
     ) -> None:
         self.columns = tuple(schema.names if columns is None else columns)
         needed = {*self.columns, *(where.columns if where else ())}
@@ -94,14 +95,14 @@ class Reader:
         shard = tuple(ranges)
         total = sum(r.rows for r in shard)
         first = 0
-        spans: list[tuple[int, pa.Table]] = []
+        spans: list[tuple[int, int, pa.Table]] = []
         for ordinal, rows, table in self._pieces(shard, size):
             stop = ordinal + rows
             while stop > first + size:  # only a pruned range goes past a window's end
                 yield self._window(shard, first, size, spans)
                 spans, first = [], first + size
             if table is not None:
-                spans.append((ordinal, table))
+                spans.append((ordinal, rows, table))
             if stop == first + size:
                 yield self._window(shard, first, size, spans)
                 spans, first = [], stop
@@ -117,11 +118,11 @@ class Reader:
                 yield ordinal, part.rows, None
                 ordinal += part.rows
                 continue
-            for table in self._open(part).rows(part.start, part.start + part.rows, batch_rows):
+            for count, table in self._open(part).rows(part.start, part.start + part.rows, batch_rows):
                 begin = 0
-                while begin < table.num_rows:
-                    rows = min(table.num_rows - begin, size - ordinal % size)
-                    yield ordinal, rows, table.slice(begin, rows) if rows < table.num_rows else table
+                while begin < count:
+                    rows = min(count - begin, size - ordinal % size)
+                    yield ordinal, rows, table.slice(begin, rows) if rows < count else table
                     begin += rows
                     ordinal += rows
 
@@ -133,17 +134,17 @@ class Reader:
         return self._stream
 
     def _window(
-        self, ranges: tuple[RowRange, ...], first: int, rows: int, spans: Sequence[tuple[int, pa.Table]]
+        self, ranges: tuple[RowRange, ...], first: int, rows: int, spans: Sequence[tuple[int, int, pa.Table]]
     ) -> Window:
         if not spans:
             return Window(first, rows, self.schema.empty_table(), np.empty(0, np.int64), ranges)
-        tables = [table for _, table in spans]
+        tables = [table for _, _, table in spans]
         table = tables[0] if len(tables) == 1 else pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-        ordinals = np.concatenate([np.arange(o, o + t.num_rows, dtype=np.int64) for o, t in spans])
+        ordinals = np.concatenate([np.arange(o, o + n, dtype=np.int64) for o, n, _ in spans])
         if self._where is not None:
-            mask = self._where.mask(table)
+            mask = self._where.mask(table if self._schema.names else pa.table({"": ordinals}))
             if mask.true_count < len(mask):
-                table = table.filter(mask)
+                table = table.filter(mask) if self._schema.names else table
                 table = table.combine_chunks() if any(c.num_chunks > 1 for c in table.columns) else table
                 ordinals = ordinals[np.asarray(mask)]
         return Window(first, rows, table.select(list(self.columns)), ordinals, ranges)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,8 +27,6 @@ class RowGroup:
     """What planning needs of a row group."""
 
     rows: int
-    bytes: int
-    """Uncompressed bytes of the columns that the job needs, as encoded in the file."""
     statistics: dict[str, ColumnStats]
     """Of the columns asked for that are not nested."""
 
@@ -40,6 +39,8 @@ class ScannedFile:
     schema: pa.Schema
     """The file's own, without partition columns."""
     row_groups: tuple[RowGroup, ...]
+    column_bytes: tuple[int, ...]
+    """Uncompressed bytes of each column of `schema` over all row groups, as encoded in the file."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,6 @@ def scan(
     options: StorageOptions | None = None,
     threads: int = 16,
     *,
-    columns: Collection[str] | None = None,
     statistics: Collection[str] = (),
 ) -> ScannedInput:
     """Find the files and read their footers; no row is read.
@@ -81,7 +81,6 @@ def scan(
         path: a file, a directory (read recursively), a glob, or a list of them; local, or URLs.
         options: fsspec options by URL prefix.
         threads: footers fetched at once.
-        columns: whose bytes are counted; None for all.
         statistics: columns whose statistics are kept, that is those of `where`.
 
     Raises:
@@ -92,12 +91,11 @@ def scan(
     volumes = Volumes(options)
     found = discover([path] if isinstance(path, str) else path, volumes)
     schemas = _Interned()
-    needed = None if columns is None else frozenset(columns)
     wanted = frozenset(statistics)
 
     def one(file: Found) -> ScannedFile | InputError:
         try:
-            return _scan_file(file, schemas, needed, wanted)
+            return _scan_file(file, schemas, wanted)
         except InputError as e:
             return e
 
@@ -125,54 +123,53 @@ class _Interned:
 
     def __init__(self) -> None:
         self._recent: tuple[pa.Schema, ...] = ()
+        self._lock = threading.Lock()
 
     def __call__(self, schema: pa.Schema) -> pa.Schema:
         for known in self._recent:
             if known.equals(schema):
                 return known
-        self._recent = (schema, *self._recent[:7])
+        with self._lock:
+            self._recent = (schema, *self._recent[:7])
         return schema
 
 
-def _scan_file(found: Found, schemas: _Interned, needed: frozenset[str] | None, wanted: frozenset[str]) -> ScannedFile:
+def _scan_file(found: Found, schemas: _Interned, wanted: frozenset[str]) -> ScannedFile:
     size = found.entry.size
     footer = footers.parse(footers.fetch(found.store, found.path, size, found.url), size, found.url)
     metadata = footer.metadata
     file = InputFile(found.url, size, found.entry.version, footer.digest, metadata.num_rows, found.partition)
     schema = schemas(footer.schema.remove_metadata())
-    leaves = _leaves(metadata, schema) if needed is not None or wanted else []
-    return ScannedFile(
-        file, schema, tuple(_row_group(metadata, i, leaves, needed, wanted) for i in range(metadata.num_row_groups))
-    )
+    return ScannedFile(file, schema, *_row_groups(metadata, schema, wanted))
 
 
-def _leaves(metadata: pq.FileMetaData, schema: pa.Schema) -> list[tuple[str, bool]]:
-    """For each leaf column, the name of its top-level column, and whether it is that column itself."""
-    names = set(schema.names)
+def _leaves(metadata: pq.FileMetaData, schema: pa.Schema) -> list[tuple[int, bool]]:
+    """For each leaf column, the index of its top-level column (-1 for none), and whether it is that column itself."""
+    places = {name: i for i, name in enumerate(schema.names)}
     leaves = []
     for i in range(metadata.num_columns):
-        path = metadata.schema.column(i).path
-        top = path
-        while top not in names and "." in top:
+        leaf = metadata.schema.column(i)
+        top = leaf.path
+        while top not in places and "." in top:
             top = top.rpartition(".")[0]
-        leaves.append((top, top == path and metadata.schema.column(i).max_repetition_level == 0))
+        leaves.append((places.get(top, -1), top == leaf.path and leaf.max_repetition_level == 0))
     return leaves
 
 
-def _row_group(
-    metadata: pq.FileMetaData,
-    index: int,
-    leaves: Sequence[tuple[str, bool]],
-    needed: frozenset[str] | None,
-    wanted: frozenset[str],
-) -> RowGroup:
-    group = metadata.row_group(index)
-    rows = group.num_rows
-    size = group.total_byte_size if needed is None else 0
-    statistics: dict[str, ColumnStats] = {}
-    for i, (name, flat) in enumerate(leaves):
-        if needed is not None and name in needed:
-            size += group.column(i).total_uncompressed_size
-        if flat and name in wanted:
-            statistics[name] = of_chunk(group.column(i), rows)
-    return RowGroup(rows, max(0, size), statistics)
+def _row_groups(
+    metadata: pq.FileMetaData, schema: pa.Schema, wanted: Collection[str]
+) -> tuple[tuple[RowGroup, ...], tuple[int, ...]]:
+    """The row groups, and the bytes of each top-level column over all of them."""
+    sizes = [0] * len(schema)
+    leaves = _leaves(metadata, schema)
+    groups = []
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        statistics: dict[str, ColumnStats] = {}
+        for i, (top, flat) in enumerate(leaves):
+            chunk = group.column(i)
+            sizes[top] += max(0, chunk.total_uncompressed_size)
+            if flat and wanted and schema.names[top] in wanted:
+                statistics[schema.names[top]] = of_chunk(chunk, group.num_rows)
+        groups.append(RowGroup(group.num_rows, statistics))
+    return tuple(groups), tuple(sizes)

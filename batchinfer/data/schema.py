@@ -103,7 +103,7 @@ def _add(found: dict[str, _Column], field: pa.Field, path: str, notes: list[str]
     if both is None:
         raise InputError(
             f"the column {field.name!r} has the type {before.kind} in {before.source}, but {kind} in {path}, and neither holds the values of "
-            "the other exactly: write one of them anew with the other's type, give input.path only files that agree, or leave the column out (input.columns)"
+            "the other exactly: write one of them anew with the other's type, or leave the column out (input.columns)"
         )
     if not both.equals(before.kind):
         notes.append(

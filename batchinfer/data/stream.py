@@ -18,12 +18,10 @@ from batchinfer.data.hive import constant
 from batchinfer.data.inputs import InputFile
 from batchinfer.data.schema import conform
 from batchinfer.errors import BatchinferError, InputError
-from batchinfer.storage.store import Store, is_local
+from batchinfer.storage.store import Store
 
 _RUN_BYTES = 64 * 2**20
 """Compressed bytes of row groups that are fetched at once; a larger row group is streamed."""
-_SMALL_CHUNK = 64 * 1024
-"""Column chunks of a local file that are larger on average are left to the decoder's threads, which read them in parallel."""
 _BATCH_BYTES = 32 * 2**20
 _STREAM_BUFFER = 2 * 2**20
 
@@ -64,13 +62,18 @@ class FileStream:
             names = set(self._parquet.schema_arrow.names)
         self._names = [name for name in schema.names if name in names and name not in partition]
         self._leaves = self._leaf_indices()
+        leaves = [self._metadata.schema.column(i).path for i in self._leaves]
+        # pyarrow gives no column for a struct without fields, since no leaf stands for it: it reads as null
+        self._names = [n for n in self._names if any(p == n or p.startswith(f"{n}.") for p in leaves)]
         self._batches: Iterator[pa.RecordBatch] | None = None
         self._held: pa.Table | None = None
         self._position = 0
         self._run_stop = 0
 
-    def rows(self, start: int, stop: int, batch_rows: int) -> Iterator[pa.Table]:
-        """The rows `[start, stop)` of the file in the unified schema, in tables of about `batch_rows` rows or fewer.
+    def rows(self, start: int, stop: int, batch_rows: int) -> Iterator[tuple[int, pa.Table]]:
+        """The rows `[start, stop)` of the file in the unified schema, in tables of at most `batch_rows` rows.
+
+        Each comes with its number of rows, which a table without columns doesn't know.
 
         Raises:
             InputError: a page can't be decoded, or a text isn't UTF-8.
@@ -81,9 +84,9 @@ class FileStream:
             with self._decoding(start, stop):
                 if self._batches is None or not self._position <= start < self._run_stop:
                     self._begin(start, stop, batch_rows)
-                piece = self._next(start, stop)
-            start += piece.num_rows
-            yield piece
+                rows, piece = self._next(start, stop)
+            start += rows
+            yield rows, piece
 
     def _begin(self, start: int, stop: int, batch_rows: int) -> None:
         """Start a decoder at the row group that holds `start`, over as many as `stop` needs and one fetch allows."""
@@ -105,18 +108,19 @@ class FileStream:
             self._batches = iter(())
             return
         spans = [span for g in groups for span in self._spans(g)] if size <= _RUN_BYTES else []
-        worthwhile = not is_local(self.file.path) or size < _SMALL_CHUNK * len(spans)
-        self._access.prefetch(spans if worthwhile else [])
+        self._access.prefetch(spans)
         fitting = max(1, _BATCH_BYTES * count // max(plain, 1))
         self._batches = self._parquet.iter_batches(
             min(batch_rows, fitting, count), row_groups=groups, columns=self._names, use_threads=True
         )
 
-    def _next(self, start: int, stop: int) -> pa.Table:
+    def _next(self, start: int, stop: int) -> tuple[int, pa.Table]:
         """Rows from `start` on, as many as one batch has and `stop` allows."""
         assert self._batches is not None
         if not self._names:
-            return self._fit(pa.table({}), min(stop, self._run_stop) - start)
+            rows = min(stop, self._run_stop) - start
+            self._position = start + rows
+            return rows, self._fit(pa.table({}), rows)
         while True:
             batch = self._held
             if batch is None:
@@ -137,18 +141,18 @@ class FileStream:
             self._held = batch
         else:
             self._position, self._held = end, None
-        return piece
+        return piece.num_rows, piece
 
     def _fit(self, table: pa.Table, rows: int) -> pa.Table:
         """Checked, with partition columns, in the unified schema."""
         for name in self._names:
-            column = table.column(table.schema.get_field_index(name))
+            column = table.column(name)
             if _holds_text(column.type):
                 try:
                     column.validate(full=True)
                 except pa.ArrowInvalid as e:
                     raise ValueError(f"column {name!r}: {e}") from e
-        columns = {name: table.column(table.schema.get_field_index(name)) for name in self._names}
+        columns = {name: table.column(name) for name in self._names}
         for key, value in self.file.partition:
             if key in self._schema.names:
                 kind = self._schema.field(key).type
@@ -156,7 +160,8 @@ class FileStream:
         for field in self._schema:
             if field.name not in columns:
                 columns[field.name] = pa.nulls(rows, field.type)
-        return conform(pa.table(columns), self._schema)
+        arrays = [columns[field.name] for field in self._schema]
+        return conform(pa.Table.from_arrays(arrays, self._schema.names), self._schema)
 
     @contextlib.contextmanager
     def _decoding(self, start: int, stop: int) -> Iterator[None]:

@@ -34,15 +34,15 @@ class Where:
         except pl.exceptions.PolarsError as e:
             raise InputError(f"input.where: {sql!r} is not a condition in SQL: {_first_line(e)}") from e
         nodes = set(_nodes(self._expression))
-        if nodes & _ACROSS_ROWS:
+        self._tree = prune.parse(sql)
+        if nodes & _ACROSS_ROWS or prune.looks_across_rows(self._tree):
             raise InputError(
                 f"input.where: {sql!r} needs several rows at a time (an aggregate, window or subquery); it may look at one row only"
             )
         self.columns: tuple[str, ...] = tuple(dict.fromkeys(self._expression.meta.root_names()))
         """Names used, in order of appearance."""
-        self._tree = prune.parse(sql)
 
-    def bind(self, schema: pa.Schema) -> Condition:
+    def check(self, schema: pa.Schema) -> None:
         """Check the condition against the unified schema.
 
         Raises:
@@ -55,33 +55,13 @@ class Where:
             if name not in schema.names:
                 raise InputError(f"input.where: no input file has the column {name!r}{nearest(name, schema.names)}")
         used = pa.schema([schema.field(name) for name in self.columns])
-        bound = Condition(self.sql, used, self._expression, self._tree)
         try:
-            empty = pl.from_arrow(used.empty_table()) if self.columns else pl.DataFrame({"": []})
-            assert isinstance(empty, pl.DataFrame)
-            kind = empty.lazy().select(self._expression).collect().dtypes[0]
+            kind = self._evaluate(used.empty_table(), self._expression).dtype
         except (pl.exceptions.PolarsError, pa.ArrowException, TypeError, ValueError) as e:
             types = ", ".join(f"{f.name}: {f.type}" for f in used)
             raise InputError(f"input.where: {self.sql!r} can't be evaluated on {types}: {_first_line(e)}") from e
         if kind != pl.Boolean:
             raise InputError(f"input.where: {self.sql!r} gives {kind}, not true or false; compare it with something")
-        return bound
-
-
-class Condition:
-    """A `where` whose columns and types are known."""
-
-    def __init__(self, sql: str, schema: pa.Schema, expression: Any, tree: Any) -> None:
-        self.sql = sql
-        self.schema = schema
-        """Of the columns used."""
-        self._expression = expression
-        self._tree = tree
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names used."""
-        return tuple(self.schema.names)
 
     def mask(self, table: pa.Table) -> pa.BooleanArray:
         """Which rows of a table of the unified schema match, exactly; no nulls.
@@ -92,22 +72,34 @@ class Condition:
         """
         import polars as pl
 
-        rows = table.num_rows
         try:
-            frame = pl.from_arrow(table.select(self.schema.names)) if self.schema.names else pl.DataFrame({"": [0]})
-            assert isinstance(frame, pl.DataFrame)
-            found = frame.select(self._expression.fill_null(False)).to_series()
+            found = self._evaluate(table, self._expression.fill_null(False))
         except pl.exceptions.PolarsError as e:
             raise InputError(
                 f"input.where: {self.sql!r} failed on a row: {_first_line(e)}; TRY_CAST gives null where CAST fails"
             ) from e
-        if len(found) == rows:
-            return _single(found.to_arrow())
-        return pa.repeat(bool(found[0]), rows)
+        if not self.columns:
+            return pa.repeat(bool(found[0]), table.num_rows)
+        return _single(found.to_arrow())
 
-    def may_match(self, statistics: Mapping[str, ColumnStats], rows: int) -> bool:
-        """False only where the statistics prove that no row of the `rows` matches; a column that isn't in `statistics` is unknown."""
-        return prune.may_match(self._tree, statistics, self.schema, rows)
+    def may_match(self, statistics: Mapping[str, ColumnStats], schema: pa.Schema, rows: int) -> bool:
+        """Whether some of `rows` rows may match; False only where the statistics prove that none does.
+
+        Args:
+            statistics: by column; one that isn't there is unknown.
+            schema: the types of the statistics, which may be narrower than those of the unified schema.
+            rows: in the row group.
+
+        """
+        return prune.may_match(self._tree, statistics, schema, rows)
+
+    def _evaluate(self, table: pa.Table, expression: Any) -> Any:
+        """The expression as a polars series; only the columns that it uses go to polars."""
+        import polars as pl
+
+        frame = pl.from_arrow(table.select(list(self.columns))) if self.columns else pl.DataFrame({"": [0]})
+        assert isinstance(frame, pl.DataFrame)
+        return frame.select(expression).to_series()
 
 
 def _single(array: Any) -> pa.BooleanArray:

@@ -48,8 +48,8 @@ def _number(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
 def _digits(kind: pa.DataType) -> int:
     """Binary digits that hold every value's magnitude exactly."""
     if pt.is_floating(kind):
-        return next(mantissa for width, mantissa, _ in _FLOATS if width == kind.bit_width)
-    return int(kind.bit_width) - pt.is_signed_integer(kind)
+        return next((mantissa for width, mantissa, _ in _FLOATS if width == kind.bit_width), 53)
+    return int(kind.bit_width) - int(pt.is_signed_integer(kind))
 
 
 def _decimal(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:

@@ -54,6 +54,8 @@ def locate(uri: str, where: str) -> Location:
     folder = in_package(uri, where) if uri.startswith("package:") else Path(uri)
     if "://" in uri:
         raise ModelError(f"{where}: a model can't be read from {uri}: copy it to a local folder and give its path")
+    if not folder.is_absolute():
+        raise ModelError(f"{where}: {uri} must be an absolute path, hf:org/name or package:name/path")
     if not folder.is_dir():
         raise ModelError(
             f"{where}: there is no folder {folder}: give a model's folder, hf:org/name or package:name/path"

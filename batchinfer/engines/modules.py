@@ -28,7 +28,7 @@ class Loaded:
     parameters: tuple[str, ...]
     """Names of forward's parameters, in order."""
     positional: int = 0
-    """How many of them, from the first, are given by position; an exported program insists on the form it was traced in."""
+    """How many of them, from the first, are given by position; an exported program wants what it was traced with."""
     smallest: int = 1
     """Rows that a batch needs at least."""
     dtype: Any = None
@@ -158,9 +158,8 @@ def _load_exported(path: Path, step: Step, device: str) -> Loaded:
         program = move_to_device_pass(program, device)
     module = program.module()
     parameters = tuple(inspect.signature(module.forward).parameters)
-    if (set(step.inputs) & set(parameters) and set(step.inputs) != set(parameters)) or len(step.inputs) != len(
-        parameters
-    ):
+    named = set(step.inputs) & set(parameters)
+    if len(step.inputs) != len(parameters) or (named and set(step.inputs) != set(parameters)):
         raise ModelError(
             f"{step.name}.inputs: {path} takes {', '.join(parameters)}, not {', '.join(step.inputs)}: name all of them"
         )

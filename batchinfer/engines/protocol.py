@@ -72,7 +72,8 @@ class Engine(Protocol):
         """Bring the model onto `device` (`cpu`, `cuda`, `cuda:1`, `mps`) at `precision`.
 
         `precision` is `fp32` or `bf16`, or `native` for an engine without recipes. Called again with another
-        precision it replaces the model. Raises ModelError when the model can't be loaded so.
+        precision it replaces the model. Raises ModelError when the model can't be loaded so; what the user's own class
+        raises while it is built is raised as it is, and means the same.
         """
 
     def prepare(self, rows: pa.Table) -> Prepared:

@@ -102,7 +102,8 @@ class PythonEngine:
     def load(self, device: str, precision: str, threads: int) -> Description:  # noqa: ARG002 - the class's own business
         """Import the class and build it: `Class(**options)`, with `device` where it has a parameter of this name.
 
-        Raises ModelError where it can't be imported or called; what its `__init__` raises passes through as the cause.
+        Raises ModelError where it can't be imported, called, or built with these options; what its own `__init__`
+        raises is raised as it is.
         """
         step = self._step
         if precision != "native":

@@ -163,8 +163,8 @@ def load_class(uri: str, code: Sequence[str], where: str) -> type:
     process imported before from other or older sources are imported anew, so that a notebook which edits its code and
     runs again doesn't run the old one.
 
-    Raises ModelError where the module or the class is missing, or an installed module of the same name is in the way;
-    what the module itself raises passes through as the cause of one.
+    Raises ModelError where the module or the class is missing, importing fails in one of the usual ways (the exception
+    is the cause), or the module has the name of an installed one.
     """
     module, name = split(uri, where)
     find_source(module, code, where)
@@ -192,9 +192,8 @@ def _forget_other_sources(
     modules: Mapping[str, Path], digests: Mapping[str, str], code: Sequence[str], where: str
 ) -> None:
     """Drop modules from `sys.modules`, unless `load_class` imported all of them from just these sources."""
-    if all(getattr(sys.modules.get(name), _MARK, digest) == digest for name, digest in digests.items()) and all(
-        hasattr(sys.modules[name], _MARK) for name in digests if name in sys.modules
-    ):
+    present = [name for name in digests if name in sys.modules]
+    if all(getattr(sys.modules[name], _MARK, None) == digests[name] for name in present):
         return
     for name, path in modules.items():
         top = name.partition(".")[0]

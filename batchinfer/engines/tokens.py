@@ -113,7 +113,9 @@ class TextRows:
         return TextBatch(len(lengths), on_host, self._spans[positions], mask & ~self._special[positions])
 
 
-def tokenise(tokenizer: Any, columns: Sequence[pa.ChunkedArray], prefix: str, format_: Format) -> TextRows:
+def tokenise(
+    tokenizer: Any, columns: Sequence[pa.ChunkedArray], prefix: str, format_: Format, limit: int = CALL_CHARACTERS
+) -> TextRows:
     """Tokenise texts, or pairs of texts, of one window; `tokenizer` (tokenizers.Tokenizer) cuts and does not pad.
 
     Raises TypeError "text is null" or "text is … , not a string", and ValueError for a text that gives no tokens.
@@ -124,14 +126,14 @@ def tokenise(tokenizer: Any, columns: Sequence[pa.ChunkedArray], prefix: str, fo
     rows: list[Any] = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
     sizes = [sum(map(len, row)) for row in zip(*texts, strict=True)]
     encode = tokenizer.encode_batch if format_.spans else tokenizer.encode_batch_fast
-    return TextRows((encode(rows[start:stop]) for start, stop in _calls(sizes)), format_)
+    return TextRows((encode(rows[start:stop]) for start, stop in _calls(sizes, limit)), format_)
 
 
-def _calls(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Consecutive ranges of rows of at most CALL_CHARACTERS each, or of one row; one range for ordinary windows."""
+def _calls(sizes: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of rows of at most `limit` characters each, or of one row; one range for ordinary windows."""
     start = characters = 0
     for row, size in enumerate(sizes):
-        if row > start and characters + size > CALL_CHARACTERS:
+        if row > start and characters + size > limit:
             yield start, row
             start, characters = row, 0
         characters += size

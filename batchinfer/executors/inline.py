@@ -8,6 +8,7 @@ from concurrent.futures import Future
 
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
+from batchinfer.worker import process
 from batchinfer.worker.context import Context, Outcome, Progress
 from batchinfer.worker.worker import AHEAD, Worker
 
@@ -19,6 +20,7 @@ class InlineExecutor:
     workers = 1
 
     def __init__(self, context: Context) -> None:
+        process.settle(context.threads, own=False)
         self._worker = Worker(context)
         self._running: set[Future[Outcome]] = set()
 

@@ -20,6 +20,7 @@ import ray.exceptions
 from batchinfer.errors import BatchinferError, ClusterError
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
+from batchinfer.worker import process
 from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress
 from batchinfer.worker.worker import AHEAD, Worker
 
@@ -32,11 +33,7 @@ class _Actor:
     """A worker in a process of its own."""
 
     def __init__(self, context: Context, number: int) -> None:
-        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS"):
-            os.environ[variable] = str(context.threads)
-        import pyarrow as pa
-
-        pa.set_cpu_count(context.threads)
+        process.settle(context.threads, own=True)
         self._worker = Worker(context, number)
 
     def measure(self, shards: Sequence[Shard]) -> Settings:
@@ -61,8 +58,8 @@ class _Place:
 
     number: int
     actor: Any
+    progress: Progress
     running: dict[Any, Shard] = field(default_factory=dict)
-    progress: Progress = Progress(0)
     asked: Any = None
 
 
@@ -88,7 +85,7 @@ class RayExecutor:
         self.workers = workers or _cluster_workers()
         self._settings: Settings | None = None
         self._stopped = False
-        self._places = [_Place(n, self._actor(n), progress=Progress(n, note="starting")) for n in range(self.workers)]
+        self._places = [_Place(n, self._actor(n), Progress(n, note="starting")) for n in range(self.workers)]
 
     def _actor(self, number: int) -> Any:
         options = {

@@ -53,13 +53,18 @@ def _boot_id() -> str | None:
         return None
 
 
-def _process_start(pid: int) -> str | None:
-    """Clock ticks from boot to the process's start (field 22 of /proc/<pid>/stat); None where it is gone, a zombie, or unknown."""
+def _process(pid: int) -> tuple[str, str] | None:
+    """State letter and start in clock ticks since boot of a process (fields 3 and 22 of /proc/<pid>/stat); None where it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else fields[19]
+    return fields[0], fields[19]
+
+
+def _process_start(pid: int) -> str | None:
+    process = _process(pid)
+    return process[1] if process else None
 
 
 def _pid_namespace() -> str | None:
@@ -70,18 +75,26 @@ def _pid_namespace() -> str | None:
         return None
 
 
-def _is_dead_here(record: dict[str, Any]) -> bool:
-    """Whether the recorded process ran in this boot of this machine and is gone: no need to wait for its heartbeat."""
+def _seen_here(record: dict[str, Any]) -> str:
+    """What this machine knows of a recorded process of its own boot, so that nobody waits for a heartbeat: `alive` or `dead`.
+
+    `unknown` for another machine's or container's process, for one that is stopped (SIGSTOP): it may wake up, but is not worth
+    waiting for longer than its heartbeat says; and for this very process, such as a notebook's, which may have ended a run before
+    without being able to record it.
+    """
     boot = _boot_id()
     if (
         boot is None
         or record.get("boot") != boot
         or record.get("host") != platform.node()
-        or record.get("process_start") is None
+        or not record.get("process_start")
         or record.get("pid_namespace", _pid_namespace()) != _pid_namespace()
     ):
-        return False
-    return bool(_process_start(int(record["pid"])) != record["process_start"])
+        return "unknown"
+    process = _process(int(record["pid"]))
+    if process is None or process[1] != record["process_start"] or process[0] in "ZX":
+        return "dead"
+    return "unknown" if process[0] in "Tt" or int(record["pid"]) == os.getpid() else "alive"
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,7 @@ class Standing:
 
     number: int
     state: str
-    """`closed`, `dead`, or `unknown` until its heartbeat was watched."""
+    """`closed`; `alive` or `dead` where this machine can tell; else `unknown` until its heartbeat was watched."""
     owner: str
     sign: bytes
     """The newest sign of life, byte by byte."""
@@ -106,9 +119,7 @@ def newest(store: Store, job: JobPaths) -> Standing | None:
     owner = f"process {record.get('pid')} on {record.get('host')}"
     if records.find(store, job.closed(number)) is not None:
         return Standing(number, "closed", owner, b"")
-    if _is_dead_here(record):
-        return Standing(number, "dead", owner, b"")
-    return Standing(number, "unknown", owner, _sign(store, job, number))
+    return Standing(number, _seen_here(record), owner, _sign(store, job, number))
 
 
 def _sign(store: Store, job: JobPaths, number: int) -> bytes:
@@ -126,9 +137,12 @@ def is_alive(
     wait: Callable[[float], object] = time.sleep,
     seconds: float = STALE_SECONDS,
 ) -> bool:
-    """Watch the heartbeat of an epoch for `seconds` of our own time: alive when it changes, gone when closed or silent."""
+    """Whether an epoch's runner lives: where that isn't known, its heartbeat is watched for `seconds` of our own time.
+
+    Alive when the heartbeat changes, gone when it is closed or stays silent.
+    """
     if standing.state != "unknown":
-        return False
+        return standing.state == "alive"
     waited = 0.0
     while waited < seconds:
         wait(1.0)

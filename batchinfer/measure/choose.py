@@ -56,12 +56,22 @@ def choose(
     measured: dict[str, Any] = {}
     if precision == "auto":
         precision, measured = _fastest(engine, step, first, batching, device, threads, rows)
-    description = measured.pop("description", None) or engine.load(device, precision, threads)
+    description = measured.pop("description", None) or load(engine, step, device, precision, threads)
     budget = budget_for(engine, step, first, batching, device)
     rest = itertools.chain([] if first is None else [first], tables)
     return Settings(
         description.precision, budget, threads, _output_schema(engine, step, description, budget, rest), measured
     )
+
+
+def load(engine: Engine, step: Step, device: str, precision: str, threads: int) -> Description:
+    """Load the model. Raises ModelError also for what the user's own class raises while it is built."""
+    try:
+        return engine.load(device, precision, threads)
+    except BatchinferError:
+        raise
+    except Exception as e:
+        raise ModelError(f"{step.name}.uri: {step.uri} can't be loaded: {type(e).__name__}: {e}") from e
 
 
 def budget_for(engine: Engine, step: Step, sample: pa.Table | None, batching: Batching, device: str) -> Budget:
@@ -96,7 +106,7 @@ def _fastest(
 ) -> tuple[str, dict[str, Any]]:
     """Time each precision that the engine has on a few of the job's own batches; the fastest, the figures, and what is loaded."""
     candidates = registry.precisions(step)
-    description = engine.load(device, candidates[0], threads)
+    description = load(engine, step, device, candidates[0], threads)
     if len(candidates) == 1:
         return candidates[0], {"description": description}
     budget = budget_for(engine, step, sample, batching, device)
@@ -120,7 +130,7 @@ def _fastest(
         try:
             if candidate != loaded:
                 loaded = None  # a load that fails may leave the engine with no model
-                description = engine.load(device, candidate, threads)
+                description = load(engine, step, device, candidate, threads)
                 loaded = candidate
             seconds[candidate] = _time(
                 engine, [p for _, p in payloads], bound=min(seconds.values(), default=float("inf"))
@@ -133,7 +143,7 @@ def _fastest(
             failed[candidate] = f"{type(e).__name__}: {tidy(str(e))}"
     best = min(seconds, key=seconds.__getitem__) if seconds else candidates[0]
     if best != loaded:
-        description = engine.load(device, best, threads)
+        description = load(engine, step, device, best, threads)
     figures = {name: round(sampled / s, 1) for name, s in seconds.items()}
     return best, {"description": description, "rows_per_second": figures, "failed": failed}
 

@@ -87,12 +87,12 @@ def make_plan(spec: JobSpec) -> Plan:
         carry = _carried(spec, available)
         needed = _needed(spec, carry, available)
         unified = unify(scanned.files, _in_input_order(names, {*needed, *(where.columns if where else ())}))
-        condition = where.bind(unified.schema) if where else None
+        if where:
+            where.check(unified.schema)
         _check_outputs(spec, carry)
         shard_rows, window = _sizes(spec, scanned.files, unified.schema)
-        shards = cut(scanned.files, condition, spec.input.limit, shard_rows) or (
-            Shard(0, 0, ()),
-        )  # no rows: one empty part, so that readers find a schema
+        empty = (Shard(0, 0, ()),)  # no rows still make a part, in which readers find the schema
+        shards = cut(scanned.files, where, spec.input.limit, shard_rows) or empty
         files = tuple(f.file for f in scanned.files)
         reading = Reading(unified.schema, spec.input.where, carry, spec.input.key, window)
         mark = fingerprint(spec, files, {name: future.result() for name, future in identities.items()})
@@ -173,7 +173,7 @@ def _check_outputs(spec: JobSpec, carry: Sequence[str]) -> None:
 def _sizes(spec: JobSpec, files: Sequence[ScannedFile], schema: pa.Schema) -> tuple[int, int]:
     """Rows of a shard and of a window: as asked, else from the footers; a shard is a whole number of windows."""
     fixed = all(_is_fixed(schema.field(c).type) for s in spec.steps for c in input_columns(s))
-    shard, window = auto_sizes(files, schema, numeric=fixed)
+    shard, window = auto_sizes(files, schema.names, numeric=fixed)
     if spec.batching.window != "auto":
         window = spec.batching.window
     if spec.batching.shard != "auto":

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.types as pt
 
-from batchinfer.data.hive import constant
+from batchinfer.data.hive import constant, partition_schema
 from batchinfer.data.inputs import RowRange
 from batchinfer.data.scan import RowGroup, ScannedFile
-from batchinfer.data.statistics import ColumnStats
-from batchinfer.data.where import Condition
+from batchinfer.data.statistics import UNKNOWN, ColumnStats
+from batchinfer.data.where import Where
 
 _MIB = 2**20
 
@@ -36,7 +36,7 @@ class Shard:
 
 def cut(
     files: Sequence[ScannedFile],
-    where: Condition | None,
+    where: Where | None,
     limit: int | None,
     shard_rows: int,
     *,
@@ -81,17 +81,18 @@ def _append(ranges: list[RowRange], piece: RowRange) -> None:
 
 
 def _pieces(
-    files: Sequence[ScannedFile], where: Condition | None, limit: int | None, shard_rows: int
+    files: Sequence[ScannedFile], where: Where | None, limit: int | None, shard_rows: int
 ) -> Iterator[RowRange]:
-    """Row groups in input order, cut off at `limit`; those that are read and larger than `shard_rows` in even pieces."""
+    """Row groups in input order, cut off at `limit`; those read and larger than `shard_rows` in even pieces."""
     left = sum(f.file.rows for f in files) if limit is None else limit
+    partitions = partition_schema([f.file for f in files])
     for scanned in files:
         start = 0
         for group in scanned.row_groups:
             if left <= 0:
                 return
             rows = min(group.rows, left)
-            pruned = where is not None and not where.may_match(_statistics(scanned, group, where), group.rows)
+            pruned = where is not None and not _may_match(where, scanned, group, partitions)
             yield from _split(scanned, start, rows, rows if pruned else shard_rows, pruned=pruned)
             left -= rows
             start += group.rows
@@ -104,30 +105,44 @@ def _split(scanned: ScannedFile, start: int, rows: int, most: int, *, pruned: bo
         yield RowRange(scanned.file, start + begin, end - begin, pruned)
 
 
-def _statistics(scanned: ScannedFile, group: RowGroup, where: Condition) -> Mapping[str, ColumnStats]:
-    """What is known of each column of `where` in a row group: from the footer, from the folder names, or absent and so null."""
-    found = dict(group.statistics)
+def _may_match(where: Where, scanned: ScannedFile, group: RowGroup, partitions: pa.Schema) -> bool:
+    """Judge a row group by the footer, by the folder names, and by the columns that are absent and so null."""
+    known: dict[str, ColumnStats] = {}
+    fields: list[pa.Field] = []
     partition = dict(scanned.file.partition)
-    for field in where.schema:
-        if field.name in partition:
-            found[field.name] = ColumnStats.constant(constant(partition[field.name], field.type), group.rows)
-        elif field.name not in scanned.schema.names:
-            found[field.name] = ColumnStats.constant(None, group.rows)
-    return found
+    for name in where.columns:
+        if name in partition:
+            field = partitions.field(name)
+            known[name] = ColumnStats.constant(constant(partition[name], field.type), group.rows)
+        elif name in scanned.schema.names:
+            field = scanned.schema.field(name)
+            known[name] = group.statistics.get(name, UNKNOWN)
+        else:
+            field = pa.field(name, pa.null())
+            known[name] = ColumnStats.constant(None, group.rows)
+        fields.append(field)
+    return where.may_match(known, pa.schema(fields), group.rows)
 
 
-def auto_sizes(files: Sequence[ScannedFile], schema: pa.Schema, *, numeric: bool) -> tuple[int, int]:
+def auto_sizes(files: Sequence[ScannedFile], columns: Collection[str], *, numeric: bool) -> tuple[int, int]:
     """Rows a shard and rows a window, from the size of a row; a shard is a whole number of windows.
 
     Args:
-        files: scanned with the columns of `schema`, whose bytes their row groups count.
-        schema: of what is read.
+        files: in input order.
+        columns: those that are read.
         numeric: whether the model's inputs all have a fixed size, so that windows need no sorting by length.
 
     """
-    rows = sum(f.file.rows for f in files)
-    encoded = sum(g.bytes for f in files for g in f.row_groups) / max(rows, 1)
-    per_row = max(1.0, encoded, sum(_fixed_bytes(field.type) for field in schema))
+    rows = encoded = fixed = 0.0
+    needed = frozenset(columns)
+    for scanned in files:
+        count = scanned.file.rows
+        rows += count
+        for field, size in zip(scanned.schema, scanned.column_bytes, strict=True):
+            if field.name in needed:
+                encoded += size
+                fixed += count * _fixed_bytes(field.type)
+    per_row = max(1.0, encoded / max(rows, 1), fixed / max(rows, 1))
     if numeric:
         window = _clamp(int(8 * _MIB / per_row), 1024, 65_536)
         shard = _clamp(int(32 * _MIB / per_row), window, 1_000_000)

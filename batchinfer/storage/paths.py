@@ -10,7 +10,7 @@ DEAD_LETTERS = "_dead_letter"
 STATE = "_batchinfer"
 JOBS = f"{STATE}/jobs"
 PROBES = f"{STATE}/probes"
-SCRATCH = f"{STATE}/tmp"  # noqa: S108 - below the output, not the system's
+SCRATCH = f"{STATE}/scratch"
 SUCCESS = f"{DATA}/_SUCCESS"
 
 _PART = re.compile(r"data/part-([0-9]{7,})-([0-9a-f]{8})\.parquet")

@@ -224,7 +224,7 @@ class StoreContract:
         assert store.list() == []
 
 
-class FaultyFileSystem(MemoryFileSystem):
+class FaultyFileSystem(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     """A file system in memory of its own whose operations fail as a test scripts it.
 
     `fault(verb, n)` is asked before each `cat_file`, `pipe_file`, `rm_file`, `find` with its count from 0: what it returns is raised.

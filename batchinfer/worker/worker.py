@@ -26,7 +26,7 @@ from batchinfer.data.where import Where
 from batchinfer.engines import device, registry
 from batchinfer.engines.protocol import Engine
 from batchinfer.errors import BatchinferError, InputError, RefusedError, StoppedError, TransientError
-from batchinfer.measure.choose import choose
+from batchinfer.measure.choose import choose, load
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import batches, positions
 from batchinfer.plan.plan import input_columns
@@ -81,7 +81,7 @@ class Worker:
 
     def _open_reader(self) -> Reader:
         reading = self._context.reading
-        where = Where(reading.where).bind(reading.schema) if reading.where else None
+        where = Where(reading.where) if reading.where else None
         return Reader(reading.schema, where, options=self._spec.storage)
 
     # The worker's surface: called by executors.
@@ -110,7 +110,7 @@ class Worker:
         """Load the model as the settings say. Raises ModelError."""
         self._progress = replace(self._progress, note="loading")
         if self._loaded != settings.precision:
-            self._on_device(lambda: self._engine.load(self._device, settings.precision, settings.threads))
+            self._on_device(lambda: load(self._engine, self._step, self._device, settings.precision, settings.threads))
             self._loaded = settings.precision
         self._settings = settings
         self._progress = replace(self._progress, note="idle")

@@ -212,7 +212,13 @@ def test_what_a_class_raises_is_raised_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_class_that_asks_for_the_device_is_told(tmp_path: Path) -> None:
-    source = "class M:\n    def __init__(self, device):\n        self.device = device\n    def __call__(self, b):\n        return b\n"
+    source = """
+    class M:
+        def __init__(self, device):
+            self.device = device
+        def __call__(self, batch):
+            return batch
+    """
     assert loaded(tmp_path, source, {"x": "a"})._model.device == "cpu"  # type: ignore[attr-defined]
     given = loaded(tmp_path, source, {"x": "a"}, options={"device": "mine"})
     assert given._model.device == "mine"  # type: ignore[attr-defined]

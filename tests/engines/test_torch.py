@@ -288,7 +288,7 @@ def test_an_exported_program_with_a_pickle_inside_is_refused(tmp_path: Path, ins
             if not name.endswith(inside):
                 target.writestr(name.replace("good", "bad"), source.read(name))
         target.writestr(f"bad/{inside}", (tmp_path / "pickle").read_bytes())
-    with pytest.raises(ModelError, match="run code|pickled object"):
+    with pytest.raises(ModelError, match=r"run code|pickled object"):
         loaded(step(str(bad), {"x": "v"}, {"y": "y"}))
     assert not (tmp_path / "trace").exists()
 

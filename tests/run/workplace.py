@@ -1,0 +1,123 @@
+"""A folder with a small job: Parquet input, a class that counts what it sees, and a way to run it in this process or another."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchinfer import Job, Run, open_run
+from batchinfer.run.events import Event
+
+MODEL = '''
+import time
+
+
+class Double:
+    """Twice x; raises for a null; notes how many rows each call saw."""
+
+    def __init__(self, delay: float = 0.0, log: str | None = None) -> None:
+        self.delay, self.log = delay, log
+
+    def __call__(self, batch):
+        time.sleep(self.delay)
+        if self.log:
+            with open(self.log, "a") as log:
+                log.write(f"{len(batch['x'])}\\n")
+        for value in batch["x"]:
+            if value is None:
+                raise TypeError("x is null")
+        return {"y": [2.0 * float(value) for value in batch["x"]]}
+'''
+
+PROGRAM = """
+import json, sys
+from batchinfer import Job
+from batchinfer.errors import BatchinferError
+
+try:
+    run = Job(**json.loads(sys.argv[1])).run()
+except BatchinferError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+sys.exit(run.exit_code)
+"""
+
+
+class Workplace:
+    """One job below `folder`; sections given to a call override the job's own, key by key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "code").mkdir()
+        (folder / "code" / "doubling.py").write_text(MODEL)
+
+    def write(self, rows: int, bad: set[int] | None = None, name: str = "a", group: int = 1000, start: int = 0) -> None:
+        """An input file with the columns id and x; x is null in the rows that are bad."""
+        (self.folder / "input").mkdir(exist_ok=True)
+        x = [None if n in (bad or set()) else n + start for n in range(rows)]
+        table = pa.table({"id": pa.array(range(start, start + rows), pa.int64()), "x": pa.array(x, pa.int64())})
+        pq.write_table(table, self.folder / "input" / f"{name}.parquet", row_group_size=group)
+
+    def fields(self, **sections: Any) -> dict[str, Any]:
+        """The job's sections."""
+        fields: dict[str, Any] = {
+            "version": 1,
+            "name": "doubling",
+            "code": [str(self.folder / "code")],
+            "input": {"path": str(self.folder / "input"), "key": "id"},
+            "model": {
+                "engine": "python",
+                "uri": "doubling:Double",
+                "inputs": {"x": "x"},
+                "outputs": {"y": "y"},
+                "options": {},
+            },
+            "batching": {"rows": 32, "tokens": 100, "window": 500, "shard": 2000},
+            "resources": {"executor": "inline"},
+            "output": {"path": str(self.folder / "output")},
+        }
+        for key, value in sections.items():
+            fields[key] = {**fields.get(key, {}), **value} if isinstance(value, dict) else value
+        return fields
+
+    def run(self, *, restart: bool = False, events: list[Event] | None = None, **sections: Any) -> Run:
+        """Run in this process."""
+        listener = None if events is None else events.append
+        return Job(**self.fields(**sections)).run(restart=restart, listener=listener)
+
+    def start(self, **sections: Any) -> subprocess.Popen[str]:
+        """Run in another process."""
+        import json
+
+        command = [sys.executable, "-c", PROGRAM, json.dumps(self.fields(**sections))]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def opened(self, output: str = "output") -> Run:
+        """What stands on an output."""
+        return open_run(self.folder / output)
+
+    def digests(self, output: str = "output") -> list[str]:
+        """SHA-256 of every part in order: equal for equal results, whatever the job's random name."""
+        return [
+            hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted((self.folder / output / "data").glob("*.parquet"))
+        ]
+
+    def dead(self, output: str = "output") -> list[dict[str, Any]]:
+        """The dead letters as rows."""
+        return self.opened(output).errors().to_dicts()
+
+    @property
+    def log(self) -> Path:
+        """Where the model may note what it saw."""
+        return self.folder / "log.txt"
+
+    def seen(self) -> int:
+        """Rows that the model saw over all processes that were given the log."""
+        return sum(int(line) for line in self.log.read_text().split()) if self.log.exists() else 0
