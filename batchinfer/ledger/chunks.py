@@ -11,6 +11,7 @@ from batchinfer.storage.store import Store
 
 _SETTINGS = b"batchinfer.settings"
 _STEP = b"batchinfer.step"
+_SHARD = b"batchinfer.shard"
 
 DEAD_TYPE = pa.struct(
     [
@@ -32,7 +33,8 @@ def schema(outputs: pa.Schema) -> pa.Schema:
 
 def put(store: Store, job: JobPaths, shard: int, results: pa.Table, step: str, settings: str) -> None:
     """Make finished rows of a shard durable."""
-    table = results.replace_schema_metadata({_STEP: step, _SETTINGS: settings})
+    # Arrow's file format takes one dictionary a column, and batches may come with their own.
+    table = results.unify_dictionaries().replace_schema_metadata({_STEP: step, _SETTINGS: settings, _SHARD: str(shard)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -43,7 +45,7 @@ def put(store: Store, job: JobPaths, shard: int, results: pa.Table, step: str, s
 def load(store: Store, job: JobPaths, shard: int, outputs: pa.Schema, settings: str) -> pa.Table:
     """Every row that the shard's chunks hold, each ordinal once, sorted by ordinal.
 
-    A chunk that is torn, altered, of other settings, or gone since the listing is passed over: its rows are computed again.
+    A chunk that is torn, altered, of another shard or of other settings, or gone since the listing is passed over: its rows are computed again.
     """
     tables = [schema(outputs).empty_table()]
     for entry in store.list(job.chunks(shard)):
@@ -56,7 +58,8 @@ def load(store: Store, job: JobPaths, shard: int, outputs: pa.Schema, settings: 
         if entry.path != job.chunk(shard, hashlib.sha256(data).hexdigest()[:12]):
             continue
         table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
-        if (table.schema.metadata or {}).get(_SETTINGS) == settings.encode():
+        metadata = table.schema.metadata or {}
+        if metadata.get(_SETTINGS) == settings.encode() and metadata.get(_SHARD) == str(shard).encode():
             tables.append(table.replace_schema_metadata(None))
     return _first_of_each(pa.concat_tables(tables))
 

@@ -41,9 +41,8 @@ def clean(store: Store, job: Job) -> list[Leftover]:
 
 
 def _find(store: Store, job: Job) -> Iterator[Leftover]:
-    former = {
-        records.read(store, e.path)["job8"] for e in store.list(paths.JOBS) if paths.number_of(e.path) < job.number
-    }
+    numbers = records.numbers(store, paths.JOBS)
+    former = {records.read(store, paths.job_record(n))["job8"] for n in numbers if n < job.number}
     decided = parts.list_shards(store, job.paths)
     for folder in (paths.DATA, paths.DEAD_LETTERS, paths.STATE):
         for entry in store.list(folder):

@@ -21,11 +21,12 @@ from typing import Any
 
 from batchinfer.errors import BatchinferError, LockedError
 from batchinfer.ledger import records
-from batchinfer.storage.paths import JobPaths, number_of
+from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 30.0
+_JOIN_SECONDS = 2.0
 
 
 def identity() -> dict[str, Any]:
@@ -33,6 +34,7 @@ def identity() -> dict[str, Any]:
     return {
         "host": platform.node(),
         "boot": _boot_id(),
+        "pid_namespace": _pid_namespace(),
         "pid": os.getpid(),
         "process_start": _process_start(os.getpid()),
         "python": platform.python_version(),
@@ -68,11 +70,20 @@ def _process_start(pid: int) -> str | None:
     return process[1] if process else None
 
 
+def _pid_namespace() -> str | None:
+    """Containers of one host share its boot, and with a host network its name, but not its process numbers."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return None
+
+
 def _seen_here(record: dict[str, Any]) -> str:
     """What this machine knows of a recorded process of its own boot, so that nobody waits for a heartbeat: `alive` or `dead`.
 
-    `unknown` for another machine's process, and for one that is stopped (SIGSTOP): it may wake up, but is not worth waiting for
-    longer than its heartbeat says.
+    `unknown` for another machine's or container's process, for one that is stopped (SIGSTOP): it may wake up, but is not worth
+    waiting for longer than its heartbeat says; and for this very process, such as a notebook's, which may have ended a run before
+    without being able to record it.
     """
     boot = _boot_id()
     if (
@@ -80,12 +91,13 @@ def _seen_here(record: dict[str, Any]) -> str:
         or record.get("boot") != boot
         or record.get("host") != platform.node()
         or not record.get("process_start")
+        or record.get("pid_namespace", _pid_namespace()) != _pid_namespace()
     ):
         return "unknown"
     process = _process(int(record["pid"]))
     if process is None or process[1] != record["process_start"] or process[0] in "ZX":
         return "dead"
-    return "unknown" if process[0] in "Tt" else "alive"
+    return "unknown" if process[0] in "Tt" or int(record["pid"]) == os.getpid() else "alive"
 
 
 @dataclass(frozen=True)
@@ -108,10 +120,10 @@ class Standing:
 
 def newest(store: Store, job: JobPaths) -> Standing | None:
     """The newest epoch of the job; None before the first."""
-    entries = store.list(f"{job.folder}/epochs")
-    if not entries:
+    numbers = records.numbers(store, f"{job.folder}/epochs")
+    if not numbers:
         return None
-    number = max(number_of(e.path) for e in entries)
+    number = numbers[-1]
     record = records.read(store, job.epoch(number))
     owner = f"process {record.get('pid')} on {record.get('host')}"
     if records.find(store, job.closed(number)) is not None:
@@ -193,17 +205,15 @@ class Epoch:
             beats += 1
             try:
                 self._store.put(self._job.heartbeat(self.number), records.to_bytes({"beat": beats, "at": _now()}))
-            except (
-                BatchinferError
-            ):  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
-                continue
+            except (BatchinferError, OSError):
+                continue  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
 
     def is_superseded(self) -> bool:
         """Whether a later runner has taken over."""
-        return any(number_of(e.path) > self.number for e in self._store.list(f"{self._job.folder}/epochs"))
+        return any(n > self.number for n in records.numbers(self._store, f"{self._job.folder}/epochs"))
 
     def close(self, how: str) -> None:
         """Stop beating and record the clean end."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(_JOIN_SECONDS)  # a beat that the store holds up changes nothing about the end
         self._store.put(self._job.closed(self.number), records.to_bytes({"end": how}))

@@ -43,12 +43,15 @@ def probe(store: Store) -> None:
 
 def current(store: Store) -> Job | None:
     """The job that the output belongs to; None for an output without one."""
-    entries = store.list(paths.JOBS)
-    if not entries:
+    numbers = records.numbers(store, paths.JOBS)
+    if not numbers:
         return None
-    number = max(paths.number_of(e.path) for e in entries)
-    record = records.read(store, paths.job_record(number))
-    return Job(number, JobPaths(record["job8"]), record["name"], Fingerprint.from_json(record["fingerprint"]))
+    path = paths.job_record(numbers[-1])
+    record = records.read(store, path)
+    try:
+        return Job(numbers[-1], JobPaths(record["job8"]), record["name"], Fingerprint.from_json(record["fingerprint"]))
+    except (KeyError, TypeError) as e:
+        raise OutputError(f"{store.root}/{path}: not the record of a job ({e!r}); was it edited?") from e
 
 
 def find_or_create(
@@ -65,7 +68,8 @@ def find_or_create(
         overwrite: start a new job where one of another fingerprint stands (`output.mode: overwrite`).
 
     Raises:
-        OutputError: the directory holds files and no job of batchinfer.
+        OutputError: the directory holds files and no job of batchinfer; or data/, which a new job is to clear, holds files of
+            others.
         FingerprintError: the job there differs, with what differs in the message.
 
     """
@@ -86,6 +90,7 @@ def find_or_create(
             "Give another output.path, undo the change, or start afresh with --restart (removes the former output)."
         )
     if number > 1:
+        _refuse_foreign_data(store)
         store.delete(paths.SUCCESS)  # before the record: it must never vouch for a job that is being replaced
     record = {
         "job8": secrets.token_hex(4),
@@ -104,17 +109,10 @@ def find_or_create(
 
 
 def remove_former(store: Store, job: Job) -> None:
-    """Remove what jobs before `job` left where readers look: _SUCCESS first, then their parts and dead letters.
-
-    Raises OutputError where data/ holds anything that no job of batchinfer wrote.
-    """
+    """Remove what jobs before `job` left where readers look: _SUCCESS first, then their parts and dead letters."""
     if job.number == 1:
         return
-    former = {
-        JobPaths(records.read(store, e.path)["job8"])
-        for e in store.list(paths.JOBS)
-        if paths.number_of(e.path) < job.number
-    }
+    former = _jobs(store, before=job.number)
     stale = [
         e.path
         for folder in (paths.DATA, paths.DEAD_LETTERS)
@@ -125,6 +123,26 @@ def remove_former(store: Store, job: Job) -> None:
         store.delete(paths.SUCCESS)
     for path in stale:
         store.delete(path)
+
+
+def _jobs(store: Store, before: int) -> set[JobPaths]:
+    return {
+        JobPaths(records.read(store, paths.job_record(n))["job8"])
+        for n in records.numbers(store, paths.JOBS)
+        if n < before
+    }
+
+
+def _refuse_foreign_data(store: Store) -> None:
+    """A reader of data/ takes in whatever lies there, so a new job must not begin beside what it may not remove."""
+    known = _jobs(store, before=1 << 62)
+    for entry in store.list(paths.DATA):
+        ours = entry.path == paths.SUCCESS or any(j.shard_of_part(entry.path) is not None for j in known)
+        if not ours and not entry.path.rpartition("/")[2].startswith("."):
+            raise OutputError(
+                f"{store.root}/{entry.path}: no job of batchinfer wrote this file, and readers of {paths.DATA}/ would take it "
+                "for a result: move it away, or give another output.path"
+            )
 
 
 def _refuse_foreign(store: Store) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from batchinfer.ledger import records
 from batchinfer.ledger.parts import Counts, Part
 from batchinfer.storage import paths
-from batchinfer.storage.paths import JobPaths, number_of
+from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store
 
 
@@ -44,15 +44,16 @@ class Manifest:
 
 def latest(store: Store, job: JobPaths) -> Manifest | None:
     """The newest manifest of a job; None before its first generation ends."""
-    numbers = [number_of(e.path) for e in store.list(f"{job.folder}/manifests")]
-    return Manifest.from_json(records.read(store, job.manifest(max(numbers)))) if numbers else None
+    numbers = records.numbers(store, f"{job.folder}/manifests")
+    return Manifest.from_json(records.read(store, job.manifest(numbers[-1]))) if numbers else None
 
 
 def create(store: Store, job: JobPaths, parts: list[Part], generation: int, verdict: int) -> Manifest:
     """End a generation. Where another runner ended it first, its manifest is returned."""
     ordered = tuple(sorted(parts, key=lambda p: p.shard))
     manifest = Manifest(generation, ordered, sum((p.counts for p in ordered), Counts()), verdict)
-    manifest.counts.check(store.root)
+    for part in ordered:
+        part.counts.check(f"{store.root}/{part.path}")
     if records.create(store, job.manifest(generation), manifest.to_json()):
         return manifest
     return Manifest.from_json(records.read(store, job.manifest(generation)))

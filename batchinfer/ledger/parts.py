@@ -76,15 +76,25 @@ class Decision:
         """The inverse of `to_metadata`. Raises OutputError where `where` isn't a part."""
         if _KEY not in metadata:
             raise OutputError(f"{where}: not a part of batchinfer, though it is named like one")
-        value: dict[str, Any] = json.loads(metadata[_KEY])
-        return cls(
-            value["shard"],
-            value["first"],
-            Counts(**value["counts"]),
-            ordinals.decode(value["dead"]),
-            ordinals.decode(value["filtered"]),
-            value["dead_letters"],
-        )
+        try:
+            value: dict[str, Any] = json.loads(metadata[_KEY])
+            decision = cls(
+                value["shard"],
+                value["first"],
+                Counts(**value["counts"]),
+                ordinals.decode(value["dead"]),
+                ordinals.decode(value["filtered"]),
+                value["dead_letters"],
+            )
+        except (ValueError, KeyError, TypeError) as e:
+            raise OutputError(
+                f"{where}: this part is damaged: its footer says nothing sound of its rows ({e!r})"
+            ) from e
+        counts = decision.counts
+        if len(decision.dead) != counts.dead or len(decision.filtered) != counts.filtered:
+            raise OutputError(f"{where}: this part is damaged: its footer lists other rows than it counts")
+        counts.check(where)
+        return decision
 
 
 @dataclass(frozen=True)
@@ -135,10 +145,16 @@ def read(store: Store, job: JobPaths, shard: int) -> Part:
     path = job.part(shard)
     where, data = f"{store.root}/{path}", store.read(path)
     try:
-        metadata = part.read_footer(data).metadata
+        footer = part.read_footer(data)
     except InputError as e:
         raise OutputError(f"{where}: this part is damaged ({e}); delete it and run again to make it anew") from e
-    return _describe(job, path, Decision.from_metadata(metadata, where), data)
+    decision = Decision.from_metadata(footer.metadata, where)
+    if decision.shard != shard or decision.counts.succeeded != footer.rows:
+        raise OutputError(
+            f"{where}: this part says that it is of shard {decision.shard} with {decision.counts.succeeded} rows, "
+            f"and it has {footer.rows}: was it renamed or altered? Delete it and run again to make it anew"
+        )
+    return _describe(job, path, decision, data)
 
 
 def list_shards(store: Store, job: JobPaths) -> set[int]:

@@ -7,12 +7,21 @@ import secrets
 from typing import Any
 
 from batchinfer.errors import OutputError
+from batchinfer.storage.paths import number_of
 from batchinfer.storage.store import Store
 
 
 def to_bytes(value: dict[str, Any]) -> bytes:
     """A record as stored: one key order, so that equal records have equal bytes."""
-    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode(
+        "utf-8",
+        "surrogatepass",  # a file name that is no UTF-8 reads back as it was
+    )
+
+
+def numbers(store: Store, folder: str) -> list[int]:
+    """The numbers of a folder's records, ascending; any other file there is passed over."""
+    return sorted(n for e in store.list(folder) if (n := number_of(e.path)) is not None)
 
 
 def create(store: Store, path: str, value: dict[str, Any]) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from batchinfer.data.dead_letters import tidy
+from batchinfer.data.part import PartWriter
 from batchinfer.data.types import parse_type
 from batchinfer.engines import registry
 from batchinfer.engines.protocol import Description, Engine, Prepared
@@ -114,28 +116,47 @@ def _fastest(
         raise
     except Exception:  # noqa: BLE001 - the sample has a bad row: precision is then left at the first candidate
         payloads = []
+    payloads = [(n, p) for n, p in payloads if _answers_to(engine, p)]
     sampled = sum(n for n, _ in payloads)
     if sampled * PAYBACK > rows or not payloads:
         return candidates[0], {
             "description": description,
-            "precision": f"{candidates[0]}: the job is too small for measuring to pay",
+            "precision": f"{candidates[0]}: the job is too small, or its first rows too bad, for measuring to pay",
         }
     seconds: dict[str, float] = {}
     failed: dict[str, str] = {}
+    loaded: str | None = candidates[0]
     for candidate in candidates:
         try:
-            if candidate != description.precision:
+            if candidate != loaded:
+                loaded = None  # a load that fails may leave the engine with no model
                 description = load(engine, step, device, candidate, threads)
+                loaded = candidate
             seconds[candidate] = _time(
                 engine, [p for _, p in payloads], bound=min(seconds.values(), default=float("inf"))
             )
         except ModelError as e:
             failed[candidate] = str(e)
-    best = min(seconds, key=seconds.__getitem__)
-    if best != description.precision:
+        except BatchinferError:
+            raise
+        except Exception as e:  # noqa: BLE001 - the rows are sound at the first candidate: this one can't do what they need
+            failed[candidate] = f"{type(e).__name__}: {tidy(str(e))}"
+    best = min(seconds, key=seconds.__getitem__) if seconds else candidates[0]
+    if best != loaded:
         description = load(engine, step, device, best, threads)
     figures = {name: round(sampled / s, 1) for name, s in seconds.items()}
     return best, {"description": description, "rows_per_second": figures, "failed": failed}
+
+
+def _answers_to(engine: Engine, payload: Any) -> bool:
+    """Whether the model, as it is loaded, takes a batch: one with a bad row tells nothing of a precision."""
+    try:
+        engine.finish(engine.infer(payload))
+    except BatchinferError:
+        raise
+    except Exception:  # noqa: BLE001 - a bad row: the run finds and reports it
+        return False
+    return True
 
 
 def _payloads(prepared: Prepared, budget: Budget) -> list[tuple[int, Any]]:
@@ -165,36 +186,70 @@ def _output_schema(
     types = {name: parse_type(o.type) if o.type else description.outputs.get(name) for name, o in step.outputs.items()}
     if any(t is None for t in types.values()):
         _see_types(engine, step, types, budget, windows)
-    return pa.schema([pa.field(o.column, types[name] or pa.null()) for name, o in step.outputs.items()])
+    schema = pa.schema([pa.field(o.column, types[name] or pa.null()) for name, o in step.outputs.items()])
+    for name, kind in zip(step.outputs, schema.types, strict=True):
+        _require_storable(step, name, kind)
+    return schema
+
+
+def _require_storable(step: Step, name: str, kind: pa.DataType) -> None:
+    row = pa.Table.from_arrays([pa.nulls(1, kind)], names=["value"])
+    try:
+        writer = PartWriter(row.schema)
+        writer.write(row)
+        writer.finish({})
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as e:
+        raise ModelError(
+            f"step {step.name}: output {name!r} is {kind}, which Parquet can't hold ({e}): declare another type, "
+            f"{step.name}.outputs.{name}: {{column: {step.outputs[name].column}, type: string}}"
+        ) from e
+
+
+def _is_open(kind: pa.DataType | None) -> bool:
+    """Whether a type isn't known to its last level, as that of an empty list."""
+    if kind is None or pa.types.is_null(kind):
+        return True
+    return any(_is_open(kind.field(n).type) for n in range(kind.num_fields))
 
 
 def _see_types(
     engine: Engine, step: Step, types: dict[str, pa.DataType | None], budget: Budget, windows: Iterator[pa.Table]
 ) -> None:
-    answered = 0
+    answered = failed = 0
+    open_types = {name for name, kind in types.items() if kind is None}
     for outputs in _answers(engine, budget, windows):
-        for name in types:
+        if isinstance(outputs, Exception):
+            failed += 1
+            if failed >= NULL_ROWS and not answered:
+                raise ModelError(
+                    f"step {step.name}: the first {failed} rows all failed ({type(outputs).__name__}: {tidy(str(outputs))}), so the "
+                    f"types of the outputs can't be told: correct the model, or declare them, such as "
+                    f"{step.name}.outputs.{min(open_types)}: {{column: {step.outputs[min(open_types)].column}, type: string}}"
+                )
+            continue
+        for name in open_types:
             array = outputs.get(name)
-            if types[name] is None and array is not None and array.null_count < len(array):
+            if _is_open(types[name]) and array is not None and array.null_count < len(array):
                 types[name] = array.type
-        unseen = [name for name, kind in types.items() if kind is None]
+        unseen = [name for name in types if name in open_types and _is_open(types[name])]
         if not unseen:
             return
         answered += max((len(a) for a in outputs.values()), default=0)
         missing = [name for name in unseen if name not in outputs]
         if missing:
             raise ModelError(
-                f"step {step.name}: the model gave no output {missing[0]!r}, only {', '.join(map(repr, outputs)) or 'none'}: correct {step.name}.outputs"
+                f"step {step.name}: the model gave no output {missing[0]!r}, only {', '.join(map(repr, outputs)) or 'none'}: "
+                f"correct {step.name}.outputs"
             )
         if answered >= NULL_ROWS:
             raise ModelError(
-                f"step {step.name}: output {unseen[0]!r} was null in the first {answered} rows, so its type can't be told: "
+                f"step {step.name}: output {unseen[0]!r} was null or empty in the first {answered} rows, so its type can't be told: "
                 f"declare it, {step.name}.outputs.{unseen[0]}: {{column: {step.outputs[unseen[0]].column}, type: string}}"
             )
 
 
-def _answers(engine: Engine, budget: Budget, windows: Iterator[pa.Table]) -> Iterator[dict[str, pa.Array]]:
-    """The model's answers to the job's rows, the first batch a small one; rows that raise are passed over one by one."""
+def _answers(engine: Engine, budget: Budget, windows: Iterator[pa.Table]) -> Iterator[dict[str, pa.Array] | Exception]:
+    """The model's answers to the job's rows, the first batch a small one; rows that raise give what they raise, one by one."""
     size = min(16, budget.rows)
     for window in windows:
         start = 0
@@ -211,8 +266,8 @@ def _answers(engine: Engine, budget: Budget, windows: Iterator[pa.Table]) -> Ite
                         yield _answer(engine, table.slice(at, 1))
                     except BatchinferError:
                         raise
-                    except Exception:  # noqa: BLE001, S112
-                        continue
+                    except Exception as e:  # noqa: BLE001 - a bad row, as above
+                        yield e
 
 
 def _answer(engine: Engine, table: pa.Table) -> dict[str, pa.Array]:

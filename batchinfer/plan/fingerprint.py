@@ -33,7 +33,7 @@ class Fingerprint:
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON value, whatever the order of its keys (hexadecimal)."""
     return hashlib.sha256(
-        json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     ).hexdigest()
 
 

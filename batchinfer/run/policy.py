@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import Enum
+from fractions import Fraction
 
 from batchinfer.worker.context import Failed, Failure
 
@@ -32,7 +33,7 @@ def decide(failed: Failed, deaths: int, max_retries: int) -> Action:
 def allowed_dead(threshold: int | str, planned: int) -> float:
     """How many dead rows `errors.threshold` allows: rows, a share of the planned rows such as `0.1%`, or any number for -1."""
     if isinstance(threshold, str):
-        return math.floor(planned * float(threshold.rstrip("%")) / 100)
+        return math.floor(planned * Fraction(threshold.rstrip("%")) / 100)  # exact: 0.57% of 100,000 is 570, not 569
     return math.inf if threshold < 0 else threshold
 
 

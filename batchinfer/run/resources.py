@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,13 @@ def allot(spec: JobSpec, pinned_threads: int | None = None) -> Allotment:
     executor = asked.executor
     if executor == "auto":
         executor = "inline" if workers == 1 and asked.address is None else "ray"
+    if executor == "inline":
+        workers = 1
     threads = asked.cpus if asked.cpus != "auto" else max(1, cores // (workers or 1))
     if asked.cpus == "auto" and pinned_threads is not None and pinned_threads <= cores:
         threads = pinned_threads
     gpus = asked.gpus if asked.gpus != "auto" else (1.0 if device_count else None)
-    return Allotment(executor, 1 if executor == "inline" else workers, threads, gpus)
+    return Allotment(executor, workers, threads, gpus)
 
 
 def cpu_count() -> int:
@@ -60,7 +63,9 @@ def gpu_count() -> int:
     """NVIDIA GPUs that this process may use, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([v for v in visible.split(",") if v.strip() not in ("", "-1")])
+        # CUDA takes the entries up to the first that names no device: -1, or words such as Slurm's NoDevFiles.
+        named = (v.strip().isdecimal() or v.strip().startswith(("GPU-", "MIG-")) for v in visible.split(","))
+        return len(list(itertools.takewhile(bool, named)))
     try:
         return len(list(Path("/proc/driver/nvidia/gpus").iterdir()))
     except OSError:

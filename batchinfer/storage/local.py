@@ -7,11 +7,15 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
+from typing import TypeVar
 
-from batchinfer.errors import AccessError, StorageError
+from batchinfer.errors import AccessError, OutputError, StorageError
 from batchinfer.storage.store import Entry
+
+T = TypeVar("T")
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free space, then run the same command again",
@@ -19,6 +23,8 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only",
     errno.EIO: "the disk reports an input/output error",
 }
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_ATTEMPTS = 10
 
 
 @contextlib.contextmanager
@@ -65,11 +71,17 @@ class LocalStore:
             return
         for child in children:
             path = f"{name}/{child.name}" if name else child.name
-            if child.is_dir():
-                self._walk(Path(child.path), path, found, above | {identity})
-            else:
-                with contextlib.suppress(FileNotFoundError):  # deleted since the folder was read
+            try:
+                if child.is_dir():
+                    self._walk(Path(child.path), path, found, above | {identity})
+                else:
                     found.append(self._entry(path, child.stat()))
+            except OSError as e:
+                if e.errno not in (
+                    errno.ENOENT,
+                    errno.ELOOP,
+                ):  # deleted since the folder was read, or a link to nothing
+                    raise
 
     @staticmethod
     def _entry(path: str, stat: os.stat_result) -> Entry:
@@ -78,7 +90,7 @@ class LocalStore:
     def read(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
         """See Store.read."""
         target = self._folder / path
-        with _translated(target), target.open("rb", buffering=0) as file:
+        with _translated(target), _opened(target) as file:
             end = os.fstat(file.fileno()).st_size if stop is None else stop
             pieces: list[bytes] = []
             while start < end:
@@ -93,7 +105,7 @@ class LocalStore:
         """Fill `target` from `start` on and give the number of bytes that there were; the memory is the caller's, so it can be reused."""
         file = self._folder / path
         filled = 0
-        with _translated(file), file.open("rb", buffering=0) as opened:
+        with _translated(file), _opened(file) as opened:
             while filled < len(target):
                 count = os.preadv(opened.fileno(), [target[filled:]], start + filled)
                 if count == 0:
@@ -105,7 +117,7 @@ class LocalStore:
         """See Store.put."""
         target = self._folder / path
         with _translated(target), self._written(target, data) as temporary:
-            temporary.replace(target)
+            _in_folder(target, lambda: temporary.replace(target))
             _sync_folder(target.parent)
 
     def create(self, path: str, data: bytes) -> bool:
@@ -113,17 +125,27 @@ class LocalStore:
         target = self._folder / path
         with _translated(target), self._written(target, data) as temporary:
             try:
-                os.link(temporary, target)
+                _in_folder(target, lambda: os.link(temporary, target))
             except FileExistsError:
-                return target.read_bytes() == data
-            _sync_folder(target.parent)
-            return True
+                won = target.read_bytes() == data
+            except OSError as e:
+                if e.errno in _NO_LINKS:
+                    raise OutputError(
+                        f"{target}: this file system has no hard links, and without them two runners could overwrite each "
+                        "other's results: use another disk, or a bucket by its URL"
+                    ) from e
+                raise
+            else:
+                won = True
+            _sync_folder(target.parent)  # also for a name that another made: it may have died before it did so
+            return won
 
     def delete(self, path: str) -> None:
         """See Store.delete. Folders that this empties go too, up to the root."""
         target = self._folder / path
         with _translated(target):
-            target.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                target.unlink()
             for folder in target.parents:
                 if folder == self._folder:
                     break
@@ -151,12 +173,35 @@ class LocalStore:
     @staticmethod
     def _open(target: Path, temporary: Path) -> int:
         """Open the temporary file; another process may remove an empty folder between making and using it."""
-        for _ in range(5):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        raise FileNotFoundError(errno.ENOENT, "the folder keeps disappearing", str(temporary.parent))
+        _make_folder(target.parent)
+        return _in_folder(temporary, lambda: os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+
+
+def _opened(path: Path) -> FileIO:
+    try:
+        return path.open("rb", buffering=0)
+    except NotADirectoryError as e:  # below a file: no such object
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from e
+
+
+def _in_folder(target: Path, publish: Callable[[], T]) -> T:
+    """Publish a name in a folder that is made when it is missing: whoever deletes the last file of a folder removes it."""
+    for _ in range(_ATTEMPTS):
+        _make_folder(target.parent)
+        with contextlib.suppress(FileNotFoundError):
+            return publish()
+    raise StorageError(f"{target.parent}: the folder keeps disappearing: something else removes it")
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        _make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError, FileNotFoundError):
+        folder.mkdir()
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,10 +13,11 @@ PROBES = f"{STATE}/probes"
 SCRATCH = f"{STATE}/scratch"
 SUCCESS = f"{DATA}/_SUCCESS"
 
-_PART = re.compile(r"data/part-(\d{7,})-([0-9a-f]{8})\.parquet")
-_DEAD = re.compile(r"_dead_letter/part-(\d{7,})-([0-9a-f]{8})-([0-9a-f]{12})\.parquet")
 _OF_JOB = re.compile(r"_batchinfer/([0-9a-f]{8})/")
-_CHUNK = re.compile(r"_batchinfer/[0-9a-f]{8}/wip/(\d{7,})/([0-9a-f]{12})\.arrow")
+_PART = re.compile(r"data/part-([0-9]{7,})-([0-9a-f]{8})\.parquet")
+_DEAD = re.compile(r"_dead_letter/part-([0-9]{7,})-([0-9a-f]{8})-([0-9a-f]{12})\.parquet")
+_RECORD = re.compile(r"([0-9]{4,})\.json")
+_CHUNK = re.compile(r"_batchinfer/[0-9a-f]{8}/wip/([0-9]{7,})/([0-9a-f]{12})\.arrow")
 
 
 def job_record(number: int) -> str:
@@ -107,6 +108,7 @@ def job8_of(path: str) -> str | None:
     return match[1] if match else None
 
 
-def number_of(path: str) -> int:
-    """The number that a record such as `epochs/00000003.json` is named by."""
-    return int(path.rpartition("/")[2].removesuffix(".json"))
+def number_of(path: str) -> int | None:
+    """The number that a record such as `epochs/00000003.json` is named by; None for any other file."""
+    match = _RECORD.fullmatch(path.rpartition("/")[2])
+    return int(match[1]) if match else None

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from batchinfer.errors import AccessError, StorageError
+from batchinfer.errors import AccessError, OutputError, StorageError
 from batchinfer.storage.store import Entry
 
 T = TypeVar("T")
@@ -83,7 +83,11 @@ class FsspecStore:
                 found = self._fs.find(self._full(prefix), detail=True)
             except FileNotFoundError:
                 return []
-            entries = (self._entry(path, info) for path, info in found.items() if info.get("type", "file") == "file")
+            entries = (
+                self._entry(path, info or self._fs.info(path))
+                for path, info in found.items()
+                if info.get("type", "file") == "file"
+            )
             return sorted(entries, key=lambda e: e.path)
 
         return self._call("list", prefix, request)
@@ -97,13 +101,29 @@ class FsspecStore:
         """See Store.read."""
         if stop is not None and stop <= start:
             return b""
-        return self._call(
-            "read", path, lambda: bytes(self._fs.cat_file(self._full(path), start=start or None, end=stop))
-        )
+
+        def request() -> bytes:
+            try:
+                return bytes(self._fs.cat_file(self._full(path), start=start or None, end=stop))
+            except (FileNotFoundError, PermissionError):
+                raise
+            except Exception:
+                # Services refuse a range that begins past the end, each with an error of its own.
+                if (start or stop is not None) and start >= int(self._fs.info(self._full(path))["size"]):
+                    return b""
+                raise
+
+        return self._call("read", path, request)
 
     def put(self, path: str, data: bytes) -> None:
         """See Store.put."""
-        self._call("write", path, lambda: self._fs.pipe_file(self._full(path), data))
+        try:
+            self._call("write", path, lambda: self._fs.pipe_file(self._full(path), data))
+        except FileNotFoundError as e:
+            raise self._no_bucket() from e
+
+    def _no_bucket(self) -> OutputError:
+        return OutputError(f"{self.root}: there is no such bucket or container: make it first, or correct output.path")
 
     def create(self, path: str, data: bytes) -> bool:
         """See Store.create.
@@ -117,7 +137,7 @@ class FsspecStore:
                 self._fs.pipe_file(self._full(path), data, mode="create")
             except (PermissionError, FileNotFoundError):
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever was said, what stands there decides
                 try:
                     return bool(self._fs.cat_file(self._full(path)) == data)
                 except FileNotFoundError:
@@ -128,7 +148,10 @@ class FsspecStore:
                     raise error from None
             return True
 
-        return self._call("create", path, request)
+        try:
+            return self._call("create", path, request)
+        except FileNotFoundError as e:
+            raise self._no_bucket() from e
 
     def delete(self, path: str) -> None:
         """See Store.delete."""

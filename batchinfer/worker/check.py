@@ -73,34 +73,42 @@ def _conform(array: pa.Array, field: pa.Field) -> tuple[pa.Array, dict[int, RowE
         pass
     values, errors = [], {}
     for at in range(len(array)):
+        one = array.slice(at, 1)
         try:
-            values.append(array.slice(at, 1).cast(field.type))
+            values.append(pa.nulls(1, field.type) if one.null_count else one.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
             values.append(pa.nulls(1, field.type))
             message = f"output {field.name!r} is {array.type}, which does not cast safely to the pinned {field.type}"
             errors[at] = RowError("invalid_output", "WrongType", message, attempts=1)
-    return pa.concat_arrays(values), errors
+    return pa.concat_arrays(values) if values else pa.nulls(0, field.type), errors
 
 
 def _not_finite(array: pa.Array, name: str) -> dict[int, RowError]:
     """Rows that hold a NaN or an infinite value; a null is allowed."""
-    if pa.types.is_floating(array.type):
-        bad = np.flatnonzero(~_finite(array))
-    elif _is_float_list(array.type):
-        values = pc.list_flatten(array)
-        finite = _finite(values)
-        bad = (
-            np.unique(pc.list_parent_indices(array).to_numpy()[~finite]) if not finite.all() else np.empty(0, np.int64)
-        )
-    else:
+    bad = _unsound(array)
+    if bad is None or not bad.any():
         return {}
     message = f"output {name!r} is NaN or infinite"
-    return {int(at): RowError("invalid_output", "NotFinite", message, attempts=1) for at in bad}
+    return {int(at): RowError("invalid_output", "NotFinite", message, attempts=1) for at in np.flatnonzero(bad)}
 
 
-def _is_float_list(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return bool(is_list and pa.types.is_floating(kind.value_type))
+def _unsound(array: pa.Array) -> NDArray[np.bool_] | None:
+    """Which rows hold a NaN or an infinite value at any depth; None where no row does."""
+    kind = array.type
+    if pa.types.is_floating(kind):
+        finite = _finite(array)
+        return None if finite.all() else ~finite
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = _unsound(pc.list_flatten(array))
+        if inner is None:
+            return None
+        bad = np.zeros(len(array), np.bool_)
+        bad[pc.list_parent_indices(array).to_numpy()[inner]] = True
+        return bad
+    if pa.types.is_struct(kind):
+        fields = [b for f in array.flatten() if (b := _unsound(f)) is not None]
+        return np.logical_or.reduce(fields) if fields else None
+    return None
 
 
 def _finite(values: pa.Array) -> NDArray[np.bool_]:

@@ -24,7 +24,7 @@ class Isolated(Generic[T]):
     """Rows that succeeded together, and their result."""
     dead: list[tuple[int, RowError]] = field(default_factory=list)
     calls: int = 0
-    """Attempts made: at most 2 log2(rows) + 2 for each bad row."""
+    """Attempts made: at most 2 ⌈log2(rows)⌉ + 1 for each bad row."""
 
 
 def isolate(attempt: Callable[[NDArray[np.intp]], T], rows: NDArray[np.intp]) -> Isolated[T]:
@@ -54,4 +54,8 @@ def isolate(attempt: Callable[[NDArray[np.intp]], T], rows: NDArray[np.intp]) ->
 
 def row_error(error: Exception, attempts: int) -> RowError:
     """What a dead letter says of an exception."""
-    return RowError("exception", type(error).__name__, tidy(str(error)), attempts)
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - a model may raise anything, also what can't say what it is
+        message = "(the exception could not be put into words)"
+    return RowError("exception", type(error).__name__, tidy(message), attempts)

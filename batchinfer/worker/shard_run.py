@@ -72,6 +72,8 @@ class ShardRun:
         self._dead_ordinals: list[int] = []
         self._filtered: list[NDArray[np.int64]] = []
         self._succeeded = self._truncated = 0
+        self._complete: dict[int, WindowRows] = {}
+        self._next = 0
         self.checkpointed = chunks.load(store, context.job, shard.number, settings.outputs, settings.digest)
         self.known = self.checkpointed["_ordinal"].to_numpy()
 
@@ -145,12 +147,15 @@ class ShardRun:
         )
 
     def accept(self, rows: WindowRows, results: pa.Table, *, fresh: bool) -> None:
-        """Take the results of a batch; a complete window goes into the part, and a checkpoint is made when its time has come."""
+        """Take the results of a batch; complete windows go into the part, in input order."""
         if fresh:
             self._unsaved.append(results)
             self._saved_at = self._saved_at or time.monotonic()
         if rows.add(results):
-            self._write(rows)
+            self._complete[rows.window.first] = rows
+        while (whole := self._complete.pop(self._next, None)) is not None:
+            self._write(whole)
+            self._next += whole.window.rows
 
     def checkpoint_due(self) -> bool:
         """Whether the interval has passed since results were last made durable."""

@@ -1,33 +1,25 @@
-"""The doors' one library: `Job`, `Run`, `open_run` and `map` say in Python what the terminal says."""
+"""`Run`: what was done for a job, read from its output alone."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import html
-import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchinfer.errors import BatchinferError, OutputError
-from batchinfer.job import load
-from batchinfer.job.spec import JobSpec
+from batchinfer.errors import OutputError
 from batchinfer.ledger import cleanup, epochs, jobs, manifests, parts, records
 from batchinfer.ledger.cleanup import Leftover
 from batchinfer.ledger.epochs import Standing
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, Part
-from batchinfer.plan.plan import Plan, make_plan
-from batchinfer.report.results import ResultsFile
 from batchinfer.run import runner
-from batchinfer.run.events import Event, Listener, State
+from batchinfer.run.events import State
 from batchinfer.run.policy import verdict
-from batchinfer.run.stop import StopRequest
 from batchinfer.storage import paths
 from batchinfer.storage.store import StorageOptions, Store, is_local, open_store
 
@@ -35,83 +27,11 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-class Job:
-    """What is asked: the same as a job file, from YAML or from keyword arguments.
-
-    >>> job = Job.from_yaml("jobs/quickstart.yaml")
-    >>> job.plan()
-    >>> run = job.run()
-    >>> run.results().collect()
-    """
-
-    def __init__(self, **fields: Any) -> None:
-        """Take the keys of a job file as keyword arguments. Raises JobFileError with every mistake at once."""
-        fields.setdefault("version", 1)
-        fields.setdefault("name", "job")
-        self.spec: JobSpec = load.from_fields(fields)
-
-    @classmethod
-    def from_yaml(
-        cls, path: str | Path, params: Mapping[str, str] | None = None, set_values: Sequence[str] = ()
-    ) -> Job:
-        """Load a job file; `params` fill `${params.x}`, `set_values` are overrides such as `steps.0.precision=bf16`.
-
-        Raises JobFileError with every mistake at once.
-        """
-        return cls.from_spec(load.load(path, params or {}, set_values))
-
-    @classmethod
-    def from_spec(cls, spec: JobSpec) -> Job:
-        """A job from its validated models."""
-        job = cls.__new__(cls)
-        job.spec = spec
-        return job
-
-    def plan(self) -> Plan:
-        """Say what would be done, reading footers only. Raises what `make_plan` raises."""
-        return make_plan(self.spec)
-
-    def run(
-        self,
-        *,
-        restart: bool = False,
-        listener: Listener | None = None,
-        stop: StopRequest | None = None,
-        plan: Plan | None = None,
-    ) -> Run:
-        """Run the job, or go on with it: running twice is resuming.
-
-        A job that ends with dead rows over the threshold, or is interrupted, returns too: see `Run.exit_code`.
-
-        Args:
-            restart: remove what a former job left on the output, and begin anew.
-            listener: told of every event of the run.
-            stop: through which another thread can ask the run to end.
-            plan: from `plan()`, to save making it again.
-
-        Raises:
-            RefusedError: the job can't run as asked.
-            TransientError: another runner is alive, or storage or cluster are away; running again resumes.
-
-        """
-        store = _open(self.spec.output.path, self.spec.storage)
-        results = ResultsFile(store)
-
-        def listeners(event: Event) -> None:
-            results(event)
-            if listener is not None:
-                listener(event)
-
-        try:
-            runner.run(plan or self.plan(), listeners, stop, restart=restart)
-        except BaseException as e:
-            results.failed(e)
-            raise
-        return open_run(self.spec.output.path, self.spec.storage)
-
-    def __repr__(self) -> str:
-        step = self.spec.steps[0]
-        return f"Job({self.spec.name!r}: {self.spec.input.path} → {step.engine} {step.uri} → {self.spec.output.path})"
+def open_output(path: str, storage: StorageOptions) -> Store:
+    """The store of an output: a URL, or a local path, which may be relative or begin with `~`."""
+    if is_local(path):
+        path = str(Path(path.removeprefix("file://")).expanduser().absolute())
+    return open_store(path, storage, scratch=paths.SCRATCH)
 
 
 def open_run(path: str | Path, storage: StorageOptions | None = None) -> Run:
@@ -119,7 +39,7 @@ def open_run(path: str | Path, storage: StorageOptions | None = None) -> Run:
 
     Raises OutputError where no job of batchinfer wrote there.
     """
-    store = _open(str(path), storage or {})
+    store = open_output(str(path), storage or {})
     job = jobs.current(store)
     if job is None:
         raise OutputError(f"{store.root}: no job of batchinfer has written here")
@@ -241,67 +161,3 @@ class Run:
             for k, v in asdict(self.counts).items()
         )
         return f"<b>{html.escape(self.name)}</b>: {self.state}<br><code>{html.escape(self.path)}/{paths.DATA}</code><table>{rows}</table>"
-
-
-def map(  # noqa: A001 - the word of the field; used as batchinfer.map
-    frame: Any, model: Mapping[str, Any], *, errors: Literal["raise", "null"] = "raise", **sections: Any
-) -> Any:
-    """Predict the rows of a polars or Arrow frame in memory: the frame with the model's outputs as further columns.
-
-    The same engine, batching and isolation as a job, inline, with a temporary directory as output.
-
-    Args:
-        frame: polars DataFrame or pyarrow Table, shape (rows, columns).
-        model: the `model` section of a job file.
-        errors: what rows that can't be predicted do: raise, or have nulls.
-        **sections: further sections of a job file, such as `batching` or `code`.
-
-    Returns:
-        A frame of the kind that came in, shape (rows, columns + outputs), in the same order.
-
-    Raises:
-        BatchinferError: rows can't be predicted and `errors` is `raise`; or as `Job.run`.
-
-    """
-    table = frame if isinstance(frame, pa.Table) else frame.to_arrow()
-    index = "__batchinfer_row"
-    with tempfile.TemporaryDirectory(prefix="batchinfer-map-") as folder:
-        pq.write_table(table.append_column(index, pa.array(range(len(table)), pa.int64())), f"{folder}/input.parquet")
-        places = {
-            "input": {"path": f"{folder}/input.parquet"},
-            "output": {"path": f"{folder}/output", "carry": [index]},
-        }
-        job = Job(
-            name="map",
-            model=dict(model),
-            **places,
-            **{"errors": {"threshold": -1}, "resources": {"executor": "inline"}, **sections},
-        )
-        run = job.run()
-        dead = run.errors()
-        if len(dead) and errors == "raise":
-            first = dead.row(0, named=True)
-            raise BatchinferError(
-                f"{len(dead)} of {len(table)} rows can't be predicted; the first is row {first['row']}: {first['error_type']}: {first['message']}"
-            )
-        if run.exit_code != 0:
-            raise BatchinferError("; ".join(run.record.get("errors", [])) or f"the run ended as {run.state}")
-        outputs = run.results().collect().to_arrow()
-    taken = pa.array([None] * len(table), pa.int64()).to_pylist()
-    for at, row in enumerate(outputs[index].to_pylist()):
-        taken[row] = at
-    outputs = outputs.drop_columns([index]).take(pa.array(taken, pa.int64()))
-    for name in outputs.column_names:
-        table = table.append_column(name, outputs[name])
-    if isinstance(frame, pa.Table):
-        return table
-    import polars as pl
-
-    return pl.from_arrow(table)
-
-
-def _open(path: str, storage: StorageOptions) -> Store:
-    with contextlib.suppress(OSError):
-        if is_local(path):
-            path = str(Path(path.removeprefix("file://")).expanduser().absolute())
-    return open_store(path, storage, scratch=paths.SCRATCH)

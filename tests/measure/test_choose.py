@@ -1,0 +1,351 @@
+"""Settings: their record, and how they are chosen, with engines that do what a test says."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+
+from batchinfer.engines.protocol import Description, Rows
+from batchinfer.errors import ModelError, StorageError
+from batchinfer.job.spec import Batching, Step
+from batchinfer.measure.choose import NULL_ROWS, PAYBACK, choose
+from batchinfer.measure.settings import Settings, schema_from_text, schema_to_text
+from batchinfer.pipeline.batching import Budget, positions
+
+Model = Callable[[list[int]], Mapping[str, Any]]
+
+
+class Prepared:
+    def __init__(self, values: list[int], lengths: NDArray[np.int64] | None) -> None:
+        self.values, self.lengths, self.truncated = values, lengths, None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def batch(self, rows: Rows) -> list[int]:
+        return [self.values[n] for n in (positions(rows) if isinstance(rows, slice) else rows)]
+
+
+class FakeEngine:
+    """A model that is a function of the values of `x`; keeps to the engine protocol."""
+
+    def __init__(
+        self,
+        model: Model,
+        types: Mapping[str, pa.DataType | None] | None = None,
+        *,
+        seconds: Mapping[str, float] | None = None,
+        refuses: tuple[str, ...] = (),
+        breaks: tuple[str, ...] = (),
+        lengths: bool = False,
+    ) -> None:
+        self._model, self._types, self._seconds = model, types or {"y": None}, seconds or {}
+        self._refuses, self._breaks, self._lengths = refuses, breaks, lengths
+        self.loads: list[str] = []
+        self.loaded: str | None = None
+        self.rows = 0
+
+    def load(self, device: str, precision: str, threads: int) -> Description:
+        self.loads.append(precision)
+        self.loaded = None
+        if precision in self._refuses:
+            raise ModelError(f"no {precision} on {device}")
+        self.loaded = precision
+        return Description(self._types, precision, device)
+
+    def prepare(self, rows: pa.Table) -> Prepared:
+        values = rows["x"].to_pylist()
+        if -1 in values:
+            raise ValueError("x is -1, which can't be prepared")
+        return Prepared(values, np.array(values, np.int64) if self._lengths else None)
+
+    def infer(self, batch: list[int]) -> Mapping[str, Any]:
+        assert self.loaded is not None, "no model is loaded"
+        if self.loaded in self._breaks:
+            raise RuntimeError(f"'erfinv' not implemented for {self.loaded}")
+        time.sleep(self._seconds.get(self.loaded, 0))
+        self.rows += len(batch)
+        return self._model(batch)
+
+    def finish(self, outputs: Any) -> Mapping[str, pa.Array]:
+        return {k: v if isinstance(v, pa.Array) else pa.array(v) for k, v in outputs.items()}
+
+
+def step(engine: str = "torch", precision: str = "auto", **outputs: Any) -> Step:
+    keys = {"engine": engine, "uri": "/m.pt", "inputs": {"x": "x"}, "outputs": outputs or {"y": "score"}}
+    return Step.model_validate({**keys, "precision": precision})
+
+
+def table(values: Any) -> pa.Table:
+    return pa.table({"x": pa.array(list(values), pa.int64())})
+
+
+def chosen(
+    engine: FakeEngine,
+    values: Any = range(100),
+    of: Step | None = None,
+    rows: int | None = None,
+    batching: Batching | None = None,
+    windows: list[pa.Table] | None = None,
+) -> Settings:
+    tables = windows if windows is not None else [table(values)]
+    return choose(
+        engine,
+        of or step("python"),
+        tables,
+        batching or Batching(),
+        "cpu",
+        2,
+        sum(map(len, tables)) if rows is None else rows,
+    )
+
+
+def doubled(batch: list[int]) -> Mapping[str, Any]:
+    return {"y": [float(v) * 2 for v in batch]}
+
+
+FLOAT = {"y": pa.float32()}
+LARGE = 10**9
+
+# Precision.
+
+
+@pytest.mark.parametrize(("fast", "slow"), [("bf16", "fp32"), ("fp32", "bf16")])
+def test_auto_takes_the_faster_precision_and_leaves_it_loaded(fast: str, slow: str) -> None:
+    engine = FakeEngine(doubled, FLOAT, seconds={fast: 0.001, slow: 0.05})
+    settings = chosen(engine, of=step(), rows=LARGE)
+    assert settings.precision == engine.loaded == fast
+    assert settings.measured["rows_per_second"].keys() == {"fp32", "bf16"}
+    assert settings.measured["failed"] == {}
+    json.dumps(settings.to_json())
+
+
+def test_a_precision_that_is_asked_for_is_not_measured() -> None:
+    engine = FakeEngine(doubled, FLOAT)
+    assert chosen(engine, of=step(precision="bf16"), rows=LARGE).precision == "bf16"
+    assert engine.loads == ["bf16"]
+    assert engine.rows == 0
+
+
+def test_a_precision_that_is_asked_for_and_impossible_is_refused() -> None:
+    with pytest.raises(ModelError, match="no bf16 on cpu"):
+        chosen(FakeEngine(doubled, FLOAT, refuses=("bf16",)), of=step(precision="bf16"))
+
+
+def test_a_candidate_that_cannot_be_loaded_is_named_and_the_other_is_loaded_again() -> None:
+    engine = FakeEngine(doubled, FLOAT, refuses=("bf16",))
+    settings = chosen(engine, of=step(), rows=LARGE)
+    assert settings.precision == engine.loaded == "fp32"
+    assert settings.measured["failed"] == {"bf16": "no bf16 on cpu"}
+
+
+def test_a_candidate_that_breaks_on_a_batch_is_named_and_ends_nothing() -> None:
+    engine = FakeEngine(doubled, FLOAT, breaks=("bf16",))
+    settings = chosen(engine, of=step(), rows=LARGE)
+    assert settings.precision == engine.loaded == "fp32"
+    assert settings.measured["failed"] == {"bf16": "RuntimeError: 'erfinv' not implemented for bf16"}
+
+
+def test_a_model_that_cannot_be_loaded_at_all_is_refused() -> None:
+    with pytest.raises(ModelError, match="no fp32"):
+        chosen(FakeEngine(doubled, FLOAT, refuses=("fp32", "bf16")), of=step(), rows=LARGE)
+
+
+def test_a_small_job_is_not_measured_and_says_so() -> None:
+    engine = FakeEngine(doubled, FLOAT)
+    settings = chosen(engine, of=step(), rows=100 * PAYBACK - 1)
+    assert engine.loads == ["fp32"]
+    assert "too small" in settings.measured["precision"]
+
+
+@pytest.mark.parametrize("bad", [-1, -2])
+def test_a_bad_first_row_ends_no_measuring_of_the_job(bad: int) -> None:
+    """-1 can't be prepared, -2 makes its batch fail."""
+
+    def model(batch: list[int]) -> Mapping[str, Any]:
+        if -2 in batch:
+            raise IndexError("index out of range in self")
+        return doubled(batch)
+
+    engine = FakeEngine(model, FLOAT)
+    settings = chosen(engine, [bad, *range(99)], of=step(), rows=LARGE)
+    assert settings.precision == engine.loaded
+    assert settings.outputs.types == [pa.float32()]
+
+
+def test_an_engine_without_recipes_is_native() -> None:
+    engine = FakeEngine(doubled)
+    assert chosen(engine).precision == "native"
+    assert engine.loads == ["native"]
+
+
+# Budgets.
+
+
+def test_rows_with_lengths_get_a_token_budget() -> None:
+    engine = FakeEngine(doubled, FLOAT, lengths=True)
+    assert chosen(engine).budget == Budget(512, 2048)
+    assert chosen(engine, batching=Batching(rows=8, tokens=100)).budget == Budget(8, 100)
+
+
+def test_rows_without_lengths_are_budgeted_by_their_size() -> None:
+    assert chosen(FakeEngine(doubled, FLOAT)).budget == Budget(1024)
+    assert chosen(FakeEngine(doubled, FLOAT), of=step(precision="fp32")).budget == Budget(16384)
+    assert chosen(FakeEngine(doubled, FLOAT), batching=Batching(rows=3)).budget == Budget(3)
+
+
+# Output types.
+
+
+def test_a_type_is_the_first_one_seen_and_only_a_small_batch_is_asked() -> None:
+    engine = FakeEngine(doubled)
+    settings = chosen(engine, range(5000))
+    assert settings.outputs == pa.schema([("score", pa.float64())])
+    assert engine.rows == 16
+
+
+def test_types_that_are_declared_or_known_ask_the_model_nothing() -> None:
+    engine = FakeEngine(doubled, {"y": pa.float32(), "z": None})
+    settings = chosen(engine, of=step("python", y="score", z={"column": "label", "type": "list<string>"}))
+    assert settings.outputs == pa.schema([("score", pa.float32()), ("label", pa.list_(pa.string()))])
+    assert engine.rows == 0
+
+
+def test_a_declared_type_wins_over_the_engines() -> None:
+    settings = chosen(FakeEngine(doubled, FLOAT), of=step("python", y={"column": "score", "type": "float64"}))
+    assert settings.outputs.types == [pa.float64()]
+
+
+def test_a_type_is_looked_for_until_a_value_comes() -> None:
+    engine = FakeEngine(lambda b: {"y": [None if v < 3000 else "late" for v in b]})
+    settings = chosen(engine, windows=[table(range(2000)), table([]), table(range(2000, 4000))])
+    assert settings.outputs.types == [pa.string()]
+
+
+def test_an_output_that_is_null_in_all_of_a_small_job_is_null() -> None:
+    assert chosen(FakeEngine(lambda b: {"y": [None] * len(b)}), range(500)).outputs.types == [pa.null()]
+
+
+def test_an_output_that_stays_null_must_be_declared() -> None:
+    engine = FakeEngine(lambda b: {"y": [None] * len(b)})
+    with pytest.raises(
+        ModelError, match=r"output 'y' was null or empty .* model.outputs.y: {column: score, type: string}"
+    ):
+        chosen(engine, range(10 * NULL_ROWS))
+    assert engine.rows < 2 * NULL_ROWS
+
+
+def test_empty_lists_have_no_type_yet() -> None:
+    engine = FakeEngine(lambda b: {"y": [[] if v < 100 else ["tag"] for v in b]})
+    assert chosen(engine, range(300)).outputs.types == [pa.list_(pa.string())]
+    assert chosen(engine, range(50)).outputs.types == [pa.list_(pa.null())]
+
+
+def test_a_missing_output_is_named_with_those_that_are_there() -> None:
+    with pytest.raises(ModelError, match=r"the model gave no output 'y', only 'z': correct model.outputs"):
+        chosen(FakeEngine(lambda b: {"z": b}))
+
+
+def test_rows_that_fail_are_passed_over() -> None:
+    def model(batch: list[int]) -> Mapping[str, Any]:
+        if min(batch) < 20:
+            raise ValueError("too small")
+        return doubled(batch)
+
+    assert chosen(FakeEngine(model), range(100)).outputs.types == [pa.float64()]
+    assert chosen(FakeEngine(doubled), [-1, *range(30)]).outputs.types == [pa.float64()]
+
+
+def failing(batch: list[int]) -> Mapping[str, Any]:
+    raise ValueError(f"no model for {len(batch)}")
+
+
+def test_a_small_job_whose_rows_all_fail_has_null_types() -> None:
+    assert chosen(FakeEngine(failing), range(500)).outputs.types == [pa.null()]
+
+
+def test_a_large_job_whose_rows_all_fail_is_not_run_through_to_see_its_types() -> None:
+    read = []
+
+    def windows() -> Any:
+        for start in range(0, 100 * NULL_ROWS, 1024):
+            read.append(start)
+            yield table(range(start, start + 1024))
+
+    with pytest.raises(ModelError, match=rf"the first {NULL_ROWS} rows all failed \(ValueError: no model for 1\)"):
+        choose(FakeEngine(failing), step("python"), windows(), Batching(), "cpu", 1, LARGE)
+    assert len(read) <= NULL_ROWS // 1024 + 1
+
+
+@pytest.mark.parametrize("error", [ModelError("wrong"), StorageError("away")])
+def test_what_is_no_rows_fault_ends_the_choosing(error: Exception) -> None:
+    def model(_batch: list[int]) -> Mapping[str, Any]:
+        raise error
+
+    with pytest.raises(type(error)):
+        chosen(FakeEngine(model))
+
+
+def test_a_type_that_parquet_cannot_hold_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match=r"output 'y' is struct<>, which Parquet can't hold"):
+        chosen(FakeEngine(lambda b: {"y": [{}] * len(b)}))
+
+
+def test_a_job_without_rows_has_settings_too() -> None:
+    settings = chosen(FakeEngine(doubled), windows=[])
+    assert settings.outputs.types == [pa.null()]
+    assert chosen(FakeEngine(doubled, FLOAT), windows=[], of=step()).precision == "fp32"
+
+
+# The record.
+
+SETTINGS = Settings(
+    "bf16",
+    Budget(512, 2048),
+    4,
+    pa.schema(
+        [
+            ("e", pa.list_(pa.float32(), 384)),
+            ("t", pa.timestamp("us", "UTC")),
+            ("s", pa.struct([("a", pa.decimal128(9, 2))])),
+            ("d", pa.dictionary(pa.int8(), pa.string())),
+            ("ä b", pa.null()),
+        ]
+    ),
+    {"rows_per_second": {"bf16": 10.5}},
+)
+
+
+def test_settings_read_back_from_their_record_with_the_same_digest() -> None:
+    back = Settings.from_json(json.loads(json.dumps(SETTINGS.to_json())))
+    assert back == SETTINGS
+    assert back.measured == SETTINGS.measured
+    assert back.digest == SETTINGS.digest
+    assert back.outputs.equals(SETTINGS.outputs, check_metadata=True)
+    assert schema_from_text(schema_to_text(back.outputs)) == back.outputs
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "fp32"},
+        {"budget": Budget(511, 2048)},
+        {"budget": Budget(512, None)},
+        {"threads": 5},
+        {"outputs": pa.schema([("e", pa.list_(pa.float64(), 384))])},
+    ],
+)
+def test_all_that_decides_about_results_is_in_the_digest(change: dict[str, Any]) -> None:
+    assert replace(SETTINGS, **change).digest != SETTINGS.digest
+
+
+def test_figures_for_people_are_not_in_the_digest() -> None:
+    assert replace(SETTINGS, measured={}).digest == SETTINGS.digest

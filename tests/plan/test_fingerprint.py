@@ -1,0 +1,194 @@
+"""What counts as the same job, and the plan's record."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pydantic import BaseModel
+
+from batchinfer.data.inputs import InputFile, RowRange
+from batchinfer.engines.protocol import Identity
+from batchinfer.job.spec import JobSpec, Step
+from batchinfer.plan import record
+from batchinfer.plan.fingerprint import Fingerprint, differences, fingerprint
+from batchinfer.plan.plan import Plan, Reading
+from batchinfer.plan.shards import Shard
+
+FILES = [InputFile("/in/a.parquet", 10, "1", "f" * 64, 100), InputFile("/in/b.parquet", 20, "2", "e" * 64, 50)]
+IDENTITY = Identity("d" * 64, {"model.safetensors": "c" * 64, "code.py": "b" * 64}, {"torch": "2.11"})
+JOB: dict[str, Any] = {
+    "version": 1,
+    "name": "reviews",
+    "input": {"path": "/in"},
+    "steps": [{"engine": "torch", "uri": "/m.pt", "inputs": {"x": "x"}, "outputs": {"y": "y"}}],
+    "output": {"path": "/out"},
+}
+
+IN: dict[str, Any] = {
+    "input.columns": ["x", "id"],
+    "input.where": "x > 1",
+    "input.key": "id",
+    "input.limit": 5,
+    "steps.0.name": "other",
+    "steps.0.engine": "transformers",
+    "steps.0.task": "embedding",
+    "steps.0.inputs": {"x": "z"},
+    "steps.0.outputs": {"y": {"column": "y", "type": "float32"}},
+    "steps.0.input_format": "arrow",
+    "steps.0.precision": "bf16",
+    "steps.0.options": {"pooling": "max"},
+    "batching.rows": 7,
+    "batching.tokens": 7,
+    "batching.window": 7,
+    "batching.shard": 7,
+    "errors.on_invalid_output": "keep",
+    "output.carry": "none",
+    "output.compression": "gzip",
+}
+"""Keys that decide about results, each with another value than the job's."""
+OUT: dict[str, Any] = {
+    "name": "other",
+    "params": {"date": "today"},
+    "code": ["/code"],
+    "input.path": "/elsewhere",
+    "steps.0.uri": "/moved.pt",
+    "resources.executor": "ray",
+    "resources.workers": 1,
+    "resources.cpus": 3,
+    "resources.gpus": 2.0,
+    "resources.address": "auto",
+    "retry.max_retries": 9,
+    "retry.timeout": 9,
+    "errors.threshold": -1,
+    "errors.on_exceed": "abort",
+    "errors.circuit_breaker": False,
+    "checkpoint.interval": 60,
+    "output.path": "/elsewhere",
+    "output.mode": "overwrite",
+    "run.max_runtime": 60,
+    "metadata": {"team": "x"},
+    "storage": {"s3://": {"anon": True}},
+}
+"""Keys that don't: how and where it runs. Input and model count by their content, wherever they lie."""
+SINGLE = {"version", "run.inputs_changed"}
+"""Keys that have one value only."""
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        kind = Step if name == "steps" else field.annotation
+        key = f"{prefix}{name}" + (".0" if name == "steps" else "")
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= keys_of(kind, f"{key}.")
+        else:
+            found.add(key)
+    return found
+
+
+def test_every_key_of_a_job_is_known_to_count_or_not_to() -> None:
+    assert keys_of(JobSpec) == IN.keys() | OUT.keys() | SINGLE
+    assert not IN.keys() & OUT.keys()
+
+
+def spec(*changes: tuple[str, Any]) -> JobSpec:
+    job = json.loads(json.dumps(JOB))
+    for key, value in changes:
+        place, *path = job, *key.split(".")
+        for name in path[:-1]:
+            place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
+        place[path[-1]] = value
+    return JobSpec.model_validate(job)
+
+
+def mark(job: JobSpec, files: list[InputFile] = FILES, identity: Identity = IDENTITY) -> Fingerprint:
+    return fingerprint(job, files, {s.name: identity for s in job.steps})
+
+
+@pytest.mark.parametrize("key", IN)
+def test_a_key_that_decides_about_results_counts_and_is_named(key: str) -> None:
+    old, new = mark(spec()), mark(spec((key, IN[key])))
+    assert old.digest != new.digest
+    lines = differences(old, new)
+    assert lines
+    assert not any("nothing by name" in line for line in lines)
+    if not key.startswith("steps"):
+        assert any(line.startswith(f"{key}") for line in lines)
+
+
+@pytest.mark.parametrize("key", OUT)
+def test_a_key_of_how_and_where_it_runs_does_not_count(key: str) -> None:
+    assert mark(spec()) == mark(spec((key, OUT[key])))
+
+
+@pytest.mark.parametrize(
+    ("files", "line"),
+    [
+        (FILES[:1], "input.files.count: 2 → 1"),
+        (FILES[::-1], "input.files.digest"),
+        ([InputFile("/in/a.parquet", 11, "1", "f" * 64, 100), FILES[1]], "input.files.digest"),
+        ([InputFile("/in/a.parquet", 10, "9", "f" * 64, 100), FILES[1]], "input.files.digest"),
+        ([InputFile("/in/a.parquet", 10, "1", "0" * 64, 100), FILES[1]], "input.files.digest"),
+        ([InputFile("/in/z.parquet", 10, "1", "f" * 64, 100), FILES[1]], "input.files.digest"),
+        ([InputFile("/in/a.parquet", 10, "1", "f" * 64, 101), FILES[1]], "input.files.rows: 150 → 151"),
+    ],
+)
+def test_the_pinned_input_counts(files: list[InputFile], line: str) -> None:
+    assert any(found.startswith(line) for found in differences(mark(spec()), mark(spec(), files)))
+
+
+@pytest.mark.parametrize(
+    ("identity", "line"),
+    [
+        (Identity("0" * 64, IDENTITY.files, IDENTITY.packages), "steps.model.digest: dddddddddddd… → 000000000000…"),
+        (
+            Identity("0" * 64, {**IDENTITY.files, "code.py": "0" * 64}, IDENTITY.packages),
+            "steps.model.files.code.py: bbbbbbbbbbbb… → 000000000000…",
+        ),
+        (Identity("d" * 64, IDENTITY.files, {"torch": "2.12"}), "steps.model.packages.torch: 2.11 → 2.12"),
+    ],
+)
+def test_the_model_its_code_and_its_libraries_count(identity: Identity, line: str) -> None:
+    assert differences(mark(spec()), mark(spec(), identity=identity)) == [line]
+
+
+def test_the_commit_that_a_model_came_from_does_not_count() -> None:
+    pinned = Identity(IDENTITY.digest, IDENTITY.files, IDENTITY.packages, "a" * 40)
+    assert mark(spec()) == mark(spec(), identity=pinned)
+
+
+def test_a_default_that_is_written_out_is_the_same_job() -> None:
+    assert mark(spec()) == mark(spec(("output.carry", "all")))
+    assert mark(spec()) == mark(spec(("steps.0.precision", "auto"), ("batching", {"rows": "auto"})))
+
+
+def test_a_fingerprint_reads_back_without_a_difference() -> None:
+    job = spec(*((k, v) for k, v in IN.items() if k != "steps.0.engine"))
+    new = mark(job)
+    old = Fingerprint.from_json(json.loads(json.dumps(new.to_json())))
+    assert old.digest == new.digest
+    assert differences(old, new) == ["(nothing by name: the record was written by another version)"]
+
+
+def test_a_file_name_that_is_no_utf8_has_a_fingerprint() -> None:
+    names = [n.decode("utf-8", "surrogateescape") for n in (b"caf\xe9", b"caf\xe8")]
+    marks = [mark(spec(), [InputFile(n, 1, "1", "f", 1)]) for n in names]
+    assert marks[0].digest != marks[1].digest
+
+
+def test_a_plan_reads_back_from_its_record() -> None:
+    hive = InputFile("s3://lake/dt=1/c.parquet", 5, "etag", "a" * 64, 30, (("dt", "1"), ("k", None)))
+    shards = (
+        Shard(0, 0, (RowRange(FILES[0], 0, 100), RowRange(FILES[1], 0, 20, pruned=True))),
+        Shard(1, 120, (RowRange(FILES[1], 20, 30), RowRange(hive, 0, 30))),
+        Shard(2, 180, ()),
+    )
+    reading = Reading(pa.schema([("x", pa.int64())]), None, ("x",), None, 64)
+    plan = Plan(spec(), mark(spec()), reading, (*FILES, hive), shards, 35)
+    value = json.loads(json.dumps(record.to_json(plan)))
+    assert record.shards_from_json(value) == shards
+    assert record.files_from_json(value) == plan.files
+    assert (value["window"], value["rows"], value["fingerprint"]) == (64, 180, plan.fingerprint.digest)
