@@ -171,7 +171,7 @@ def _check_outputs(spec: JobSpec, carry: Sequence[str]) -> None:
                 problems.append(
                     Problem(
                         place,
-                        f"the column {output.column!r} is carried from the input too; name the output otherwise, or leave the column out of output.carry",
+                        f"the column {output.column!r} is carried from the input too; name the output otherwise, or change output.carry",
                     )
                 )
             if output.type is not None:
