@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -145,6 +147,7 @@ class RayExecutor:
             shard = place.running.pop(call)
             return [Failed(shard.number, Failure.UNEXPECTED, f"{type(e).__name__}: {e}")]
         del place.running[call]
+        place.progress, place.asked = replace(place.progress, in_hand=0), None  # what was asked before is out of date
         return [outcome]
 
     def _replace(self, place: _Place, error: Exception) -> list[Outcome]:
@@ -194,12 +197,23 @@ def _connect(context: Context, workers: int | None, address: str | None) -> None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    with _translated():
+    with _translated(), _own_signals():
         if address is not None:
             ray.init(address=address, **quiet)
         else:
             cores = max(os.cpu_count() or 1, (workers or 1) * context.threads)
             ray.init(num_cpus=cores, include_dashboard=False, **quiet)
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep whoever handles SIGTERM: Ray's own handler would end the process with 1, without draining."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _cluster_workers() -> int:

@@ -6,12 +6,15 @@ up late can only lose the creation of a part.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import platform
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -107,6 +110,12 @@ class Standing:
     owner: str
     sign: bytes
     """The newest sign of life, byte by byte."""
+    at: str | None = None
+    """When that was, by the runner's clock, in ISO 8601; for people."""
+
+    def age(self, now: datetime) -> float | None:
+        """Seconds since the newest sign of life, as far as the two clocks agree."""
+        return None if self.at is None else max(0.0, (now - datetime.fromisoformat(self.at)).total_seconds())
 
 
 def newest(store: Store, job: JobPaths) -> Standing | None:
@@ -119,7 +128,8 @@ def newest(store: Store, job: JobPaths) -> Standing | None:
     owner = f"process {record.get('pid')} on {record.get('host')}"
     if records.find(store, job.closed(number)) is not None:
         return Standing(number, "closed", owner, b"")
-    return Standing(number, _seen_here(record), owner, _sign(store, job, number))
+    sign = _sign(store, job, number)
+    return Standing(number, _seen_here(record), owner, sign, _time_in(sign) or record.get("at"))
 
 
 def _sign(store: Store, job: JobPaths, number: int) -> bytes:
@@ -127,6 +137,17 @@ def _sign(store: Store, job: JobPaths, number: int) -> bytes:
         return store.read(job.heartbeat(number))
     except FileNotFoundError:
         return b""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _time_in(heartbeat: bytes) -> str | None:
+    with contextlib.suppress(ValueError):
+        at = json.loads(heartbeat).get("at")
+        return at if isinstance(at, str) else None
+    return None
 
 
 def is_alive(
@@ -173,7 +194,7 @@ class Epoch:
                     f"{store.root}: {standing.owner} is running this job; wait for it, or stop it, then run again"
                 )
             number = standing.number + 1 if standing else 1
-            if records.create(store, job.epoch(number), identity()):
+            if records.create(store, job.epoch(number), {**identity(), "at": _now()}):
                 epoch = cls(store, job, number)
                 epoch._thread.start()
                 return epoch
@@ -183,7 +204,7 @@ class Epoch:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             beats += 1
             try:
-                self._store.put(self._job.heartbeat(self.number), records.to_bytes({"beat": beats}))
+                self._store.put(self._job.heartbeat(self.number), records.to_bytes({"beat": beats, "at": _now()}))
             except (BatchinferError, OSError):
                 continue  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
 

@@ -64,6 +64,19 @@ class Plan:
         """Windows over all shards."""
         return sum(-(-s.rows // self.reading.window) for s in self.shards)
 
+    @property
+    def computed(self) -> tuple[str, ...]:
+        """Columns of the output that come from the steps."""
+        return tuple(o.column for s in self.spec.steps for o in s.outputs.values())
+
+    def __repr__(self) -> str:
+        return f"Plan({self.spec.name!r}: {self.rows:,} rows, {len(self.shards):,} shards → {self.spec.output.path})"
+
+    def _repr_html_(self) -> str:
+        from batchinfer.plan.describe import to_html
+
+        return to_html(self)
+
 
 def make_plan(spec: JobSpec) -> Plan:
     """Plan a job.

@@ -49,6 +49,10 @@ class Ticked:
     """A sign of life, several times a second."""
 
     progress: list[Progress]
+    decided: int
+    """Shards that are decided, by this run and by those before."""
+    decided_rows: int
+    """Planned rows of these."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
         job = _take(store, plan, restart=restart)
         with _epoch(store, job) as epoch:
             jobs.remove_former(store, job)
-            result = _Run(plan, store, job, epoch, listener, stop or StopRequest()).result()
+            result = _Run(plan, store, job, epoch, listener, StopRequest() if stop is None else stop).result()
     result = replace(result, seconds=time.monotonic() - began)
     listener(Finished(result))
     return result
@@ -152,6 +152,7 @@ class _Run:
         self._parts: list[Part] = []
         self._given_up: list[Failed] = []
         self._deaths: Counter[int] = Counter()
+        self._decided = self._decided_rows = 0
         self._usage = Usage()
         self._ending: _Ending | None = None
         self._settings: Settings | None = None
@@ -163,8 +164,9 @@ class _Run:
         decided = parts.list_shards(self._store, self._job.paths)
         left = deque(s for s in shards if s.number not in decided)
         before = [s for s in shards if s.number in decided]
+        self._decided, self._decided_rows = len(before), sum(s.rows for s in before)
         allotment, context = self._context()
-        self._tell(Started(self._plan, self._job.paths, allotment.executor, len(before), sum(s.rows for s in before)))
+        self._tell(Started(self._plan, self._job.paths, allotment.executor, self._decided, self._decided_rows))
         with ThreadPoolExecutor(4, thread_name_prefix="batchinfer-parts") as pool:
             standing = [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
             if left:
@@ -236,10 +238,12 @@ class _Run:
                     self._take_in(executor, outcome, left)
                 elif self._retries(executor, outcome, left):
                     left.appendleft(by_number[outcome.shard])
-            self._tell(Ticked(executor.progress()))
+            self._tell(Ticked(executor.progress(), self._decided, self._decided_rows))
 
     def _take_in(self, executor: Executor, done: Done, left: deque[Shard]) -> None:
         self._parts.append(done.part)
+        self._decided += 1
+        self._decided_rows += done.part.counts.planned
         self._usage += done.usage
         errors = self._plan.spec.errors
         dead = sum(p.counts.dead for p in self._parts)

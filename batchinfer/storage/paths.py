@@ -13,6 +13,7 @@ PROBES = f"{STATE}/probes"
 SCRATCH = f"{STATE}/scratch"
 SUCCESS = f"{DATA}/_SUCCESS"
 
+_OF_JOB = re.compile(r"_batchinfer/([0-9a-f]{8})/")
 _PART = re.compile(r"data/part-([0-9]{7,})-([0-9a-f]{8})\.parquet")
 _DEAD = re.compile(r"_dead_letter/part-([0-9]{7,})-([0-9a-f]{8})-([0-9a-f]{12})\.parquet")
 _RECORD = re.compile(r"([0-9]{4,})\.json")
@@ -96,6 +97,15 @@ class JobPaths:
         """The shard that a chunk belongs to; None for anything else."""
         match = _CHUNK.fullmatch(path)
         return int(match[1]) if match and path.startswith(f"{self.folder}/") else None
+
+
+def job8_of(path: str) -> str | None:
+    """The job that a name below an output belongs to; None where it is no job's."""
+    match = _PART.fullmatch(path) or _DEAD.fullmatch(path)
+    if match:
+        return match[2]
+    match = _OF_JOB.match(path)
+    return match[1] if match else None
 
 
 def number_of(path: str) -> int | None:

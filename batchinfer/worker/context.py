@@ -113,6 +113,8 @@ class Progress:
     rows: int = 0
     """Rows finished by this worker since it started, in shards that are done and the one in hand."""
     dead: int = 0
+    in_hand: int = 0
+    """Of the rows, those of the shard that isn't decided yet."""
     note: str = ""
     """loading, measuring, running, idle."""
 

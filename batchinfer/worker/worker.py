@@ -304,16 +304,18 @@ class Worker:
         with run.timed("write"):
             run.accept(item.window, item.table, fresh=item.fresh)
         dead = item.table["_dead"]
+        so_far, rows = self._progress, len(item.table)
         self._progress = replace(
-            self._progress,
-            rows=self._progress.rows + len(item.table),
-            dead=self._progress.dead + len(dead) - dead.null_count,
+            so_far, rows=so_far.rows + rows, dead=so_far.dead + rows - dead.null_count, in_hand=so_far.in_hand + rows
         )
         if run.checkpoint_due():
             with run.timed("commit"):
                 run.checkpoint()
 
     def _finish(self, run: ShardRun) -> None:
+        self._progress = replace(
+            self._progress, in_hand=0
+        )  # first: whoever has the outcome counts the shard as decided
         if run.error is None:
             with run.timed("commit"):
                 part = run.commit()

@@ -1,0 +1,7 @@
+"""The doors' one library: `Job`, `Run`, `open_run` and `map` say in Python what the terminal says."""
+
+from batchinfer.api.frame import map  # noqa: A004 - the word of the field; used as batchinfer.map
+from batchinfer.api.job import Job
+from batchinfer.api.run import Run, open_run
+
+__all__ = ["Job", "Run", "map", "open_run"]

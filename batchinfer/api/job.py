@@ -1,0 +1,95 @@
+"""`Job`: what is asked, and running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from batchinfer.api.run import Run, open_output, open_run
+from batchinfer.job import load
+from batchinfer.job.spec import JobSpec
+from batchinfer.plan.plan import Plan, make_plan
+from batchinfer.report.results import ResultsFile
+from batchinfer.run import runner
+from batchinfer.run.events import Event, Listener
+from batchinfer.run.stop import StopRequest
+
+
+class Job:
+    """What is asked: the same as a job file, from YAML or from keyword arguments.
+
+    >>> job = Job.from_yaml("jobs/quickstart.yaml")
+    >>> job.plan()
+    >>> run = job.run()
+    >>> run.results().collect()
+    """
+
+    def __init__(self, **fields: Any) -> None:
+        """Take the keys of a job file as keyword arguments. Raises JobFileError with every mistake at once."""
+        fields.setdefault("version", 1)
+        fields.setdefault("name", "job")
+        self.spec: JobSpec = load.from_fields(fields)
+
+    @classmethod
+    def from_yaml(
+        cls, path: str | Path, params: Mapping[str, str] | None = None, set_values: Sequence[str] = ()
+    ) -> Job:
+        """Load a job file; `params` fill `${params.x}`, `set_values` are overrides such as `steps.0.precision=bf16`.
+
+        Raises JobFileError with every mistake at once.
+        """
+        return cls.from_spec(load.load(path, params or {}, set_values))
+
+    @classmethod
+    def from_spec(cls, spec: JobSpec) -> Job:
+        """A job from its validated models."""
+        job = cls.__new__(cls)
+        job.spec = spec
+        return job
+
+    def plan(self) -> Plan:
+        """Say what would be done, reading footers only. Raises what `make_plan` raises."""
+        return make_plan(self.spec)
+
+    def run(
+        self,
+        *,
+        restart: bool = False,
+        listener: Listener | None = None,
+        stop: StopRequest | None = None,
+        plan: Plan | None = None,
+    ) -> Run:
+        """Run the job, or go on with it: running twice is resuming.
+
+        A job that ends with dead rows over the threshold, or is interrupted, returns too: see `Run.exit_code`.
+
+        Args:
+            restart: remove what a former job left on the output, and begin anew.
+            listener: told of every event of the run.
+            stop: through which another thread can ask the run to end.
+            plan: from `plan()`, to save making it again.
+
+        Raises:
+            RefusedError: the job can't run as asked.
+            TransientError: another runner is alive, or storage or cluster are away; running again resumes.
+
+        """
+        store = open_output(self.spec.output.path, self.spec.storage)
+        results = ResultsFile(store)
+
+        def listeners(event: Event) -> None:
+            results(event)
+            if listener is not None:
+                listener(event)
+
+        try:
+            runner.run(plan or self.plan(), listeners, stop, restart=restart)
+        except BaseException as e:
+            results.failed(e)
+            raise
+        return open_run(self.spec.output.path, self.spec.storage)
+
+    def __repr__(self) -> str:
+        step = self.spec.steps[0]
+        return f"Job({self.spec.name!r}: {self.spec.input.path} → {step.engine} {step.uri} → {self.spec.output.path})"

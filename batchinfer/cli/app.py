@@ -1,0 +1,49 @@
+"""The verbs, wired to the program. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from batchinfer.cli import clean, init, plan, run, status
+from batchinfer.cli.streams import show
+
+app = typer.Typer(
+    name="batchinfer",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 unexpected, 2 refused (job file, input, model, output), 3 too many dead rows, "
+    "75 interrupted or locked (the same command resumes), 130 Ctrl-C.",
+)
+
+for verb in (init.init, plan.validate, plan.plan, run.run, status.status, status.errors, init.schema, clean.clean):
+    app.command()(verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            show(f"batchinfer {version('batchinfer')}")
+        except PackageNotFoundError:
+            show("batchinfer, from a source tree that isn't installed")
+        raise typer.Exit
+
+
+@app.callback()
+def batchinfer(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Batch inference over Parquet: one prediction for every row, exactly once, and the same command resumes."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="batchinfer")

@@ -1,0 +1,54 @@
+"""How a command ends: its exit code, and its error on stderr."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+
+from batchinfer.cli.streams import show_json, tell
+from batchinfer.errors import BatchinferError, JobFileError, RefusedError
+
+P = ParamSpec("P")
+
+CANCELLED = 130
+UNEXPECTED = 1
+
+
+def guarded(command: Callable[P, int]) -> Callable[P, None]:
+    """A command that ends the program with the exit code that it returns, or that its error has."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code, errors = command(*args, **kwargs), []
+        except BatchinferError as e:
+            code, errors = e.exit_code, _lines(e)
+        except KeyboardInterrupt:
+            code, errors = CANCELLED, ["interrupted"]
+        except Exception as e:  # noqa: BLE001 - the program's last line of defence
+            tell(traceback.format_exc().rstrip())
+            code, errors = UNEXPECTED, [f"unexpected {type(e).__name__}: {e} (traceback above; please report it)"]
+        for error in errors:
+            tell(f"error: {error}")
+        if errors and kwargs.get("as_json"):
+            show_json({"exit_code": code, "errors": errors})
+        raise typer.Exit(code)
+
+    return run
+
+
+def _lines(error: BatchinferError) -> list[str]:
+    return str(error).split("\n") if isinstance(error, JobFileError) else [str(error)]
+
+
+def assignments(given: list[str] | None) -> dict[str, str]:
+    """`--param name=value`, each. Raises RefusedError where the = is missing."""
+    pairs = [text.partition("=") for text in given or []]
+    for name, equals, _ in pairs:
+        if not equals or not name:
+            raise RefusedError(f"--param {name}: write name=value")
+    return {name: value for name, _, value in pairs}

@@ -1,0 +1,61 @@
+"""`batchinfer plan` and `batchinfer validate`: what would be done, and whether it is asked well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchinfer.cli.exits import assignments, guarded
+from batchinfer.cli.options import JobFile, Json, Params, Sets
+from batchinfer.cli.render import table
+from batchinfer.cli.streams import show, show_json
+
+if TYPE_CHECKING:
+    from batchinfer.run.resources import Allotment
+
+
+@guarded
+def validate(job: JobFile, param: Params = None, set_: Sets = None, as_json: Json = False) -> int:
+    """Check a job file, without looking at the input or the model."""
+    from batchinfer.job.load import load
+
+    spec = load(job, assignments(param), set_ or ())
+    if as_json:
+        show_json({"ok": True, "name": spec.name})
+    else:
+        show(f"ok: {job} is a valid job ({spec.name})")
+    return 0
+
+
+@guarded
+def plan(job: JobFile, param: Params = None, set_: Sets = None, as_json: Json = False) -> int:
+    """Show what a run would do. Reads footers and hashes the model; runs nothing."""
+    from batchinfer.api import Job
+    from batchinfer.plan.describe import describe, to_json
+    from batchinfer.run.resources import allot
+
+    planned = Job.from_yaml(job, assignments(param), set_ or ()).plan()
+    allotment = allot(planned.spec)
+    if as_json:
+        resources = {
+            "executor": allotment.executor,
+            "workers": allotment.workers,
+            "threads": allotment.threads,
+            "gpus": allotment.gpus,
+        }
+        show_json({**to_json(planned), "resources": resources})
+    else:
+        lines = [(fact.label, fact.text) for fact in describe(planned)]
+        notes = len(lines) - len(planned.notes)
+        show(table([*lines[:notes], ("workers", _workers(allotment)), *lines[notes:]]))
+    return 0
+
+
+def _workers(allotment: Allotment) -> str:
+    from batchinfer.plan.describe import count
+
+    if allotment.workers is None:
+        return f"{allotment.executor}: one on each GPU of the cluster, or one on each node without"
+    number = f"{count(allotment.workers, 'worker')}"
+    each = f"{count(allotment.threads, 'CPU thread')}"
+    gpus = f" and {allotment.gpus:g} GPU" if allotment.gpus else ""
+    return f"{number} ({allotment.executor}), with {each}{gpus}{' each' if allotment.workers != 1 else ''}"

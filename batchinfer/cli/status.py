@@ -1,0 +1,147 @@
+"""`batchinfer status` and `batchinfer errors`: what an output holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from batchinfer.cli.exits import assignments, guarded
+from batchinfer.cli.options import Json, Output, Params
+from batchinfer.cli.render import duration, rate, table
+from batchinfer.cli.streams import show, show_json
+
+if TYPE_CHECKING:
+    from batchinfer.api import Run
+    from batchinfer.ledger.epochs import Standing
+    from batchinfer.report.error_groups import ErrorGroup
+
+_JOB_FILES = (".yaml", ".yml")
+
+
+def open_output(output: str, param: list[str] | None) -> Run:
+    """The run at an output path, or at the one that a job file names. Raises OutputError where there is none."""
+    from batchinfer.api import open_run
+
+    if not output.endswith(_JOB_FILES):
+        return open_run(output)
+    from batchinfer.job.load import load
+
+    spec = load(output, assignments(param))
+    return open_run(spec.output.path, spec.storage)
+
+
+@guarded
+def status(output: Output, param: Params = None, as_json: Json = False) -> int:
+    """Show how far a job is, and whether its runner is alive."""
+    from dataclasses import asdict
+
+    from batchinfer.cli.summary import counts
+
+    run = open_output(output, param)
+    rows, (done, planned), runner, record = run.counts, run.shards, run.runner(), run.record
+    pace = _pace(record)
+    if as_json:
+        show_json(
+            {
+                "name": run.name,
+                "state": str(run.state),
+                "exit_code": run.exit_code,
+                "rows": asdict(rows),
+                "shards": {"planned": planned, "done": done},
+                "runner": _runner_json(runner),
+                "rows_per_second": pace,
+                "output": run.path,
+            }
+        )
+        return 0
+    lines = [
+        ("rows", counts(rows)),
+        ("shards", f"{done:,} of {planned:,} done"),
+        ("runner", _runner_text(runner)),
+        *([("last run", f"{rate(pace)}, loading included")] if pace else []),
+        *(("error", str(error)) for error in record.get("errors", [])),
+        ("output", run.path),
+    ]
+    code = "" if run.exit_code is None else f" (exit code {run.exit_code})"
+    show(f"{run.name}: {run.state}{code}\n{table(lines)}")
+    return 0
+
+
+def _pace(record: dict[str, Any]) -> float | None:
+    """Rows a second of the last run that ended."""
+    rows, seconds = record.get("usage", {}).get("rows", 0), record.get("seconds", 0)
+    return round(rows / seconds, 1) if rows and seconds else None
+
+
+def _runner_json(runner: Standing | None) -> dict[str, Any] | None:
+    from datetime import UTC, datetime
+
+    return (
+        None
+        if runner is None
+        else {"state": runner.state, "owner": runner.owner, "heartbeat_age": runner.age(datetime.now(UTC))}
+    )
+
+
+def _runner_text(runner: Standing | None) -> str:
+    from datetime import UTC, datetime
+
+    from batchinfer.ledger.epochs import STALE_SECONDS
+
+    if runner is None:
+        return "none so far"
+    age = runner.age(datetime.now(UTC))
+    seen = "" if age is None else f", last sign of life {duration(age)} ago"
+    match runner.state:
+        case "closed":
+            return f"ended in order ({runner.owner})"
+        case "dead":
+            return f"dead: {runner.owner} is gone; run the same command to go on"
+        case "alive":
+            return f"alive: {runner.owner}{seen}"
+        case _ if age is not None and age > STALE_SECONDS:
+            return f"stale: {runner.owner}{seen}; run the same command to go on"
+        case _:
+            return f"alive, by its heartbeat: {runner.owner}{seen}"
+
+
+@guarded
+def errors(
+    output: Output,
+    param: Params = None,
+    as_json: Json = False,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Show the N most frequent errors.")] = 10,
+) -> int:
+    """Show the rows that could not be predicted, by what went wrong."""
+    from batchinfer.plan.describe import count
+    from batchinfer.report.error_groups import group
+
+    run = open_output(output, param)
+    groups = group(run.errors())
+    if as_json:
+        show_json(
+            {"dead": sum(g.rows for g in groups), "kinds": len(groups), "groups": [g.to_json() for g in groups[:limit]]}
+        )
+    elif not groups:
+        show(f"{run.name}: no dead rows")
+    else:
+        dead = sum(g.rows for g in groups)
+        kinds = "" if len(groups) == 1 else f", {len(groups):,} different errors"
+        rest = len(groups) - limit
+        more = f"\n\nand {rest:,} more; --limit {len(groups)} shows all" if rest > 0 else ""
+        show("\n\n".join([f"{run.name}: {count(dead, 'dead row')}{kinds}", *map(_group, groups[:limit])]) + more)
+    return 0
+
+
+def _group(group: ErrorGroup) -> str:
+    first, *rest = group.message.split("\n")
+    message = first + (" …" if rest else "")
+    places = [
+        f"{e.source_file} row {e.source_row:,}{f', key {e.key}' if e.key is not None else ''}" for e in group.examples
+    ]
+    more = [f"and {group.rows - len(places):,} more"] if group.rows > len(places) else []
+    kind = "" if group.error_class == "exception" else f" ({group.error_class.replace('_', ' ')})"
+    return f"{group.rows:,} × {group.error_type}{kind}: {message}\n" + "\n".join(
+        f"    {line}" for line in [*places, *more]
+    )

@@ -1,0 +1,97 @@
+"""What a run came to, for people."""
+
+from __future__ import annotations
+
+from batchinfer.cli.progress import Tally
+from batchinfer.cli.render import duration, rate, table
+from batchinfer.ledger.parts import Counts
+from batchinfer.plan.describe import count
+from batchinfer.run.events import RunResult, State
+from batchinfer.storage import paths
+
+
+def summary(name: str, tally: Tally, threshold: int | str) -> str:
+    """The end of a run: what became of the rows, how fast, where the predictions are, and what to do next."""
+    result = tally.result
+    assert result is not None
+    rows = [("rows", counts(result.rows))]
+    if result.rows.truncated:
+        rows.append(
+            (
+                "truncated",
+                f"{count(result.rows.truncated, 'row')} longer than the model takes: it saw only the beginning (options.max_length)",
+            )
+        )
+    if speed := _speed(result, tally.work_seconds):
+        rows.append(("speed" if result.usage.rows else "ran with", speed))
+    if result.rows.succeeded or result.state in (State.SUCCEEDED, State.PARTIAL):
+        so_far = "" if result.state in (State.SUCCEEDED, State.PARTIAL) else " (so far)"
+        rows.append(
+            (
+                "predictions",
+                f'{result.output}/{paths.DATA}{so_far}\npl.read_parquet("{result.output}/{paths.DATA}/*.parquet")',
+            )
+        )
+    if result.rows.dead:
+        rows.append(("errors", f"batchinfer errors {result.output}"))
+    if meaning := _meaning(result, threshold):
+        rows.append(("exit code", f"{result.exit_code}: {meaning}"))
+    return f"{name}: {_headline(result, tally)}\n{table(rows)}"
+
+
+def counts(rows: Counts) -> str:
+    """Rows by what became of them, as the sum that it is."""
+    parts = {
+        "succeeded": rows.succeeded,
+        "dead": rows.dead,
+        "filtered": rows.filtered,
+        "not attempted": rows.not_attempted,
+    }
+    return f"{rows.planned:,} = " + " + ".join(f"{number:,} {word}" for word, number in parts.items())
+
+
+def _headline(result: RunResult, tally: Tally) -> str:
+    if not tally.started:
+        return (
+            "was complete already; nothing to do"
+            if result.exit_code == 0
+            else "was complete already, with this verdict; nothing was run"
+        )
+    words = {
+        State.SUCCEEDED: "succeeded",
+        State.PARTIAL: "finished, with too many dead rows,",
+        State.FAILED: "failed",
+        State.INTERRUPTED: "interrupted",
+        State.CANCELLED: "cancelled",
+        State.RUNNING: "running",
+    }
+    return f"{words[result.state]} after {duration(tally.seconds)}"
+
+
+def _speed(result: RunResult, work_seconds: float) -> str:
+    words = []
+    if result.usage.rows and work_seconds > 0:
+        words.append(rate(result.usage.rows / work_seconds))
+    if result.workers:
+        words.append(f"{count(result.workers, 'worker')} ({result.executor})")
+    if result.settings is not None:
+        words.append(f"precision {result.settings.precision}")
+    if result.usage.padded_tokens:
+        words.append(f"{(1 - result.usage.tokens / result.usage.padded_tokens) * 100:.1f} % padding")
+    return ", ".join(words)
+
+
+def _meaning(result: RunResult, threshold: int | str) -> str:
+    dead = f"{count(result.rows.dead, 'dead row')}"
+    match result.state:
+        case State.SUCCEEDED:
+            return f"{dead}, which errors.threshold: {threshold} allows" if result.rows.dead else ""
+        case State.PARTIAL:
+            return (
+                f"{dead}, more than errors.threshold: {threshold} allows; all other rows are predicted. Allow them with "
+                f"--set errors.threshold={result.rows.dead}, or fix the cause and begin anew with --restart"
+            )
+        case State.INTERRUPTED | State.CANCELLED:
+            return "what is finished is kept; run the same command to go on"
+        case _:
+            return "see the error above; what is finished is kept, and running the same command goes on from there"

@@ -1,0 +1,47 @@
+"""Dead letters by what went wrong, the most frequent first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class Example:
+    """Where one of the rows came from."""
+
+    source_file: str
+    source_row: int
+    key: str | None
+
+
+@dataclass
+class ErrorGroup:
+    """Rows that could not be predicted for one reason."""
+
+    error_class: str
+    error_type: str
+    message: str
+    rows: int = 0
+    examples: list[Example] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """A value for JSON."""
+        return asdict(self)
+
+
+def group(dead_letters: pl.DataFrame, examples: int = 3) -> list[ErrorGroup]:
+    """Dead letters (see `Run.errors`) by class, type and message, with the first few rows of each as examples."""
+    groups: dict[tuple[str, str, str], ErrorGroup] = {}
+    row: Mapping[str, Any]
+    for row in dead_letters.iter_rows(named=True):
+        kind = (row["error_class"], row["error_type"], row["message"])
+        found = groups.setdefault(kind, ErrorGroup(*kind))
+        found.rows += 1
+        if len(found.examples) < examples:
+            found.examples.append(Example(row["source_file"], row["source_row"], row["key"]))
+    return sorted(groups.values(), key=lambda g: -g.rows)

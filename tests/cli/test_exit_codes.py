@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import IO
+
+import pyarrow.parquet as pq
+import pytest
+
+
+def wait_for(stream: IO[str], words: str) -> None:
+    for line in stream:
+        if words in line:
+            return
+    raise AssertionError(f"the program ended without saying {words!r}")
+
+
+def results(output: Path) -> list[tuple[str, int]]:
+    rows = [row for path in sorted(output.glob("data/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [(row["id"], row["y"]) for row in rows]
+
+
+def test_a_run_with_a_prediction_for_every_row_exits_0(workplace):
+    workplace.write_job(rows=120)
+    done = workplace.batchinfer("run", "job.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "120 = 120 succeeded + 0 dead" in done.stdout
+    assert results(workplace.output) == [(f"row-{n}", 2 * n) for n in range(120)]
+
+
+def test_running_a_complete_job_again_says_so_and_exits_0(workplace):
+    workplace.write_job()
+    workplace.batchinfer("run", "job.yaml")
+    again = workplace.batchinfer("run", "job.yaml")
+    assert again.returncode == 0
+    assert "was complete already" in again.stdout
+
+
+def test_an_unexpected_exception_exits_1_with_its_traceback(workplace):
+    workplace.write_job()
+    workplace.batchinfer("run", "job.yaml")
+    record = workplace.output / "_batchinfer/jobs/0001.json"
+    value = json.loads(record.read_text())
+    del value["job8"]  # JSON, and no record that batchinfer writes
+    record.write_text(json.dumps(value))
+    done = workplace.batchinfer("status", "out")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.rstrip().split("\n")[-1].startswith("error: unexpected KeyError")
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["run", "job.yaml", "--fast"], ["walk"], ["run", "job.yaml", "--param", "x"]]
+)
+def test_a_usage_error_exits_2(workplace, arguments):
+    workplace.write_job()
+    done = workplace.batchinfer(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_wrong_job_file_exits_2_and_names_every_mistake_on_its_own_line(workplace):
+    workplace.write_job()
+    text = (workplace.folder / "job.yaml").read_text()
+    wrong = text.replace("interval: 200ms", "interval: soon").replace("engine: python", "engine: pyton")
+    (workplace.folder / "job.yaml").write_text(wrong)
+    done = workplace.batchinfer("run", "job.yaml")
+    assert done.returncode == 2
+    errors = done.stderr.rstrip().split("\n")
+    assert all(line.startswith("error: job.yaml:") for line in errors)
+    assert any("checkpoint.interval" in line for line in errors)
+    assert any("model.engine" in line for line in errors)
+
+
+def test_an_input_that_matches_nothing_exits_2(workplace):
+    workplace.write_job()
+    (workplace.folder / "input.parquet").unlink()
+    done = workplace.batchinfer("run", "job.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("verb", ["status", "errors", "clean"])
+def test_an_output_without_a_job_exits_2(workplace, verb):
+    done = workplace.batchinfer(verb, "nowhere")
+    assert done.returncode == 2
+    assert "no job of batchinfer" in done.stderr
+
+
+def test_dead_rows_over_the_threshold_exit_3(workplace):
+    workplace.write_job(bad=[7, 60])
+    done = workplace.batchinfer("run", "job.yaml")
+    assert done.returncode == 3
+    assert "98 succeeded + 2 dead" in done.stdout
+    assert "batchinfer errors" in done.stdout
+    again = workplace.batchinfer("run", "job.yaml", "--set", "errors.threshold=2")
+    assert again.returncode == 0
+
+
+def test_another_live_runner_on_the_output_exits_75(workplace):
+    workplace.write_job(rows=2000, batch=10, seconds=0.2)
+    first = workplace.start("run", "job.yaml")
+    try:
+        wait_for(first.stderr, "running with")
+        second = workplace.batchinfer("run", "job.yaml")
+        assert second.returncode == 75
+        assert f"error: {workplace.output}: process {first.pid} on" in second.stderr
+        cleaned = workplace.batchinfer("clean", "out", "--yes")
+        assert cleaned.returncode == 75
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "state"), [(signal.SIGTERM, 75, "INTERRUPTED"), (signal.SIGINT, 130, "CANCELLED")]
+)
+def test_a_signal_drains_the_run_and_the_same_command_resumes(workplace, number, code, state):
+    workplace.write_job(rows=400, batch=10, seconds=0.05)
+    run = workplace.start("run", "job.yaml", "--json")
+    wait_for(run.stderr, "running with")
+    time.sleep(0.8)
+    run.send_signal(number)
+    out, errors = run.communicate(timeout=20)
+    assert run.returncode == code, errors
+    assert json.loads(out)["state"] == state
+    assert json.loads(workplace.batchinfer("status", "out", "--json").stdout)["state"] == state
+    resumed = workplace.batchinfer("run", "job.yaml", "--set", "metadata.try=2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed" in resumed.stderr
+    assert results(workplace.output) == [(f"row-{n}", 2 * n) for n in range(400)]
+
+
+def test_a_second_signal_exits_at_once(workplace):
+    workplace.write_job(seconds=60)
+    run = workplace.start("run", "job.yaml", "--set", "model.precision=auto")
+    wait_for(run.stderr, "running with")
+    time.sleep(0.5)
+    run.send_signal(signal.SIGINT)
+    time.sleep(0.8)
+    assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    try:
+        run.communicate(timeout=5)
+    except subprocess.TimeoutExpired:
+        run.kill()
+        raise
+    assert run.returncode == 130

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from batchinfer.cli.progress import Tally
+from batchinfer.cli.render import duration, percent, table
+from batchinfer.cli.signals import Signals
+from batchinfer.errors import StoppedError
+from batchinfer.measure.settings import Settings
+from batchinfer.pipeline.batching import Budget
+from batchinfer.run.events import Settled, Ticked
+from batchinfer.worker.context import Progress
+
+
+def settled():
+    import pyarrow as pa
+
+    return Settled(Settings("fp32", Budget(10, None), 1, pa.schema([])), 1)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_before_there_is_anything_to_drain_ends_the_run_at_once(number, code):
+    with Signals(), pytest.raises(StoppedError) as caught:
+        signal.raise_signal(number)
+    assert caught.value.exit_code == code
+
+
+def test_a_signal_while_workers_run_asks_them_to_stop():
+    with Signals() as signals:
+        signals.watch(settled())
+        signal.raise_signal(signal.SIGINT)
+        assert signals.stop
+        assert signals.stop.cancelled
+
+
+def test_the_handlers_of_before_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with Signals():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_pace_is_that_of_the_last_seconds_and_rows_never_go_back():
+    now = 0.0
+    tally = Tally(lambda: now)
+    tally.planned, tally.rows = 1000, 100
+    tally(settled())
+    for at, decided, in_hand in ((10.0, 100, 100), (20.0, 300, 0), (30.0, 300, 100), (40.0, 300, 50)):
+        now = at
+        tally(Ticked([Progress(0, rows=1, in_hand=in_hand)], decided=1, decided_rows=decided))
+    assert tally.rows == 400
+    assert tally.share == "40 %"
+    assert tally.pace == pytest.approx(100 / 20)
+    assert tally.figures == ["5.0 rows/s", "ETA 2 min 0 s"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (0.44, "0.4 s"), (59.6, "1 min 0 s"), (214, "3 min 34 s"), (7500, "2 h 5 min"), (277200, "3 d 5 h")],
+)
+def test_durations_are_read_at_a_glance(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_a_hundred_percent_is_said_only_when_all_is_done():
+    assert percent(99_999, 100_000) == "99 %"
+    assert percent(0, 0) == "100 %"
+
+
+def test_a_table_wraps_between_words_and_never_inside_a_path(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    path = "/a/very/long/path/that/does/not/fit/into/the/terminal/at/all/data"
+    text = table([("output", path), ("note", "word " * 30)])
+    assert path in text
+    assert all(len(line) <= 60 for line in text.split("\n") if path not in line)
