@@ -186,7 +186,8 @@ def _output_schema(
     types = {name: parse_type(o.type) if o.type else description.outputs.get(name) for name, o in step.outputs.items()}
     if any(t is None for t in types.values()):
         _see_types(engine, step, types, budget, windows)
-    schema = pa.schema([pa.field(o.column, types[name] or pa.null()) for name, o in step.outputs.items()])
+    seen = {name: pa.null() if kind is None else kind for name, kind in types.items()}  # a struct of no fields is false
+    schema = pa.schema([pa.field(o.column, seen[name]) for name, o in step.outputs.items()])
     for name, kind in zip(step.outputs, schema.types, strict=True):
         _require_storable(step, name, kind)
     return schema
