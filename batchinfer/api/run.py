@@ -21,7 +21,7 @@ from batchinfer.run import runner
 from batchinfer.run.events import State
 from batchinfer.run.policy import verdict
 from batchinfer.storage import paths
-from batchinfer.storage.store import StorageOptions, Store, is_local, open_store
+from batchinfer.storage.store import StorageOptions, Store, is_local, open_store, options_for
 
 if TYPE_CHECKING:
     import polars as pl
@@ -115,9 +115,7 @@ class Run:
         import fsspec
         import pyarrow.dataset as ds
 
-        chosen = max((p for p in self._storage if self.path.startswith(p)), key=len, default=None)
-        options = {k: v for k, v in (self._storage[chosen] if chosen else {}).items() if v not in ("", None)}
-        fs, _ = fsspec.url_to_fs(self.path, **options)
+        fs, _ = fsspec.url_to_fs(self.path, **options_for(self.path, self._storage))
         return ds.dataset([fs._strip_protocol(n) for n in names], filesystem=fs, format="parquet")
 
     def errors(self) -> pl.DataFrame:

@@ -45,7 +45,7 @@ def _seconds(value: object) -> object:
 def _threshold(value: object) -> object:
     match = re.match(_SHARE, value) if isinstance(value, str) else None
     if match is not None and float(match[1]) <= 100:
-        return f"{float(match[1]):g}%"
+        return f"{match[1]}%"
     if isinstance(value, bool) or not isinstance(value, int) or value < -1:
         raise ValueError("write a number of rows, a share of the planned rows such as 0.1%, or -1 for any number")
     return value

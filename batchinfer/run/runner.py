@@ -118,6 +118,7 @@ def _epoch(store: Store, job: Job) -> Iterator[Epoch]:
 
 def _judge(store: Store, plan: Plan, job: Job, manifest: Manifest) -> RunResult:
     """The verdict on a job whose rows are all attempted, by the threshold that is asked for now."""
+    jobs.remove_former(store, job)  # a runner of a replaced job may have woken up since
     code = verdict(manifest.counts.dead, plan.spec.errors.threshold, manifest.counts.planned)
     if code == 0:
         manifests.mark_success(store)
@@ -285,6 +286,9 @@ class _Run:
         executor.stop()
 
     def _end(self, shards: tuple[Shard, ...]) -> RunResult:
+        standing = jobs.current(self._store)
+        if standing is None or standing.number != self._job.number:
+            raise LockedError(f"{self._store.root}: another job has been started on this output; this one is over")
         if len(self._parts) == len(shards):
             code = verdict(sum(p.counts.dead for p in self._parts), self._plan.spec.errors.threshold, self._plan.rows)
             manifest = manifests.create(self._store, self._job.paths, self._parts, GENERATION, code)

@@ -76,6 +76,13 @@ def is_local(url: str) -> bool:
     return "://" not in url or url.startswith("file://")
 
 
+def options_for(url: str, options: StorageOptions) -> dict[str, Any]:
+    """The fsspec options of the longest prefix that ends at a `/` of `url` or is all of it; those left empty are left out."""
+    prefixes = [p for p in options if f"{url.rstrip('/')}/".startswith(f"{p.rstrip('/')}/")]
+    chosen = options[max(prefixes, key=len)] if prefixes else {}
+    return {key: value for key, value in chosen.items() if value not in ("", None)}
+
+
 def open_store(root: str, options: StorageOptions | None = None, *, scratch: str | None = None) -> Store:
     """The store below `root`: a local path, or a URL that fsspec knows.
 
@@ -102,8 +109,7 @@ def open_store(root: str, options: StorageOptions | None = None, *, scratch: str
 
     from batchinfer.storage.remote import FsspecStore
 
-    chosen = max((p for p in options or {} if root.startswith(p)), key=len, default=None)
-    settings = {k: v for k, v in (options or {}).get(chosen, {}).items() if v not in ("", None)} if chosen else {}
+    settings = options_for(root, options or {})
     try:
         fs = fsspec.filesystem(protocol, **settings, use_listings_cache=False, skip_instance_cache=True)
     except ImportError:

@@ -201,11 +201,15 @@ class Worker:
         good = np.arange(len(table))
         try:
             prepared = self._engine.prepare(table)
-        except Exception:  # noqa: BLE001 - isolate raises what is no row's fault
+        except BatchinferError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever a row raises, isolate finds the row
             found = isolate(lambda some: self._engine.prepare(table.take(pa.array(some))), good)
             at = np.array([n for n, _ in found.dead], np.intp)
             yield Results(run, rows, run.dead_rows(window.ordinals[at], [e for _, e in found.dead]), fresh=True)
             good = np.setdiff1d(good, at)
+            if not len(good):
+                return
             prepared = self._engine.prepare(table.take(pa.array(good)))
         for some in batches(len(good), prepared.lengths, self._settings.budget):
             at = positions(some)
