@@ -30,7 +30,7 @@ class Volumes:
         if is_local(url):
             return "/"
         start = url.index("://") + 3
-        prefix = max((p for p in self._options if url.startswith(p)), key=len, default="")
+        prefix = max((p for p in self._options if url.startswith(f"{p.rstrip('/')}/")), key=len, default="")
         end = url.find("/", max(start + 1, len(prefix.rstrip("/"))))
         return url if end < 0 else url[: end + 1] if prefix == url[: end + 1] else url[:end]
 
