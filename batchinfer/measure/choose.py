@@ -70,7 +70,7 @@ def load(engine: Engine, step: Step, device: str, precision: str, threads: int) 
         return engine.load(device, precision, threads)
     except BatchinferError:
         raise
-    except Exception as e:
+    except BaseException as e:
         raise ModelError(f"{step.name}.uri: {step.uri} can't be loaded: {type(e).__name__}: {e}") from e
 
 
@@ -96,7 +96,7 @@ def _prepare_some(engine: Engine, sample: pa.Table | None) -> Prepared | None:
             return engine.prepare(sample.slice(at, 1)) if sample is not None else None
         except BatchinferError:
             raise
-        except Exception:  # noqa: BLE001, S112 - a bad row: the run finds and reports it
+        except BaseException:  # noqa: BLE001, S112 - a bad row: the run finds and reports it
             continue
     return None
 
@@ -114,7 +114,7 @@ def _fastest(
         payloads = _payloads(engine.prepare(sample), budget) if sample is not None and len(sample) else []
     except BatchinferError:
         raise
-    except Exception:  # noqa: BLE001 - the sample has a bad row: precision is then left at the first candidate
+    except BaseException:  # noqa: BLE001 - the sample has a bad row: precision is then left at the first candidate
         payloads = []
     payloads = [(n, p) for n, p in payloads if _answers_to(engine, p)]
     sampled = sum(n for n, _ in payloads)
@@ -139,7 +139,7 @@ def _fastest(
             failed[candidate] = str(e)
         except BatchinferError:
             raise
-        except Exception as e:  # noqa: BLE001 - the rows are sound at the first candidate: this one can't do what they need
+        except BaseException as e:  # noqa: BLE001 - the rows are sound at the first candidate: this one can't do what they need
             failed[candidate] = f"{type(e).__name__}: {tidy(str(e))}"
     best = min(seconds, key=seconds.__getitem__) if seconds else candidates[0]
     if best != loaded:
@@ -154,7 +154,7 @@ def _answers_to(engine: Engine, payload: Any) -> bool:
         engine.finish(engine.infer(payload))
     except BatchinferError:
         raise
-    except Exception:  # noqa: BLE001 - a bad row: the run finds and reports it
+    except BaseException:  # noqa: BLE001 - a bad row: the run finds and reports it
         return False
     return True
 
@@ -219,7 +219,7 @@ def _see_types(
     answered = failed = 0
     open_types = {name for name, kind in types.items() if kind is None}
     for outputs in _answers(engine, budget, windows):
-        if isinstance(outputs, Exception):
+        if isinstance(outputs, BaseException):
             failed += 1
             if failed >= NULL_ROWS and not answered:
                 raise ModelError(
@@ -249,7 +249,9 @@ def _see_types(
             )
 
 
-def _answers(engine: Engine, budget: Budget, windows: Iterator[pa.Table]) -> Iterator[dict[str, pa.Array] | Exception]:
+def _answers(
+    engine: Engine, budget: Budget, windows: Iterator[pa.Table]
+) -> Iterator[dict[str, pa.Array] | BaseException]:
     """The model's answers to the job's rows, the first batch a small one; rows that raise give what they raise, one by one."""
     size = min(16, budget.rows)
     for window in windows:
@@ -261,13 +263,13 @@ def _answers(engine: Engine, budget: Budget, windows: Iterator[pa.Table]) -> Ite
                 yield _answer(engine, table)
             except BatchinferError:
                 raise
-            except Exception:  # noqa: BLE001 - a bad row: the run finds and reports it
+            except BaseException:  # noqa: BLE001 - a bad row: the run finds and reports it
                 for at in range(len(table)):
                     try:
                         yield _answer(engine, table.slice(at, 1))
                     except BatchinferError:
                         raise
-                    except Exception as e:  # noqa: BLE001 - a bad row, as above
+                    except BaseException as e:  # noqa: BLE001 - a bad row, as above
                         yield e
 
 

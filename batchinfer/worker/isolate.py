@@ -42,7 +42,7 @@ def isolate(attempt: Callable[[NDArray[np.intp]], T], rows: NDArray[np.intp]) ->
                 result = attempt(part)
             except BatchinferError:
                 raise
-            except Exception as e:  # noqa: BLE001 - a model may raise anything, and what it raises is the row's error
+            except BaseException as e:  # noqa: BLE001 - a model may raise anything, and what it raises is the row's error
                 if len(group) == 1:
                     found.dead.append((int(part[0]), row_error(e, attempts=2)))
                 else:
@@ -52,7 +52,7 @@ def isolate(attempt: Callable[[NDArray[np.intp]], T], rows: NDArray[np.intp]) ->
     return found
 
 
-def row_error(error: Exception, attempts: int) -> RowError:
+def row_error(error: BaseException, attempts: int) -> RowError:
     """What a dead letter says of an exception."""
     try:
         message = str(error)

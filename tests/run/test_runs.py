@@ -263,6 +263,25 @@ def test_invalid_outputs_are_dead_and_their_neighbours_are_not(workplace: Workpl
     assert (dead["row"], dead["error_class"], dead["error_type"]) == (700, "invalid_output", "NotFinite")
 
 
+@pytest.mark.parametrize(
+    "end", ["raise SystemExit(0)", "__import__('sys').exit('bye')", "raise BaseException('no exception')"]
+)
+def test_a_model_that_wants_to_exit_costs_its_row_alone(workplace: Workplace, end: str) -> None:
+    workplace.write(1000, bad={7})
+    source = workplace.folder / "code/doubling.py"
+    source.write_text(source.read_text().replace('raise TypeError("x is null")', end))
+    run = workplace.run()
+    assert (run.exit_code, run.counts.succeeded, run.counts.dead) == (3, 999, 1)
+
+
+def test_a_class_that_exits_while_it_is_built_is_refused(workplace: Workplace) -> None:
+    workplace.write(10)
+    source = workplace.folder / "code/doubling.py"
+    source.write_text(source.read_text().replace("self.delay, self.log = delay, log", "raise SystemExit(0)"))
+    with pytest.raises(ModelError, match="SystemExit"):
+        workplace.run()
+
+
 def test_nothing_but_parts_lies_under_data(workplace: Workplace) -> None:
     workplace.write(5000, bad={7})
     workplace.run()
