@@ -259,18 +259,21 @@ def _answers(
         while start < len(window):
             table = window.slice(start, size)
             start, size = start + len(table), budget.rows
-            try:
-                yield _answer(engine, table)
-            except BatchinferError:
-                raise
-            except BaseException:  # noqa: BLE001 - a bad row: the run finds and reports it
-                for at in range(len(table)):
-                    try:
-                        yield _answer(engine, table.slice(at, 1))
-                    except BatchinferError:
-                        raise
-                    except BaseException as e:  # noqa: BLE001 - a bad row, as above
-                        yield e
+            answer = _attempt(engine, table)
+            if isinstance(answer, BaseException):
+                yield from (_attempt(engine, table.slice(at, 1)) for at in range(len(table)))
+            else:
+                yield answer
+
+
+def _attempt(engine: Engine, table: pa.Table) -> dict[str, pa.Array] | BaseException:
+    """The model's answer, or what a bad row raises: the run finds and reports it."""
+    try:
+        return _answer(engine, table)
+    except BatchinferError:
+        raise
+    except BaseException as e:  # noqa: BLE001 - a model may raise anything
+        return e
 
 
 def _answer(engine: Engine, table: pa.Table) -> dict[str, pa.Array]:

@@ -60,19 +60,24 @@ class Stages:
             future.set_result(_failed(shard.number, e))
             return
         windows = self._reader.windows(shard.ranges, self._context.reading.window)
+        while (window := self._next(run, windows)) is not None:
+            yield Read(run, window)
+        yield End(run)
+
+    def _next(self, run: ShardRun, windows: Iterator[Window]) -> Window | None:
+        """The next window; None at the end of the shard, also where it ends by an error or a stop."""
+        if run.error is not None:
+            return None
         try:
-            while run.error is None:
-                with run.timed("read"):
-                    window = next(windows, None)
-                if window is None:
-                    break
-                if self.stopping.is_set():
-                    run.fail(StoppedError("stopped before the shard was finished"))
-                else:
-                    yield Read(run, window)
+            with run.timed("read"):
+                window = next(windows, None)
         except BaseException as e:  # noqa: BLE001 - see _failed
             run.fail(e)
-        yield End(run)
+            return None
+        if window is not None and self.stopping.is_set():
+            run.fail(StoppedError("stopped before the shard was finished"))
+            return None
+        return window
 
     def prepare(self, item: Read | End) -> Iterator[Batch | Results | End]:
         """The window's batches, and the results of rows that need no model."""
