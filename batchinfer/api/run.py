@@ -17,8 +17,8 @@ from batchinfer.ledger.cleanup import Leftover
 from batchinfer.ledger.epochs import Standing
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, Part
-from batchinfer.run import runner
 from batchinfer.run.events import State
+from batchinfer.run.generation import GENERATION
 from batchinfer.run.policy import verdict
 from batchinfer.storage import paths
 from batchinfer.storage.store import StorageOptions, Store, is_local, open_store, options_for
@@ -84,7 +84,7 @@ class Run:
         return Counts(planned, done.succeeded, done.dead, done.filtered, planned - done.planned, done.truncated)
 
     def _planned(self) -> int:
-        plan = records.find(self._store, self._job.paths.plan(runner.GENERATION))
+        plan = records.find(self._store, self._job.paths.plan(GENERATION))
         return 0 if plan is None else int(plan["rows"])
 
     def _parts(self) -> list[Part]:
@@ -134,7 +134,7 @@ class Run:
     @property
     def shards(self) -> tuple[int, int]:
         """How many shards are decided, and how many are planned."""
-        plan = records.find(self._store, self._job.paths.plan(runner.GENERATION))
+        plan = records.find(self._store, self._job.paths.plan(GENERATION))
         return len(parts.list_shards(self._store, self._job.paths)), 0 if plan is None else len(plan["shards"])
 
     def runner(self) -> Standing | None:

@@ -178,15 +178,27 @@ def is_alive(
 class Epoch:
     """This runner's time on the job; a context that beats until it ends and then says how it ended."""
 
-    def __init__(self, store: Store, job: JobPaths, number: int) -> None:
+    def __init__(
+        self, store: Store, job: JobPaths, number: int, superseded: Callable[[], object] = lambda: None
+    ) -> None:
         self.number = number
-        self._store, self._job = store, job
+        self._store, self._job, self._superseded = store, job, superseded
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="batchinfer-heartbeat", daemon=True)
 
     @classmethod
-    def begin(cls, store: Store, job: JobPaths, *, wait: Callable[[float], object] = time.sleep) -> Epoch:
-        """Become the job's runner. Raises LockedError while another one is alive."""
+    def begin(
+        cls,
+        store: Store,
+        job: JobPaths,
+        superseded: Callable[[], object] = lambda: None,
+        *,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> Epoch:
+        """Become the job's runner. Raises LockedError while another one is alive.
+
+        `superseded` is called once, from another thread, when a later runner has taken over: this one was taken for dead.
+        """
         while True:
             standing = newest(store, job)
             if standing is not None and is_alive(store, job, standing, wait=wait):
@@ -195,7 +207,7 @@ class Epoch:
                 )
             number = standing.number + 1 if standing else 1
             if records.create(store, job.epoch(number), {**identity(), "at": _now()}):
-                epoch = cls(store, job, number)
+                epoch = cls(store, job, number, superseded)
                 epoch._thread.start()
                 return epoch
 
@@ -205,6 +217,9 @@ class Epoch:
             beats += 1
             try:
                 self._store.put(self._job.heartbeat(self.number), records.to_bytes({"beat": beats, "at": _now()}))
+                if self.is_superseded():
+                    self._superseded()
+                    return
             except (BatchinferError, OSError):
                 continue  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
 

@@ -136,3 +136,18 @@ def test_a_run_begun_on_ray_is_finished_inline(workplace: Workplace, uninterrupt
     process.wait()
     assert workplace.run(**sections(workplace)).exit_code == 0
     assert workplace.digests() == digests
+
+
+@pytest.mark.slow
+def test_a_runner_that_was_stopped_and_replaced_leaves_when_it_wakes(
+    workplace: Workplace, uninterrupted: tuple[list[str], int]
+) -> None:
+    digests, _ = uninterrupted
+    zombie = workplace.start(**sections(workplace))
+    wait_for(lambda: chunks(workplace), zombie)
+    zombie.send_signal(signal.SIGSTOP)
+    assert workplace.run(**sections(workplace)).exit_code == 0  # its heartbeat is watched for 30 s
+    zombie.send_signal(signal.SIGCONT)
+    assert zombie.wait(timeout=60) in (0, 75)
+    assert workplace.digests() == digests
+    assert workplace.opened().counts.succeeded == ROWS - 2
