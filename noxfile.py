@@ -1,5 +1,8 @@
 """Checks of the project: `nox` runs lint, typing and tests; `nox -s bench build` the rest."""
 
+import shutil
+from pathlib import Path
+
 import nox
 
 nox.options.default_venv_backend = "virtualenv"  # brings a recent pip, whatever Python does
@@ -40,14 +43,25 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """What only a GPU can show."""
+    session.install("-e", ".[quickstart]", *group("test"))
+    session.run("pytest", "-m", "gpu", *session.posargs, env=QUIET)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
-    """Install the wheel and run the suite against it, from outside the sources."""
+    """Install the wheel and run the suite against it, in a folder that has the tests and jobs but not the sources."""
     session.install("build", *group("test"))
-    dist = session.create_tmp()
-    session.run("python", "-m", "build", "--wheel", "--outdir", dist, silent=True)
-    wheel = next(iter(__import__("pathlib").Path(dist).glob("*.whl")))
+    folder = Path(session.create_tmp()).resolve()
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(folder / "dist"), silent=True)
+    (wheel,) = (folder / "dist").glob("*.whl")
     session.install(f"{wheel}[quickstart,s3]")
-    session.run("pytest", "-p", "no:cacheprovider", *session.posargs, env=QUIET)
+    for name in ("tests", "jobs"):
+        shutil.copytree(name, folder / name, dirs_exist_ok=True)
+    shutil.copy("pyproject.toml", folder)
+    session.chdir(folder)
+    session.run("pytest", *session.posargs, env=QUIET)
 
 
 @nox.session

@@ -49,7 +49,9 @@ class Lake:
     def write(self, rows: int, name: str, start: int = 0, bad: frozenset[int] = frozenset()) -> None:
         x = [None if n in bad else n for n in range(start, start + rows)]
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({"id": range(start, start + rows), "x": pa.array(x, pa.int64())}), sink, row_group_size=500)
+        pq.write_table(
+            pa.table({"id": range(start, start + rows), "x": pa.array(x, pa.int64())}), sink, row_group_size=500
+        )
         self.fs.pipe_file(f"{self.root}/input/{name}", sink.getvalue().to_pybytes())
 
     def run(self, **sections: Any) -> Run:
