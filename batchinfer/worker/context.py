@@ -37,7 +37,9 @@ class Failure(StrEnum):
     STOPPED = "stopped"
     """The worker was asked to stop; what was finished is in chunks."""
     DIED = "died"
-    """The worker's process is gone."""
+    """The worker's process is gone, and this shard was all that it had in hand."""
+    LOST = "lost"
+    """The worker's process is gone; it had other shards in hand too, so that this one may be innocent."""
     UNEXPECTED = "unexpected"
     """Anything else."""
 
