@@ -21,6 +21,8 @@ class Context:
     job: JobPaths
     threads: int
     """CPU threads for the model and for decoding."""
+    breaker: bool = False
+    """Whether the circuit breaker watches: not where rows of the job have succeeded before."""
     gpus: float | None = None
     """Share of GPUs that the worker has; None: whatever device there is."""
 
