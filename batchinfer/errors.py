@@ -53,6 +53,10 @@ class JobFileError(RefusedError):
         self.problems = problems
         super().__init__("\n".join(self._line(p) for p in problems))
 
+    def __reduce__(self) -> tuple[type[JobFileError], tuple[str, list[Problem]]]:
+        # An exception is pickled as its type and `args`, the finished text; a worker's errors travel to the runner.
+        return type(self), (self.source, self.problems)
+
     def _line(self, problem: Problem) -> str:
         place = f"{self.source}:{problem.line}" if problem.line else self.source
         return f"{place}: {problem.where}: {problem.message}" if problem.where else f"{place}: {problem.message}"
@@ -82,7 +86,11 @@ class MissingExtraError(RefusedError):
     """An optional dependency isn't installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
+        self._given = (package, extra, purpose)
         super().__init__(f"{purpose} needs the package {package}: pip install 'batchinfer[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        return type(self), self._given
 
 
 class TransientError(BatchinferError):
