@@ -26,9 +26,8 @@ class ResultsFile:
             self._put(event.job, _unfinished(event, State.RUNNING, None, []))
         elif isinstance(event, Finished):
             standing = None if self._started else records.find(self._store, event.result.job.run_results)
-            if (
-                standing is None or standing.get("exit_code") != event.result.exit_code
-            ):  # a run without work keeps the file of the one that did it
+            # A run without work keeps the file of the one that did it.
+            if standing is None or standing.get("exit_code") != event.result.exit_code:
                 self._put(event.result.job, event.result.to_json())
 
     def failed(self, error: BaseException) -> None:

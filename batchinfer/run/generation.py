@@ -17,17 +17,7 @@ from batchinfer.measure.settings import Settings
 from batchinfer.plan import record
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
-from batchinfer.run.events import (
-    Event,
-    GivenUp,
-    Listener,
-    Retried,
-    RunResult,
-    Settled,
-    Started,
-    State,
-    Ticked,
-)
+from batchinfer.run.events import Event, GivenUp, Listener, Retried, RunResult, Settled, Started, State, Ticked
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
