@@ -34,6 +34,8 @@ class ResultsFile:
         """Record that an exception ended the run."""
         if self._started is not None:
             code = error.exit_code if isinstance(error, BatchinferError) else 1
+            if isinstance(error, KeyboardInterrupt):
+                code = 130
             state = State.INTERRUPTED if code == 75 else State.CANCELLED if code == 130 else State.FAILED
             with contextlib.suppress(BatchinferError):  # the store may be what failed
                 self._put(self._started.job, _unfinished(self._started, state, code, [str(error)]))
