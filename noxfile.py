@@ -1,5 +1,8 @@
 """Checks of the project: `nox` runs lint, typing and tests; `nox -s bench build` the rest."""
 
+import shutil
+from pathlib import Path
+
 import nox
 
 nox.options.default_venv_backend = "virtualenv"  # brings a recent pip, whatever Python does
@@ -43,10 +46,17 @@ def tests(session: nox.Session) -> None:
 def build(session: nox.Session) -> None:
     """Install the wheel and run the suite against it, from outside the sources."""
     session.install("build", *group("test"))
-    dist = session.create_tmp()
-    session.run("python", "-m", "build", "--wheel", "--outdir", dist, silent=True)
-    wheel = next(iter(__import__("pathlib").Path(dist).glob("*.whl")))
+    place = Path(session.create_tmp()).absolute()
+    shutil.rmtree(place)
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(place), silent=True)
+    (wheel,) = place.glob("*.whl")
+    session.install("--force-reinstall", "--no-deps", str(wheel))
     session.install(f"{wheel}[quickstart,s3]")
+    made = shutil.ignore_patterns("__pycache__", "out", "generated")
+    for name in ("tests", "jobs"):  # beside them the sources would be imported, not the wheel
+        shutil.copytree(name, place / name, ignore=made)
+    shutil.copy("pyproject.toml", place)
+    session.chdir(place)
     session.run("pytest", "-p", "no:cacheprovider", *session.posargs, env=QUIET)
 
 
