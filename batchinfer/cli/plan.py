@@ -55,7 +55,7 @@ def _workers(allotment: Allotment) -> str:
 
     if allotment.workers is None:
         return f"{allotment.executor}: one on each GPU of the cluster, or one on each node without"
-    number = f"{count(allotment.workers, 'worker')}"
-    each = f"{count(allotment.threads, 'CPU thread')}"
+    number = count(allotment.workers, "worker")
+    each = count(allotment.threads, "CPU thread")
     gpus = f" and {allotment.gpus:g} GPU" if allotment.gpus else ""
     return f"{number} ({allotment.executor}), with {each}{gpus}{' each' if allotment.workers != 1 else ''}"

@@ -108,8 +108,7 @@ def note(event: Event) -> str | None:
             return f"resumed: {event.decided:,} of {len(plan.shards):,} shards were done before ({event.decided_rows:,} of {plan.rows:,} rows)"
         return f"{plan.rows:,} rows in {count(len(plan.shards), 'shard')}; loading the model"
     if isinstance(event, Settled):
-        workers = f"{count(event.workers, 'worker')}"
-        return f"running with {workers}, {precision(event.settings)}"
+        return f"running with {count(event.workers, 'worker')}, {precision(event.settings)}"
     if isinstance(event, Retried):
         return f"{event.failed.error}; it was replaced, and shard {event.failed.shard} is tried again (death {event.deaths})"
     if isinstance(event, GivenUp):

@@ -172,9 +172,8 @@ class FileStream:
         except BatchinferError:
             self._batches = None
             raise
-        except (
-            Exception
-        ) as e:  # pyarrow raises OSError, ArrowException, UnicodeDecodeError and more for bytes that are corrupt
+        except Exception as e:
+            # For bytes that are corrupt pyarrow raises OSError, ArrowException, UnicodeDecodeError and more.
             self._batches = None
             fault = self._access.fault
             if isinstance(fault, BatchinferError):

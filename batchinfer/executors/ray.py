@@ -8,6 +8,7 @@ shard from storage and writes its own results.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -28,7 +29,6 @@ from batchinfer.worker.worker import AHEAD, Worker
 
 LOAD_SECONDS = 1800.0
 """How long workers may take to be placed and to load their model."""
-PROGRESS_SECONDS = 1.0
 
 
 class _Actor:
@@ -36,7 +36,12 @@ class _Actor:
 
     def __init__(self, context: Context, number: int) -> None:
         process.settle(context.threads, own=True)
-        self._worker = Worker(context, number)
+        self._context, self._number = context, number
+
+    @functools.cached_property
+    def _worker(self) -> Worker:
+        """Made by the first call (`measure` or `start`), not by the constructor: of what that raises, Ray keeps only the text."""
+        return Worker(self._context, self._number)
 
     def measure(self, shards: Sequence[Shard]) -> Settings:
         return self._worker.measure(shards)
@@ -155,11 +160,10 @@ class RayExecutor:
     def _replace(self, place: _Place, error: Exception) -> list[Outcome]:
         """A dead worker's shards as failed, and a new worker in its place."""
         kind = Failure.DIED if len(place.running) == 1 else Failure.LOST
-        lost = [
+        # The last comes first: each is put back before the others, so that they keep their order.
+        lost: list[Outcome] = [
             Failed(shard.number, kind, f"worker {place.number} died: {_first_line(error)}")
-            for shard in reversed(
-                place.running.values()
-            )  # put back one by one before the others, they keep their order
+            for shard in reversed(place.running.values())
         ]
         with contextlib.suppress(Exception):
             ray.kill(place.actor)
@@ -170,7 +174,7 @@ class RayExecutor:
                 place.number, rows=place.progress.rows, dead=place.progress.dead, note="restarting"
             )
             self._get([place.actor.start.remote(self._settings)])
-        return list(lost)
+        return lost
 
     def progress(self) -> list[Progress]:
         """See Executor. Asks without waiting: an answer shows at the next call."""

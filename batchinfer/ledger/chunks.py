@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pyarrow as pa
 
 from batchinfer.storage.paths import JobPaths
@@ -66,8 +67,6 @@ def load(store: Store, job: JobPaths, shard: int, outputs: pa.Schema, settings: 
 
 def _first_of_each(table: pa.Table) -> pa.Table:
     """Two runners may both have computed a batch: either result is right, and the first is taken."""
-    import numpy as np
-
     _, first = np.unique(table["_ordinal"].to_numpy(), return_index=True)
     return table.take(pa.array(first))
 

@@ -26,15 +26,16 @@ class ResultsFile:
             self._put(event.job, _unfinished(event, State.RUNNING, None, []))
         elif isinstance(event, Finished):
             standing = None if self._started else records.find(self._store, event.result.job.run_results)
-            if (
-                standing is None or standing.get("exit_code") != event.result.exit_code
-            ):  # a run without work keeps the file of the one that did it
+            # A run without work keeps the file of the one that did it.
+            if standing is None or standing.get("exit_code") != event.result.exit_code:
                 self._put(event.result.job, event.result.to_json())
 
     def failed(self, error: BaseException) -> None:
         """Record that an exception ended the run."""
         if self._started is not None:
             code = error.exit_code if isinstance(error, BatchinferError) else 1
+            if isinstance(error, KeyboardInterrupt):
+                code = 130
             state = State.INTERRUPTED if code == 75 else State.CANCELLED if code == 130 else State.FAILED
             with contextlib.suppress(BatchinferError):  # the store may be what failed
                 self._put(self._started.job, _unfinished(self._started, state, code, [str(error)]))

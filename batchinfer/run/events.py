@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -97,8 +97,6 @@ class RunResult:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `run_results.json`."""
-        from dataclasses import asdict
-
         rows = asdict(self.rows)
         return {
             "state": str(self.state),

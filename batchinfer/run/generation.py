@@ -17,17 +17,7 @@ from batchinfer.measure.settings import Settings
 from batchinfer.plan import record
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
-from batchinfer.run.events import (
-    Event,
-    GivenUp,
-    Listener,
-    Retried,
-    RunResult,
-    Settled,
-    Started,
-    State,
-    Ticked,
-)
+from batchinfer.run.events import Event, GivenUp, Listener, Retried, RunResult, Settled, Started, State, Ticked
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
@@ -94,7 +84,11 @@ class Generation:
         self._tell(Started(self._plan, self._job.paths, allotment.executor, self._decided, self._decided_rows))
         with ThreadPoolExecutor(4, thread_name_prefix="batchinfer-parts") as pool:
             standing = [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
-            if left:
+            if self._plan.spec.errors.on_exceed == "abort":  # dead rows of former runs count from the start
+                self._parts += [future.result() for future in standing]
+                standing.clear()
+                self._ending = self._exceeded()
+            if left and self._ending is None:
                 self._work(left, allotment, context)
             self._parts += [future.result() for future in standing]
         return self._end(shards)
@@ -160,6 +154,8 @@ class Generation:
                     running += 1
                 outcomes = executor.wait(TICK_SECONDS)
             except KeyboardInterrupt:
+                if self._stop.cancelled:  # the second one: whoever asks again won't wait for the batches in hand
+                    raise
                 self._stop.ask("interrupted", cancelled=True)
                 continue
             running -= len(outcomes)
@@ -175,17 +171,17 @@ class Generation:
         self._decided += 1
         self._decided_rows += done.part.counts.planned
         self._usage += done.usage
+        if self._ending is None and (exceeded := self._exceeded()) is not None:
+            self._abort(executor, left, exceeded)
+
+    def _exceeded(self) -> _Ending | None:
+        """The end of a job that is to stop at more dead rows than it may have, where it has more."""
         errors = self._plan.spec.errors
         dead = sum(p.counts.dead for p in self._parts)
-        if (
-            errors.on_exceed == "abort"
-            and dead > allowed_dead(errors.threshold, self._plan.rows)
-            and self._ending is None
-        ):
-            message = (
-                f"{dead} dead rows, more than errors.threshold: {errors.threshold} allows (errors.on_exceed is abort)"
-            )
-            self._abort(executor, left, _Ending(State.FAILED, 3, message))
+        if errors.on_exceed != "abort" or dead <= allowed_dead(errors.threshold, self._plan.rows):
+            return None
+        message = f"{dead} dead rows, more than errors.threshold: {errors.threshold} allows (errors.on_exceed is abort)"
+        return _Ending(State.FAILED, 3, message)
 
     def _retries(self, executor: Executor, failed: Failed, left: deque[Shard]) -> bool:
         """Act on a failed shard; True when it is to be tried again."""

@@ -16,11 +16,7 @@ from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.plan.plan import Plan
-from batchinfer.run.events import (
-    Finished,
-    Listener,
-    RunResult,
-)
+from batchinfer.run.events import Finished, Listener, RunResult
 from batchinfer.run.generation import Generation, judge
 from batchinfer.run.stop import StopRequest
 from batchinfer.storage import paths

@@ -77,10 +77,8 @@ class LocalStore:
                 else:
                     found.append(self._entry(path, child.stat()))
             except OSError as e:
-                if e.errno not in (
-                    errno.ENOENT,
-                    errno.ELOOP,
-                ):  # deleted since the folder was read, or a link to nothing
+                # Deleted since the folder was read, or a link to nothing.
+                if e.errno not in (errno.ENOENT, errno.ELOOP):
                     raise
 
     @staticmethod

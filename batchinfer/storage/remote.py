@@ -141,9 +141,8 @@ class FsspecStore:
                 try:
                     return bool(self._fs.cat_file(self._full(path)) == data)
                 except FileNotFoundError:
-                    if isinstance(
-                        error, FileExistsError
-                    ):  # a conflict with one that has vanished since, or is not visible yet
+                    if isinstance(error, FileExistsError):
+                        # A conflict with one that has vanished since, or is not visible yet.
                         raise ConnectionError(f"{path}: reported as existing, but not there") from error
                     raise error from None
             return True

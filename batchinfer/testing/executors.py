@@ -5,13 +5,17 @@ A subclass gives `open(context)`. The suite makes its own small job and checks w
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from batchinfer.errors import RefusedError
 from batchinfer.executors.protocol import Executor
 from batchinfer.job import load
 from batchinfer.ledger import parts
@@ -158,6 +162,13 @@ class ExecutorContract:
         assert isinstance(outcome, Failed)
         assert (outcome.failure, outcome.exit_code) == (Failure.INPUT, 2)
         assert "input.parquet" in outcome.error
+
+    def test_what_a_worker_refuses_while_it_is_made_keeps_its_type(self, tmp_path: Path) -> None:
+        plan = self.plan(tmp_path, list(range(10)))
+        output = plan.spec.output.model_copy(update={"path": "gopher://nowhere/output"})
+        context = self.context(replace(plan, spec=plan.spec.model_copy(update={"output": output})))
+        with pytest.raises(RefusedError, match="gopher"), contextlib.closing(self.open(context)) as executor:
+            executor.measure(plan.shards)
 
 
 class ProcessContract(ExecutorContract):

@@ -49,7 +49,10 @@ class WindowRows:
 
 
 class ShardRun:
-    """Collects a shard's results and commits its part. All methods but `fail` run on the worker's writing thread."""
+    """Collects a shard's results and commits its part.
+
+    What grows (`accept`, `checkpoint`, `commit`) belongs to the worker's writing thread; any stage may call the others.
+    """
 
     def __init__(
         self, shard: Shard, context: Context, settings: Settings, store: Store, outcome: Future[Outcome]

@@ -158,6 +158,8 @@ class Stages:
         run = item.run
 
         def attempt(some: NDArray[np.intp]) -> Any:
+            if self.stopping.is_set():  # many bad rows are many calls, and a stop has seconds
+                raise StoppedError("stopped before the shard was finished")
             run.count(item.prepared.lengths, item.rows[some])
             return self._checked(
                 item, some, self.engine.finish(self.engine.infer(item.prepared.batch(item.rows[some])))
@@ -245,7 +247,8 @@ class Stages:
             if isinstance(run.error, StoppedError) or not isinstance(run.error, (TransientError, CircuitBreakerError)):
                 run.checkpoint()
             run.outcome.set_result(_failed(run.shard.number, run.error))
-        self.shard = None
+        if self.shard == run.shard.number:  # the device may be at the next one already
+            self.shard = None
 
 
 def _failed(shard: int, error: BaseException) -> Failed:

@@ -319,3 +319,18 @@ def test_results_can_be_read_while_shards_are_missing(workplace: Workplace) -> N
     run = workplace.opened()
     assert len(run.results().collect()) == 2000
     assert (run.counts.succeeded, run.counts.not_attempted) == (2000, 2000)
+
+
+def test_an_aborted_job_stays_so_without_work_until_more_dead_rows_are_allowed(workplace: Workplace) -> None:
+    workplace.write(10_000, bad={3, 4})
+    model = {"options": {"log": str(workplace.log)}}
+    errors = {"threshold": 1, "on_exceed": "abort"}
+    assert workplace.run(model=model, errors=errors).exit_code == 3
+    seen, digests = workplace.seen(), workplace.digests()
+    assert len(digests) < 5
+    events: list[Any] = []
+    again = workplace.run(model=model, errors=errors, events=events)
+    assert (again.exit_code, [type(e) for e in events]) == (3, [Started, Finished])
+    assert (workplace.seen(), workplace.digests()) == (seen, digests)
+    assert workplace.run(model=model, errors={**errors, "threshold": 2}).exit_code == 0
+    assert workplace.opened().counts.succeeded == 9998
