@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.errors import ModelError, StorageError
 from batchinfer.job.spec import Batching, Step
-from batchinfer.measure.choose import NULL_ROWS, PAYBACK, choose
+from batchinfer.measure.choose import PAYBACK, choose
+from batchinfer.measure.output_types import NULL_ROWS
 from batchinfer.measure.settings import Settings, schema_from_text, schema_to_text
 from batchinfer.pipeline.batching import Budget, positions
 

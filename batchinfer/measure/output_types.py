@@ -1,0 +1,133 @@
+"""The types of a job's outputs: declared, known to the engine, or seen in the answers to the first rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from batchinfer.data.dead_letters import tidy
+from batchinfer.data.part import PartWriter
+from batchinfer.data.types import parse_type
+from batchinfer.engines.protocol import Description, Engine
+from batchinfer.errors import BatchinferError, ModelError
+from batchinfer.job.spec import Step
+from batchinfer.pipeline.batching import Budget
+from batchinfer.pipeline.breaker import CircuitBreaker
+
+NULL_ROWS = 4096
+"""After so many rows with no value for an output, its type must be declared."""
+
+
+def output_schema(
+    engine: Engine,
+    step: Step,
+    description: Description,
+    budget: Budget,
+    windows: Iterator[pa.Table],
+    breaker: CircuitBreaker,
+) -> pa.Schema:
+    """Every output column with its type: declared, known to the engine, or first seen."""
+    types = {name: parse_type(o.type) if o.type else description.outputs.get(name) for name, o in step.outputs.items()}
+    if any(t is None for t in types.values()):
+        _see_types(engine, step, types, budget, windows, breaker)
+    seen = {name: pa.null() if kind is None else kind for name, kind in types.items()}  # a struct of no fields is false
+    schema = pa.schema([pa.field(o.column, seen[name]) for name, o in step.outputs.items()])
+    for name, kind in zip(step.outputs, schema.types, strict=True):
+        _require_storable(step, name, kind)
+    return schema
+
+
+def _require_storable(step: Step, name: str, kind: pa.DataType) -> None:
+    row = pa.Table.from_arrays([pa.nulls(1, kind)], names=["value"])
+    try:
+        writer = PartWriter(row.schema)
+        writer.write(row)
+        writer.finish({})
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as e:
+        raise ModelError(
+            f"step {step.name}: output {name!r} is {kind}, which Parquet can't hold ({e}): declare another type, "
+            f"{step.name}.outputs.{name}: {{column: {step.outputs[name].column}, type: string}}"
+        ) from e
+
+
+def _is_open(kind: pa.DataType | None) -> bool:
+    """Whether a type isn't known to its last level, as that of an empty list."""
+    if kind is None or pa.types.is_null(kind):
+        return True
+    return any(_is_open(kind.field(n).type) for n in range(kind.num_fields))
+
+
+def _see_types(
+    engine: Engine,
+    step: Step,
+    types: dict[str, pa.DataType | None],
+    budget: Budget,
+    windows: Iterator[pa.Table],
+    breaker: CircuitBreaker,
+) -> None:
+    answered = failed = 0
+    open_types = {name for name, kind in types.items() if kind is None}
+    for outputs in _answers(engine, budget, windows):
+        if isinstance(outputs, BaseException):
+            failed += 1
+            breaker.failed([type(outputs).__name__], tidy(str(outputs)))
+            if failed >= NULL_ROWS and not answered:
+                raise ModelError(
+                    f"step {step.name}: the first {failed} rows all failed ({type(outputs).__name__}: {tidy(str(outputs))}), so the "
+                    f"types of the outputs can't be told: correct the model, or declare them, such as "
+                    f"{step.name}.outputs.{min(open_types)}: {{column: {step.outputs[min(open_types)].column}, type: string}}"
+                )
+            continue
+        breaker.succeeded()
+        for name in open_types:
+            array = outputs.get(name)
+            if _is_open(types[name]) and array is not None and array.null_count < len(array):
+                types[name] = array.type
+        unseen = [name for name in types if name in open_types and _is_open(types[name])]
+        if not unseen:
+            return
+        answered += max((len(a) for a in outputs.values()), default=0)
+        missing = [name for name in unseen if name not in outputs]
+        if missing:
+            raise ModelError(
+                f"step {step.name}: the model gave no output {missing[0]!r}, only {', '.join(map(repr, outputs)) or 'none'}: "
+                f"correct {step.name}.outputs"
+            )
+        if answered >= NULL_ROWS:
+            raise ModelError(
+                f"step {step.name}: output {unseen[0]!r} was null or empty in the first {answered} rows, so its type can't be told: "
+                f"declare it, {step.name}.outputs.{unseen[0]}: {{column: {step.outputs[unseen[0]].column}, type: string}}"
+            )
+
+
+def _answers(
+    engine: Engine, budget: Budget, windows: Iterator[pa.Table]
+) -> Iterator[dict[str, pa.Array] | BaseException]:
+    """The model's answers to the job's rows, the first batch a small one; rows that raise give what they raise, one by one."""
+    size = min(16, budget.rows)
+    for window in windows:
+        start = 0
+        while start < len(window):
+            table = window.slice(start, size)
+            start, size = start + len(table), budget.rows
+            answer = _attempt(engine, table)
+            if isinstance(answer, BaseException):
+                yield from (_attempt(engine, table.slice(at, 1)) for at in range(len(table)))
+            else:
+                yield answer
+
+
+def _attempt(engine: Engine, table: pa.Table) -> dict[str, pa.Array] | BaseException:
+    """The model's answer, or what a bad row raises: the run finds and reports it."""
+    try:
+        return _answer(engine, table)
+    except BatchinferError:
+        raise
+    except BaseException as e:  # noqa: BLE001 - a model may raise anything
+        return e
+
+
+def _answer(engine: Engine, table: pa.Table) -> dict[str, pa.Array]:
+    prepared = engine.prepare(table)
+    return dict(engine.finish(engine.infer(prepared.batch(slice(0, len(table))))))
