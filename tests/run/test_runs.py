@@ -300,3 +300,25 @@ def test_results_can_be_read_while_shards_are_missing(workplace: Workplace) -> N
     run = workplace.opened()
     assert len(run.results().collect()) == 2000
     assert (run.counts.succeeded, run.counts.not_attempted) == (2000, 2000)
+
+
+def test_one_value_of_another_type_costs_its_row_alone(workplace: Workplace) -> None:
+    workplace.write(200)
+    source = "class Mixed:\n    def __call__(self, batch):\n        return {'y': ['odd' if x == 17 else int(x) for x in batch['x']]}\n"
+    (workplace.folder / "code" / "mixed.py").write_text(source)
+    run = workplace.run(model={"uri": "mixed:Mixed"})
+    assert (run.counts.succeeded, run.counts.dead, run.exit_code) == (199, 1, 3)
+    assert [(d["row"], d["error_class"], d["error_type"]) for d in workplace.dead()] == [
+        (17, "invalid_output", "WrongType")
+    ]
+    assert run.results().collect()["y"].to_list() == [n for n in range(200) if n != 17]
+
+
+def test_a_column_that_parquet_can_be_read_from_but_not_written_to_is_refused_by_name(workplace: Workplace) -> None:
+    interop = Path(__file__).parents[3] / "shared/data/parquet-interop/duck--empty-group__empty_group_test.parquet"
+    if not interop.exists():
+        pytest.skip("shared/data is not here")
+    with pytest.raises(InputError, match=r"output\.carry.*'nested'.*leave it out"):
+        workplace.run(input={"path": str(interop)}, output={"carry": "all"}, model={"inputs": {"x": "id"}})
+    run = workplace.run(input={"path": str(interop)}, output={"carry": ["id"]}, model={"inputs": {"x": "id"}})
+    assert run.exit_code == 0
