@@ -322,3 +322,28 @@ def test_a_column_that_parquet_can_be_read_from_but_not_written_to_is_refused_by
         workplace.run(input={"path": str(interop)}, output={"carry": "all"}, model={"inputs": {"x": "id"}})
     run = workplace.run(input={"path": str(interop)}, output={"carry": ["id"]}, model={"inputs": {"x": "id"}})
     assert run.exit_code == 0
+
+
+def test_a_strangers_file_among_the_parts_is_named_and_no_success_is_claimed(workplace: Workplace) -> None:
+    workplace.write(100)
+    assert workplace.run().exit_code == 0
+    data = workplace.folder / "output/data"
+    (data / "foreign.parquet").write_bytes(b"hello")
+    with pytest.raises(OutputError, match=r"foreign\.parquet.*move it away"):
+        workplace.run()
+    assert not (data / "_SUCCESS").exists()
+    (data / "foreign.parquet").unlink()
+    assert workplace.run().exit_code == 0
+    assert (data / "_SUCCESS").exists()
+
+
+def test_dead_letters_that_are_gone_or_damaged_are_named(workplace: Workplace) -> None:
+    workplace.write(100, bad={7})
+    run = workplace.run()
+    (file,) = (workplace.folder / "output/_dead_letter").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(OutputError, match=f"{file.name}.*damaged"):
+        run.errors()
+    file.unlink()
+    with pytest.raises(OutputError, match=f"{file.name}.*gone"):
+        run.errors()
