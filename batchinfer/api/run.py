@@ -119,17 +119,26 @@ class Run:
         return ds.dataset([fs._strip_protocol(n) for n in names], filesystem=fs, format="parquet")
 
     def errors(self) -> pl.DataFrame:
-        """The dead letters, in input order."""
+        """The dead letters, in input order. Raises OutputError where a file of them is gone or damaged."""
         import polars as pl
 
         from batchinfer.data.dead_letters import DEAD_LETTER_SCHEMA
 
-        tables = [
-            pq.read_table(pa.BufferReader(self._store.read(p.dead_letters))) for p in self._parts() if p.dead_letters
-        ]
+        tables = [self._dead_letters(p.dead_letters, p.counts.dead) for p in self._parts() if p.dead_letters]
         frame = pl.from_arrow(pa.concat_tables([DEAD_LETTER_SCHEMA.empty_table(), *tables]))
         assert isinstance(frame, pl.DataFrame)
         return frame
+
+    def _dead_letters(self, path: str, rows: int) -> pa.Table:
+        advice = "put it back as it was, or begin anew with --restart"
+        try:
+            return pq.read_table(pa.BufferReader(self._store.read(path)))
+        except FileNotFoundError as e:
+            raise OutputError(
+                f"{self.path}/{path}: {rows:,} dead rows stood in this file, and it is gone: {advice}"
+            ) from e
+        except (OSError, pa.ArrowException) as e:
+            raise OutputError(f"{self.path}/{path}: this file of dead letters is damaged ({e}): {advice}") from e
 
     @property
     def shards(self) -> tuple[int, int]:

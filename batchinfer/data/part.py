@@ -92,7 +92,7 @@ def _canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _column_choices(schema: pa.Schema) -> tuple[list[str], list[str]]:
     """Leaf columns that get a dictionary (texts and bytes), and those that get statistics (all but lists of floats)."""
     empty = io.BytesIO()
-    pq.write_table(schema.empty_table(), empty)
+    pq.ParquetWriter(empty, schema).close()  # of an empty table there is none where an extension type is nested
     leaves = pq.read_metadata(pa.BufferReader(empty.getvalue())).schema
     dictionary, statistics = [], []
     for i in range(len(leaves)):
@@ -107,6 +107,15 @@ def _column_choices(schema: pa.Schema) -> tuple[list[str], list[str]]:
         ):
             statistics.append(leaf.path)
     return dictionary, statistics
+
+
+def unstorable(field: pa.Field) -> str | None:
+    """Why a part can't hold this column; None where it can."""
+    try:
+        PartWriter(pa.schema([field])).finish({})
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as e:
+        return str(e)
+    return None
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def load(step: Step, options: TorchOptions, code: Sequence[str], device: str) ->
     if is_class(step.uri):
         return _load_class(step, options, code, device)
     path = file_of(step.uri, where)
-    return _load_exported(path, step, device) if path.suffix in EXPORTED else _load_script(path, where, device)
+    return _load_exported(path, step, device) if path.suffix in EXPORTED else _load_script(path, step, device)
 
 
 def _existing(path: Path, where: str) -> Path:
@@ -123,9 +123,10 @@ def _load_class(step: Step, options: TorchOptions, code: Sequence[str], device: 
     return Loaded(module, tuple(inspect.signature(module.forward).parameters))
 
 
-def _load_script(path: Path, where: str, device: str) -> Loaded:
+def _load_script(path: Path, step: Step, device: str) -> Loaded:
     import torch
 
+    where = f"{step.name}.uri"
     if not is_script(path):
         raise ModelError(
             f"{where}: {path} is no TorchScript file, and pickles are not loaded, since they can run any code. Convert "
@@ -140,7 +141,14 @@ def _load_script(path: Path, where: str, device: str) -> Loaded:
             module = torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
             raise ModelError(f"{where}: {path} can't be loaded: {error}") from error
-    return Loaded(module, tuple(argument.name for argument in module.forward.schema.arguments[1:]))
+    arguments = module.forward.schema.arguments[1:]
+    needed = [argument.name for argument in arguments if not argument.has_default_value()]
+    if not len(needed) <= len(step.inputs) <= len(arguments):
+        raise ModelError(
+            f"{step.name}.inputs: {path} takes {', '.join(a.name for a in arguments) or 'no inputs'}, "
+            f"not {', '.join(step.inputs)}: name all of them"
+        )
+    return Loaded(module, tuple(argument.name for argument in arguments))
 
 
 def _load_exported(path: Path, step: Step, device: str) -> Loaded:

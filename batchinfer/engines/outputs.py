@@ -87,7 +87,8 @@ def _plain(values: list[Any] | tuple[Any, ...]) -> list[Any]:
 def finish(outputs: Outputs, names: Mapping[str, Any], step: str) -> dict[str, pa.Array]:
     """The outputs that the step names, as Arrow arrays of `outputs.rows` values.
 
-    Raises ModelError where an output is missing, can't be converted, or has another number of values than rows.
+    Raises ModelError where an output is missing, is no column, or has another number of values than rows, and ValueError
+    where its values have no common Arrow type.
     """
     columns: dict[str, pa.Array] = {}
     for name in names:
@@ -96,7 +97,9 @@ def finish(outputs: Outputs, names: Mapping[str, Any], step: str) -> dict[str, p
             raise ModelError(f"{step}.outputs.{name}: the model gave no output of this name; it gave: {given}")
         try:
             column = to_arrow(outputs.values[name])
-        except (TypeError, ValueError, pa.ArrowException) as error:
+        except pa.ArrowException as error:  # values without a common type: one row's fault, and isolating finds the row
+            raise ValueError(f"output {name!r}: {error}") from error
+        except (TypeError, ValueError) as error:
             raise ModelError(f"{step}.outputs.{name}: the model's values are no column: {error}") from error
         if len(column) != outputs.rows:
             raise ModelError(

@@ -90,7 +90,7 @@ def find_or_create(
             "Give another output.path, undo the change, or start afresh with --restart (removes the former output)."
         )
     if number > 1:
-        _refuse_foreign_data(store)
+        refuse_foreign_data(store)
         store.delete(paths.SUCCESS)  # before the record: it must never vouch for a job that is being replaced
     record = {
         "job8": secrets.token_hex(4),
@@ -133,15 +133,18 @@ def _jobs(store: Store, before: int) -> set[JobPaths]:
     }
 
 
-def _refuse_foreign_data(store: Store) -> None:
-    """A reader of data/ takes in whatever lies there, so a new job must not begin beside what it may not remove."""
+def refuse_foreign_data(store: Store) -> None:
+    """A reader of data/ takes in whatever lies there: no job begins beside what it may not remove, and none is called a success.
+
+    Raises OutputError where data/ holds a file that no job here wrote.
+    """
     known = _jobs(store, before=1 << 62)
     for entry in store.list(paths.DATA):
         ours = entry.path == paths.SUCCESS or any(j.shard_of_part(entry.path) is not None for j in known)
         if not ours and not entry.path.rpartition("/")[2].startswith("."):
             raise OutputError(
                 f"{store.root}/{entry.path}: no job of batchinfer wrote this file, and readers of {paths.DATA}/ would take it "
-                "for a result: move it away, or give another output.path"
+                "for a result: move it away and run again, or give another output.path"
             )
 
 

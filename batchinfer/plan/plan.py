@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from batchinfer.data.inputs import InputFile
+from batchinfer.data.part import unstorable
 from batchinfer.data.scan import ScannedFile, scan
 from batchinfer.data.schema import unify
 from batchinfer.data.types import parse_type
@@ -103,6 +104,7 @@ def make_plan(spec: JobSpec) -> Plan:
         if where:
             where.check(unified.schema)
         _check_outputs(spec, carry)
+        _check_carried(unified.schema, carry)
         shard_rows, window = _sizes(spec, scanned.files, unified.schema)
         empty = (Shard(0, 0, ()),)  # no rows still make a part, in which readers find the schema
         shards = cut(scanned.files, where, spec.input.limit, shard_rows) or empty
@@ -181,6 +183,17 @@ def _check_outputs(spec: JobSpec, carry: Sequence[str]) -> None:
                     problems.append(Problem(place, str(e)))
     if problems:
         raise JobFileError(spec.name, problems)
+
+
+def _check_carried(schema: pa.Schema, carry: Sequence[str]) -> None:
+    for name in carry:
+        kind = schema.field(name).type
+        why = unstorable(schema.field(name)) if pa.types.is_nested(kind) or pa.types.is_dictionary(kind) else None
+        if why is not None:
+            raise InputError(
+                f"output.carry: the column {name!r} is {kind}, which can be read from Parquet but not written to it ({why}): "
+                "leave it out of output.carry"
+            )
 
 
 def _sizes(spec: JobSpec, files: Sequence[ScannedFile], schema: pa.Schema) -> tuple[int, int]:

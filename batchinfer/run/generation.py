@@ -35,6 +35,11 @@ def judge(store: Store, plan: Plan, job: Job, manifest: Manifest) -> RunResult:
     jobs.remove_former(store, job)  # a runner of a replaced job may have woken up since
     code = verdict(manifest.counts.dead, plan.spec.errors.threshold, manifest.counts.planned)
     if code == 0:
+        try:
+            jobs.refuse_foreign_data(store)
+        except OutputError:
+            store.delete(paths.SUCCESS)
+            raise
         manifests.mark_success(store)
     else:
         store.delete(paths.SUCCESS)

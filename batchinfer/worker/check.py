@@ -67,6 +67,8 @@ def _conform(array: pa.Array, field: pa.Field) -> tuple[pa.Array, dict[int, RowE
         array = array.combine_chunks()
     if array.type == field.type:
         return array, {}
+    if pa.types.is_integer(array.type) and pa.types.is_decimal(field.type):
+        array = _widened(array, field.type)
     try:
         return array.cast(field.type), {}
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
@@ -81,6 +83,12 @@ def _conform(array: pa.Array, field: pa.Field) -> tuple[pa.Array, dict[int, RowE
             message = f"output {field.name!r} is {array.type}, which does not cast safely to the pinned {field.type}"
             errors[at] = RowError("invalid_output", "WrongType", message, attempts=1)
     return pa.concat_arrays(values) if values else pa.nulls(0, field.type), errors
+
+
+def _widened(integers: pa.Array, decimal: pa.DataType) -> pa.Array:
+    """As decimals that hold any integer: Arrow casts integers to no narrower ones, but decimals where the values fit."""
+    digits, most = 20 + max(decimal.scale, 0), 76
+    return integers.cast(pa.decimal256(digits, max(decimal.scale, 0))) if digits <= most else integers
 
 
 def _not_finite(array: pa.Array, name: str) -> dict[int, RowError]:

@@ -143,3 +143,12 @@ def test_a_message_is_cut_and_keeps_plain_words() -> None:
     assert len(tidy("x" * 10_000)) == 2048
     assert tidy("expected 3 values, got 0x2") == "expected 3 values, got 0x2"
     assert tidy("lone \ud800 surrogate") == "lone ? surrogate"
+
+
+def test_an_extension_type_inside_a_list_is_written_as_it_was_read() -> None:
+    kind = pa.list_(pa.json_(pa.string()))
+    storage = pa.array([['{"a": 1}'], None, []], pa.list_(pa.string()))
+    table = pa.table({"j": storage.cast(kind)})
+    writer = PartWriter(table.schema)
+    writer.write(table)
+    assert pq.read_table(pa.BufferReader(writer.finish({})))["j"].to_pylist() == [['{"a": 1}'], None, []]

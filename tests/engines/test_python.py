@@ -195,13 +195,19 @@ def test_a_class_may_fill_the_same_array_in_every_call(tmp_path: Path) -> None:
         ('{"y": [1]}', "1 values for 5 rows"),
         ('{"z": [1]}', "no output of this name; it gave: z"),
         ('{"y": 3}', "int is not a numpy array"),
-        ('{"y": [1, "a", 2, 3, 4]}', "no column"),
         ("[1, 2, 3, 4, 5]", "must return a dict"),
     ],
 )
 def test_a_wrong_answer_is_the_models_fault_and_not_a_rows(tmp_path: Path, answer: str, message: str) -> None:
     engine = loaded(tmp_path, f"class Wrong:\n    def __call__(self, batch):\n        return {answer}\n", {"x": "a"})
     with pytest.raises(ModelError, match=message):
+        run(engine)
+
+
+def test_values_without_a_common_type_are_a_rows_fault_and_can_be_isolated(tmp_path: Path) -> None:
+    source = "class Mixed:\n    def __call__(self, batch):\n        return {'y': [1, 'a', 2, 3, 4]}\n"
+    engine = loaded(tmp_path, source, {"x": "a"})
+    with pytest.raises(ValueError, match=r"'y'.*'a'"):
         run(engine)
 
 

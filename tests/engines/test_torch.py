@@ -367,3 +367,9 @@ def test_the_identity_names_weights_and_versions(tmp_path: Path) -> None:
     identity = identify(what, [str(tmp_path)])
     assert set(identity.files) == {"nets.py", "weights/w.safetensors"}
     assert identity.packages["torch"] == torch.__version__
+
+
+def test_a_script_that_takes_more_inputs_than_the_step_names_is_refused_at_load(tmp_path: Path) -> None:
+    torch.jit.script(net(tmp_path)).save(str(tmp_path / "net.pt"))
+    with pytest.raises(ModelError, match="takes x, v, not x: name all of them"):
+        loaded(step(str(tmp_path / "net.pt"), {"x": "v"}, OUTPUTS))

@@ -334,3 +334,48 @@ def test_an_aborted_job_stays_so_without_work_until_more_dead_rows_are_allowed(w
     assert (workplace.seen(), workplace.digests()) == (seen, digests)
     assert workplace.run(model=model, errors={**errors, "threshold": 2}).exit_code == 0
     assert workplace.opened().counts.succeeded == 9998
+def test_one_value_of_another_type_costs_its_row_alone(workplace: Workplace) -> None:
+    workplace.write(200)
+    source = "class Mixed:\n    def __call__(self, batch):\n        return {'y': ['odd' if x == 17 else int(x) for x in batch['x']]}\n"
+    (workplace.folder / "code" / "mixed.py").write_text(source)
+    run = workplace.run(model={"uri": "mixed:Mixed"})
+    assert (run.counts.succeeded, run.counts.dead, run.exit_code) == (199, 1, 3)
+    assert [(d["row"], d["error_class"], d["error_type"]) for d in workplace.dead()] == [
+        (17, "invalid_output", "WrongType")
+    ]
+    assert run.results().collect()["y"].to_list() == [n for n in range(200) if n != 17]
+
+
+def test_a_column_that_parquet_can_be_read_from_but_not_written_to_is_refused_by_name(workplace: Workplace) -> None:
+    interop = Path(__file__).parents[3] / "shared/data/parquet-interop/duck--empty-group__empty_group_test.parquet"
+    if not interop.exists():
+        pytest.skip("shared/data is not here")
+    with pytest.raises(InputError, match=r"output\.carry.*'nested'.*leave it out"):
+        workplace.run(input={"path": str(interop)}, output={"carry": "all"}, model={"inputs": {"x": "id"}})
+    run = workplace.run(input={"path": str(interop)}, output={"carry": ["id"]}, model={"inputs": {"x": "id"}})
+    assert run.exit_code == 0
+
+
+def test_a_strangers_file_among_the_parts_is_named_and_no_success_is_claimed(workplace: Workplace) -> None:
+    workplace.write(100)
+    assert workplace.run().exit_code == 0
+    data = workplace.folder / "output/data"
+    (data / "foreign.parquet").write_bytes(b"hello")
+    with pytest.raises(OutputError, match=r"foreign\.parquet.*move it away"):
+        workplace.run()
+    assert not (data / "_SUCCESS").exists()
+    (data / "foreign.parquet").unlink()
+    assert workplace.run().exit_code == 0
+    assert (data / "_SUCCESS").exists()
+
+
+def test_dead_letters_that_are_gone_or_damaged_are_named(workplace: Workplace) -> None:
+    workplace.write(100, bad={7})
+    run = workplace.run()
+    (file,) = (workplace.folder / "output/_dead_letter").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(OutputError, match=f"{file.name}.*damaged"):
+        run.errors()
+    file.unlink()
+    with pytest.raises(OutputError, match=f"{file.name}.*gone"):
+        run.errors()

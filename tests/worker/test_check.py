@@ -163,3 +163,10 @@ def test_columns_come_in_the_steps_order_and_a_row_dies_of_any_of_them() -> None
     assert (a.type, b.to_pylist()) == (F32, [1, None, 3])
     assert {at: e.error_type for at, e in dead.items()} == {0: "NotFinite", 1: "WrongType"}
     assert {e.error_class for e in dead.values()} == {"invalid_output"}
+
+
+def test_integers_that_fit_become_decimals_and_only_the_others_are_dead() -> None:
+    values = pa.array([5, -7, None, 10**9], pa.int64())
+    column, dead = checked(values, pa.decimal128(10, 2))
+    assert [None if v is None else str(v) for v in column.to_pylist()] == ["5.00", "-7.00", None, None]
+    assert dead == {3: "WrongType"}
