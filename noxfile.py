@@ -43,8 +43,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """What only a GPU can show."""
+    session.install("-e", ".[quickstart]", *group("test"))
+    session.run("pytest", "-m", "gpu", *session.posargs, env=QUIET)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
-    """Install the wheel and run the suite against it, from outside the sources."""
+    """Install the wheel and run the suite against it, in a folder that has the tests and jobs but not the sources."""
     session.install("build", *group("test"))
     place = Path(session.create_tmp()).absolute()
     shutil.rmtree(place)

@@ -9,6 +9,7 @@ BatchinferError                 exit 1   anything not foreseen below
 │   ├── FingerprintError                 the output belongs to a job that differs in what counts
 │   ├── ModelError                       a model or class can't be found, loaded, or used as asked
 │   └── MissingExtraError                an optional dependency isn't installed
+├── CircuitBreakerError         exit 3   every row failed in the same way
 └── TransientError              exit 75  running the same command again resumes
     ├── StorageError                     the store is away, full, or refuses
     ├── LockedError                      another runner works on this output
@@ -18,6 +19,8 @@ BatchinferError                 exit 1   anything not foreseen below
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -54,7 +57,6 @@ class JobFileError(RefusedError):
         super().__init__("\n".join(self._line(p) for p in problems))
 
     def __reduce__(self) -> tuple[type[JobFileError], tuple[str, list[Problem]]]:
-        # An exception is pickled as its type and `args`, the finished text; a worker's errors travel to the runner.
         return type(self), (self.source, self.problems)
 
     def _line(self, problem: Problem) -> str:
@@ -86,11 +88,17 @@ class MissingExtraError(RefusedError):
     """An optional dependency isn't installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        self._given = (package, extra, purpose)
+        self._arguments = package, extra, purpose
         super().__init__(f"{purpose} needs the package {package}: pip install 'batchinfer[{extra}]'")
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
-        return type(self), self._given
+        return type(self), self._arguments
+
+
+class CircuitBreakerError(BatchinferError):
+    """Every row that was attempted failed with one error type: the model is broken, not the rows."""
+
+    exit_code = 3
 
 
 class TransientError(BatchinferError):
@@ -112,7 +120,11 @@ class StoppedError(TransientError):
 
     def __init__(self, message: str, *, cancelled: bool = False) -> None:
         super().__init__(message)
+        self._cancelled = cancelled
         self.exit_code = 130 if cancelled else 75
+
+    def __reduce__(self) -> tuple[Callable[..., StoppedError], tuple[str]]:
+        return functools.partial(type(self), cancelled=self._cancelled), (str(self),)
 
 
 class ClusterError(TransientError):

@@ -32,8 +32,9 @@ class Executor(Protocol):
     def wait(self, seconds: float) -> list[Outcome]:
         """Outcomes that have come in, waiting up to `seconds` for the first. One for each submitted shard, whatever happens.
 
-        A worker that died gives `Failure.DIED` for each of its shards and is replaced. Raises ClusterError when no replacement
-        can be had.
+        A worker that died gives `Failure.DIED` for its shard, or `Failure.LOST` for each where it had several; it is replaced,
+        and the replacement gets one shard at a time, so that the next death names the shard. Raises ClusterError when no
+        replacement can be had.
         """
 
     def progress(self) -> list[Progress]:

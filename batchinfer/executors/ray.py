@@ -70,6 +70,8 @@ class _Place:
     actor: Any
     progress: Progress
     running: dict[Any, Shard] = field(default_factory=dict)
+    ahead: int = AHEAD
+    """Shards that it is given at once."""
     asked: Any = None
 
 
@@ -123,11 +125,11 @@ class RayExecutor:
 
     def wants(self) -> int:
         """See Executor."""
-        return sum(AHEAD - len(place.running) for place in self._places)
+        return sum(place.ahead - len(place.running) for place in self._places)
 
     def submit(self, shard: Shard) -> None:
         """See Executor."""
-        place = min(self._places, key=lambda p: len(p.running))
+        place = max(self._places, key=lambda p: p.ahead - len(p.running))
         place.running[place.actor.run.remote(shard)] = shard
 
     def wait(self, seconds: float) -> list[Outcome]:
@@ -160,13 +162,15 @@ class RayExecutor:
 
     def _replace(self, place: _Place, error: Exception) -> list[Outcome]:
         """A dead worker's shards as failed, and a new worker in its place."""
+        kind = Failure.DIED if len(place.running) == 1 else Failure.LOST
+        # The last comes first: each is put back before the others, so that they keep their order.
         lost: list[Outcome] = [
-            Failed(shard.number, Failure.DIED, f"worker {place.number} died: {_first_line(error)}")
-            for shard in place.running.values()
+            Failed(shard.number, kind, f"worker {place.number} died: {_first_line(error)}")
+            for shard in reversed(place.running.values())
         ]
         with contextlib.suppress(Exception):
             ray.kill(place.actor)
-        place.running, place.asked = {}, None
+        place.running, place.asked, place.ahead = {}, None, 1
         if not self._stopped:
             place.actor = self._actor(place.number)
             place.progress = Progress(

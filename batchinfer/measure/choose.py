@@ -19,6 +19,7 @@ from batchinfer.errors import BatchinferError, ModelError
 from batchinfer.job.spec import Batching, Step
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import Budget, batches, positions
+from batchinfer.pipeline.breaker import CircuitBreaker
 
 CPU_TOKENS, GPU_TOKENS = 2048, 32768
 """Tokens of a batch: on CPUs small batches stay in the caches (2,048 was 1.08 to 1.24 times as fast as 32 rows), GPUs want large ones."""
@@ -33,7 +34,14 @@ NULL_ROWS = 4096
 
 
 def choose(
-    engine: Engine, step: Step, windows: Iterable[pa.Table], batching: Batching, device: str, threads: int, rows: int
+    engine: Engine,
+    step: Step,
+    windows: Iterable[pa.Table],
+    batching: Batching,
+    device: str,
+    threads: int,
+    rows: int,
+    breaker: CircuitBreaker | None = None,
 ) -> Settings:
     """Settle a job's settings and leave the engine loaded accordingly.
 
@@ -45,8 +53,10 @@ def choose(
         device: where the model runs.
         threads: CPU threads of the model.
         rows: rows of the job, to see what pays.
+        breaker: opens when all of the first rows fail alike; None for a job without one.
 
     Raises:
+        CircuitBreakerError: the first rows all fail with one error type.
         ModelError: the model can't be loaded, or an output's type can't be told from the first rows.
 
     """
@@ -59,9 +69,9 @@ def choose(
     description = measured.pop("description", None) or load(engine, step, device, precision, threads)
     budget = budget_for(engine, step, first, batching, device)
     rest = itertools.chain([] if first is None else [first], tables)
-    return Settings(
-        description.precision, budget, threads, _output_schema(engine, step, description, budget, rest), measured
-    )
+    breaker = breaker or CircuitBreaker(enabled=False)
+    outputs = _output_schema(engine, step, description, budget, rest, breaker)
+    return Settings(description.precision, budget, threads, outputs, measured)
 
 
 def load(engine: Engine, step: Step, device: str, precision: str, threads: int) -> Description:
@@ -180,12 +190,17 @@ def _time(engine: Engine, payloads: list[Any], bound: float) -> float:
 
 
 def _output_schema(
-    engine: Engine, step: Step, description: Description, budget: Budget, windows: Iterator[pa.Table]
+    engine: Engine,
+    step: Step,
+    description: Description,
+    budget: Budget,
+    windows: Iterator[pa.Table],
+    breaker: CircuitBreaker,
 ) -> pa.Schema:
     """Every output column with its type: declared, known to the engine, or first seen."""
     types = {name: parse_type(o.type) if o.type else description.outputs.get(name) for name, o in step.outputs.items()}
     if any(t is None for t in types.values()):
-        _see_types(engine, step, types, budget, windows)
+        _see_types(engine, step, types, budget, windows, breaker)
     seen = {name: pa.null() if kind is None else kind for name, kind in types.items()}  # a struct of no fields is false
     schema = pa.schema([pa.field(o.column, seen[name]) for name, o in step.outputs.items()])
     for name, kind in zip(step.outputs, schema.types, strict=True):
@@ -214,13 +229,19 @@ def _is_open(kind: pa.DataType | None) -> bool:
 
 
 def _see_types(
-    engine: Engine, step: Step, types: dict[str, pa.DataType | None], budget: Budget, windows: Iterator[pa.Table]
+    engine: Engine,
+    step: Step,
+    types: dict[str, pa.DataType | None],
+    budget: Budget,
+    windows: Iterator[pa.Table],
+    breaker: CircuitBreaker,
 ) -> None:
     answered = failed = 0
     open_types = {name for name, kind in types.items() if kind is None}
     for outputs in _answers(engine, budget, windows):
         if isinstance(outputs, BaseException):
             failed += 1
+            breaker.failed([type(outputs).__name__], tidy(str(outputs)))
             if failed >= NULL_ROWS and not answered:
                 raise ModelError(
                     f"step {step.name}: the first {failed} rows all failed ({type(outputs).__name__}: {tidy(str(outputs))}), so the "
@@ -228,6 +249,7 @@ def _see_types(
                     f"{step.name}.outputs.{min(open_types)}: {{column: {step.outputs[min(open_types)].column}, type: string}}"
                 )
             continue
+        breaker.succeeded()
         for name in open_types:
             array = outputs.get(name)
             if _is_open(types[name]) and array is not None and array.null_count < len(array):

@@ -80,7 +80,7 @@ class Generation:
         left = deque(s for s in shards if s.number not in decided)
         before = [s for s in shards if s.number in decided]
         self._decided, self._decided_rows = len(before), sum(s.rows for s in before)
-        allotment, context = self._context()
+        allotment, context = self._context(fresh=not decided)
         self._tell(Started(self._plan, self._job.paths, allotment.executor, self._decided, self._decided_rows))
         with ThreadPoolExecutor(4, thread_name_prefix="batchinfer-parts") as pool:
             standing = [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
@@ -107,13 +107,18 @@ class Generation:
         self._plan = replace(self._plan, reading=replace(self._plan.reading, window=recorded["window"]))
         return record.shards_from_json(recorded)
 
-    def _context(self) -> tuple[Allotment, Context]:
+    def _context(self, *, fresh: bool) -> tuple[Allotment, Context]:
         recorded = records.find(self._store, self._job.paths.settings)
         if recorded is not None:
             self._settings = Settings.from_json(recorded)
         allotment = allot(self._plan.spec, self._settings.threads if self._settings else None)
         return allotment, Context(
-            self._plan.spec, self._plan.reading, self._job.paths, allotment.threads, allotment.gpus
+            self._plan.spec,
+            self._plan.reading,
+            self._job.paths,
+            allotment.threads,
+            breaker=fresh and self._plan.spec.errors.circuit_breaker,
+            gpus=allotment.gpus,
         )
 
     def _work(self, left: deque[Shard], allotment: Allotment, context: Context) -> None:

@@ -20,10 +20,15 @@ class Action(Enum):
 
 
 def decide(failed: Failed, deaths: int, max_retries: int) -> Action:
-    """What to do about a failed shard that `deaths` workers died on so far, this one included."""
+    """What to do about a failed shard that `deaths` workers died on so far, this one included.
+
+    A lost shard is tried again without counting: executors see to it that this can't go on for ever.
+    """
     match failed.failure:
         case Failure.DIED:
             return Action.RETRY if deaths <= max_retries else Action.ABORT
+        case Failure.LOST:
+            return Action.RETRY
         case Failure.INPUT:
             return Action.GIVE_UP
         case _:

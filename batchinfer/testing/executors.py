@@ -183,8 +183,24 @@ class ProcessContract(ExecutorContract):
             (outcome,) = self.drain(executor, 1)
             assert isinstance(outcome, Failed)
             assert (outcome.shard, outcome.failure) == (1, Failure.DIED)
+            assert executor.wants() == 2 * executor.workers - 1
             executor.submit(plan.shards[0])
             (outcome,) = self.drain(executor, 1)
             assert isinstance(outcome, Done)
         finally:
             executor.close()
+
+    def test_shards_that_die_together_are_not_blamed(self, tmp_path: Path) -> None:
+        plan = self.plan(tmp_path, [*range(9), -1, *range(10, 20)])
+        executor = self.open(self.context(plan))
+        try:
+            executor.start(executor.measure(plan.shards[1:]))
+            for shard in plan.shards:
+                executor.submit(shard)
+            outcomes = self.drain(executor, 2)
+        finally:
+            executor.close()
+        assert sorted((o.shard, o.failure) for o in outcomes if isinstance(o, Failed)) == [
+            (0, Failure.LOST),
+            (1, Failure.LOST),
+        ]

@@ -21,6 +21,8 @@ class Context:
     job: JobPaths
     threads: int
     """CPU threads for the model and for decoding."""
+    breaker: bool = False
+    """Whether the circuit breaker watches: not where rows of the job have succeeded before."""
     gpus: float | None = None
     """Share of GPUs that the worker has; None: whatever device there is."""
 
@@ -37,7 +39,9 @@ class Failure(StrEnum):
     STOPPED = "stopped"
     """The worker was asked to stop; what was finished is in chunks."""
     DIED = "died"
-    """The worker's process is gone."""
+    """The worker's process is gone, and this shard was all that it had in hand."""
+    LOST = "lost"
+    """The worker's process is gone; it had other shards in hand too, so that this one may be innocent."""
     UNEXPECTED = "unexpected"
     """Anything else."""
 

@@ -15,9 +15,17 @@ from numpy.typing import NDArray
 
 from batchinfer.data.reader import Reader, Window
 from batchinfer.engines.protocol import Engine
-from batchinfer.errors import BatchinferError, InputError, RefusedError, StoppedError, TransientError
+from batchinfer.errors import (
+    BatchinferError,
+    CircuitBreakerError,
+    InputError,
+    RefusedError,
+    StoppedError,
+    TransientError,
+)
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import batches, positions
+from batchinfer.pipeline.breaker import CircuitBreaker
 from batchinfer.plan.plan import input_columns
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
@@ -47,6 +55,7 @@ class Stages:
         """Rows finished, dead ones among them, and those of shards that are not decided yet."""
         self._context, self._store, self._reader = context, store, reader
         self._spec, self._step = context.spec, context.spec.steps[0]
+        self._breaker = CircuitBreaker(enabled=context.breaker)
         self._model = threading.RLock()
         self._preparing: contextlib.AbstractContextManager[Any] = self._model if on_cpu else contextlib.nullcontext()
 
@@ -100,6 +109,7 @@ class Stages:
         assert self.settings is not None
         table = window.table.select(input_columns(self._step))
         good = np.arange(len(table))
+        dead: Results | None = None
         try:
             prepared = self.engine.prepare(table)
         except BatchinferError:
@@ -107,9 +117,10 @@ class Stages:
         except BaseException:  # noqa: BLE001 - whatever a row raises, isolate finds the row
             found = isolate(lambda some: self.engine.prepare(table.take(pa.array(some))), good)
             at = np.array([n for n, _ in found.dead], np.intp)
-            yield Results(run, rows, run.dead_rows(window.ordinals[at], [e for _, e in found.dead]), fresh=True)
+            dead = Results(run, rows, run.dead_rows(window.ordinals[at], [e for _, e in found.dead]), fresh=True)
             good = np.setdiff1d(good, at)
             if not len(good):
+                yield dead
                 return
             prepared = self.engine.prepare(table.take(pa.array(good)))
         for some in batches(len(good), prepared.lengths, self.settings.budget):
@@ -119,6 +130,8 @@ class Stages:
                 yield Results(run, rows, known, fresh=False)
             else:
                 yield Batch(run, rows, prepared, at, ordinals, prepared.batch(some))
+        if dead is not None:  # after the others: the circuit breaker shall see what succeeds first
+            yield dead
 
     def infer(self, item: Batch | Results | End) -> Iterator[Outputs | Results | End]:
         """What the model gives for the batch."""
@@ -210,9 +223,13 @@ class Stages:
         run = item.run
         if run.error is not None and not item.fresh:
             return
+        dead = item.table["_dead"]
+        if dead.null_count:
+            self._breaker.succeeded()
+        elif len(dead):
+            self._breaker.failed(dead.combine_chunks().field("error_type").to_pylist(), dead[0]["message"].as_py())
         with run.timed("write"):
             run.accept(item.window, item.table, fresh=item.fresh)
-        dead = item.table["_dead"]
         self.rows += len(dead)
         self.dead += len(dead) - dead.null_count
         self.in_hand += len(dead)
@@ -227,7 +244,7 @@ class Stages:
                 part = run.commit()
             run.outcome.set_result(Done(run.shard.number, part, run.usage))
         else:
-            if not isinstance(run.error, TransientError) or isinstance(run.error, StoppedError):
+            if isinstance(run.error, StoppedError) or not isinstance(run.error, (TransientError, CircuitBreakerError)):
                 run.checkpoint()
             run.outcome.set_result(_failed(run.shard.number, run.error))
         if self.shard == run.shard.number:  # the device may be at the next one already
@@ -241,7 +258,7 @@ def _failed(shard: int, error: BaseException) -> Failed:
         kind = Failure.STOPPED
     elif isinstance(error, InputError):
         kind = Failure.INPUT
-    elif isinstance(error, RefusedError):
+    elif isinstance(error, (RefusedError, CircuitBreakerError)):
         kind = Failure.REFUSED
     elif isinstance(error, TransientError):
         kind = Failure.TRANSIENT

@@ -18,6 +18,7 @@ from batchinfer.data.where import Where
 from batchinfer.engines import device, registry
 from batchinfer.measure.choose import choose, load
 from batchinfer.measure.settings import Settings
+from batchinfer.pipeline.breaker import CircuitBreaker
 from batchinfer.plan.plan import input_columns
 from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
@@ -78,9 +79,17 @@ class Worker:
             if len(w.table)
         )
         rows = sum(s.rows for s in shards)
+        breaker = CircuitBreaker(enabled=self._context.breaker)
         settings: Settings = self._on_device(
             lambda: choose(
-                self._engine, self._step, sample, self._spec.batching, self._device, self._context.threads, rows
+                self._engine,
+                self._step,
+                sample,
+                self._spec.batching,
+                self._device,
+                self._context.threads,
+                rows,
+                breaker,
             )
         )
         self._loaded = settings.precision

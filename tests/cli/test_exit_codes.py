@@ -42,15 +42,28 @@ def test_running_a_complete_job_again_says_so_and_exits_0(workplace):
 def test_an_unexpected_exception_exits_1_with_its_traceback(workplace):
     workplace.write_job()
     workplace.batchinfer("run", "job.yaml")
-    record = workplace.output / "_batchinfer/jobs/0001.json"
+    (record,) = workplace.output.glob("_batchinfer/*/settings.json")
     value = json.loads(record.read_text())
-    del value["job8"]  # JSON, and no record that batchinfer writes
+    del value["precision"]  # JSON, and no record that batchinfer writes
     record.write_text(json.dumps(value))
-    done = workplace.batchinfer("status", "out")
+    done = workplace.batchinfer("run", "job.yaml", "--progress", "none")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert done.stderr.rstrip().split("\n")[-1].startswith("error: unexpected KeyError")
     assert done.stdout == ""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_shard_that_kills_its_workers_exits_1_and_keeps_the_others(workplace):
+    workplace.write_job(model="Killer")
+    on_ray = ["resources.executor=ray", "resources.workers=1", "resources.cpus=1", "retry.max_retries=1"]
+    done = workplace.batchinfer("run", "job.yaml", "--json", *(word for key in on_ray for word in ("--set", key)))
+    assert done.returncode == 1, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["state"], result["rows"]["succeeded"], result["rows"]["not_attempted"]) == ("FAILED", 50, 50)
+    assert "shard 1" in result["errors"][0]
+    assert "died" in result["errors"][0]
 
 
 @pytest.mark.parametrize(

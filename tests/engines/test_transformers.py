@@ -397,7 +397,6 @@ def test_the_models_default_prompt_stands_before_each_text(tmp_path: Path) -> No
     ("keys", "message"),
     [
         ({"task": None}, r"model\.task: the transformers engine needs one of embedding"),
-        ({"task": "embeddings"}, r"model\.task: there is no task embeddings; did you mean embedding"),
         ({"options": {"poling": "mean"}}, r"model\.options\.poling: .* did you mean pooling"),
         ({"options": {"pooling": "max"}}, r"model\.options\.pooling: Input should be 'mean' or 'cls'"),
         ({"options": {"max_length": 0}}, r"model\.options\.max_length: .*greater than or equal to 1"),

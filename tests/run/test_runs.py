@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from batchinfer.errors import FingerprintError, InputError, ModelError, OutputError
+from batchinfer.errors import CircuitBreakerError, FingerprintError, InputError, ModelError, OutputError
 from batchinfer.run.events import Finished, Settled, Started, State
 from tests.run.workplace import Workplace
 
@@ -190,6 +190,25 @@ def test_a_job_whose_rows_all_fail_ends_with_all_of_them_dead(workplace: Workpla
     run = workplace.run(errors={"circuit_breaker": False})
     assert (run.exit_code, run.counts.dead, run.counts.succeeded) == (3, 300, 0)
     assert str(pl.read_parquet(workplace.folder / "output/data/*.parquet").schema["y"]) == "Null"
+
+
+def test_a_model_that_fails_on_every_row_opens_the_circuit_breaker(workplace: Workplace) -> None:
+    workplace.write(3000, bad=set(range(3000)))
+    with pytest.raises(CircuitBreakerError, match="first 100 rows failed with TypeError") as caught:
+        workplace.run()
+    assert caught.value.exit_code == 3
+    assert (workplace.opened().state, workplace.opened().exit_code) == (State.FAILED, 3)
+    assert not list((workplace.folder / "output").rglob("*.parquet"))
+    typed = {"outputs": {"y": {"column": "y", "type": "float64"}}}  # nothing is asked of the model before the run
+    run = workplace.run(model=typed, output={"path": str(workplace.folder / "typed")})
+    assert (run.exit_code, run.state, run.counts.dead, run.counts.not_attempted) == (3, State.FAILED, 0, 3000)
+    assert "circuit_breaker" in run.record["errors"][0]
+
+
+def test_bad_rows_beside_good_ones_do_not_open_it(workplace: Workplace) -> None:
+    workplace.write(3000, bad=set(range(1, 2900)))
+    run = workplace.run(errors={"threshold": -1})
+    assert (run.exit_code, run.counts.dead) == (0, 2899)
 
 
 def test_a_wrong_number_of_outputs_stops_the_job(workplace: Workplace) -> None:
