@@ -5,7 +5,6 @@ Needs no model library, so planning is quick.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,13 +12,14 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batchinfer.errors import ModelError
+from batchinfer.job import place
 from batchinfer.job.spec import Step
 
 
 class Options(BaseModel):
     """What the options of every engine have in common: frozen, strict, and an unknown one is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class TorchOptions(Options):
@@ -66,8 +66,8 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a misspelt name: the nearest known one, and all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
+    close = place.nearest(name, names)
+    meant = f"did you mean {close}? " if close else ""
     return f"{meant}known: {', '.join(names) or 'none'}"
 
 

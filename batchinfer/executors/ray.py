@@ -30,6 +30,9 @@ from batchinfer.worker.worker import AHEAD, Worker
 LOAD_SECONDS = 1800.0
 """How long workers may take to be placed and to load their model."""
 
+_DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
+"""How a dead actor shows: one that Ray's memory monitor killed is no RayActorError."""
+
 
 class _Actor:
     """A worker in a process of its own."""
@@ -148,7 +151,7 @@ class RayExecutor:
     def _outcomes(self, place: _Place, call: Any) -> list[Outcome]:
         try:
             outcome: Outcome = ray.get(call)
-        except ray.exceptions.RayActorError as e:
+        except _DEATHS as e:
             return self._replace(place, e)
         except ray.exceptions.RayError as e:
             shard = place.running.pop(call)

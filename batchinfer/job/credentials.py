@@ -15,6 +15,11 @@ _USER_INFO = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 _NOT_SECRET = {"google_default", "cache", "anon", "browser", "cloud"}
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether a key of this name may hold a secret."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def literal_secrets(data: dict[str, Any], references: dict[Place, tuple[Reference, ...]]) -> Iterator[Finding]:
     """Every secret that stands in the file itself. No message repeats a value."""
     for place, value, named_secret in _leaves(data.get("storage"), ("storage",), named_secret=False):
@@ -35,7 +40,7 @@ def _leaves(value: Any, place: Place, *, named_secret: bool) -> Iterator[tuple[P
     if isinstance(value, dict):
         for key, inner in value.items():
             # The first level's keys are URL prefixes: a bucket may well be called keys.
-            secret = named_secret or (len(place) > 1 and _SECRET_NAME.search(key) is not None)
+            secret = named_secret or (len(place) > 1 and is_secret_name(key))
             yield from _leaves(inner, (*place, key), named_secret=secret)
     elif isinstance(value, list):
         for index, inner in enumerate(value):

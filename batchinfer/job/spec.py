@@ -135,7 +135,7 @@ class Step(Model):
         Literal["dict", "arrow", "polars"], Field(description="what a class of the python engine is called with")
     ] = "dict"
     precision: Annotated[Precision, Field(description="auto: the fastest that was timed and agrees with fp32")] = "auto"
-    options: Annotated[dict[str, Any], Field(description="the engine's own")] = {}
+    options: Annotated[dict[str, Any], Field(description="the engine's own", repr=False)] = {}
 
 
 class Resources(Model):
@@ -214,7 +214,7 @@ class JobSpec(Model):
     ]
     name: Annotated[str, Field(min_length=1, max_length=200, description="the job's name, at most 200 characters")]
     params: Annotated[
-        dict[str, Scalar], Field(description="filled into ${params.name}; null: must be given with --param")
+        dict[str, Scalar], Field(description="filled into ${params.name}; null: must be given with --param", repr=False)
     ] = {}
     code: Annotated[tuple[Text, ...], Field(description="folders where module:Class may be imported from")] = ()
     input: Input

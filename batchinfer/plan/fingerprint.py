@@ -10,6 +10,7 @@ from typing import Any
 
 from batchinfer.data.inputs import InputFile
 from batchinfer.engines.protocol import Identity
+from batchinfer.job.credentials import is_secret_name
 from batchinfer.job.spec import JobSpec
 
 
@@ -65,11 +66,20 @@ def _step(step: dict[str, Any], identity: Identity) -> dict[str, Any]:
     options = {k: v for k, v in step.pop("options").items() if k != "weights"}
     return {
         **step,
-        "options": options,
+        "options": _without_secrets(options),
         "digest": identity.digest,
         "files": dict(identity.files),
         "packages": dict(identity.packages),
     }
+
+
+def _without_secrets(value: Any, *, secret: bool = False) -> Any:
+    """Options as they are recorded and shown: of texts under a name such as `api_key` only the digest."""
+    if isinstance(value, Mapping):
+        return {k: _without_secrets(v, secret=secret or is_secret_name(k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(v, secret=secret) for v in value]
+    return digest_of(value) if secret and isinstance(value, str) else value
 
 
 def differences(old: Fingerprint, new: Fingerprint) -> list[str]:

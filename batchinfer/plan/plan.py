@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from batchinfer.data.types import parse_type
 from batchinfer.data.where import Where
 from batchinfer.engines import registry
 from batchinfer.errors import InputError, JobFileError, Problem
+from batchinfer.job.place import nearest
 from batchinfer.job.spec import JobSpec, Step
 from batchinfer.plan.fingerprint import Fingerprint, fingerprint
 from batchinfer.plan.shards import Shard, auto_sizes, cut
@@ -128,9 +128,9 @@ def _available(names: Sequence[str], asked: tuple[str, ...] | None) -> list[str]
 
 def _require(name: str, names: Sequence[str], where: str, what: str) -> None:
     if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
+        near = nearest(name, names)
         advice = (
-            f"did you mean {near[0]!r}?"
+            f"did you mean {near!r}?"
             if near
             else f"it has {', '.join(map(repr, names[:12]))}{', …' if len(names) > 12 else ''}"
         )

@@ -192,3 +192,20 @@ def test_a_plan_reads_back_from_its_record() -> None:
     assert record.shards_from_json(value) == shards
     assert record.files_from_json(value) == plan.files
     assert (value["window"], value["rows"], value["fingerprint"]) == (64, 180, plan.fingerprint.digest)
+
+
+def test_a_secret_among_the_options_is_neither_recorded_nor_shown_and_still_counts() -> None:
+    def made(key: str) -> Fingerprint:
+        step = {**JOB["steps"][0], "engine": "python", "options": {"remote": {"api_key": key}, "key_count": 3}}
+        return fingerprint(JobSpec.model_validate({**JOB, "steps": [step]}), FILES, {"model": IDENTITY})
+
+    old, new = made("hunter2"), made("hunter3")
+    assert old.digest != new.digest
+    assert "hunter" not in json.dumps(old.to_json()) + "".join(differences(old, new))
+    assert old.material["steps"]["model"]["options"]["key_count"] == 3
+    assert any("options.remote.api_key" in line for line in differences(old, new))
+
+
+def test_a_job_in_words_shows_neither_params_nor_options() -> None:
+    step = {**JOB["steps"][0], "options": {"auth": "hunter2"}}
+    assert "hunter2" not in repr(JobSpec.model_validate({**JOB, "steps": [step], "params": {"p": "hunter2"}}))
