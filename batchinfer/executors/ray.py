@@ -73,6 +73,13 @@ class _Place:
     ahead: int = AHEAD
     """Shards that it is given at once."""
     asked: Any = None
+    loading: Any = None
+    """The call that loads the model in a replacement; None for a worker that is ready."""
+
+    @property
+    def room(self) -> int:
+        """How many shards it would take now."""
+        return self.ahead - len(self.running) if self.loading is None else 0
 
 
 class RayExecutor:
@@ -92,12 +99,17 @@ class RayExecutor:
     def __init__(self, context: Context, workers: int | None, address: str | None) -> None:
         self._context = context
         self._started = not ray.is_initialized()
-        if self._started:
-            _connect(context, workers, address)
-        self.workers = workers or _cluster_workers()
+        self._places: list[_Place] = []
         self._settings: Settings | None = None
         self._stopped = False
-        self._places = [_Place(n, self._actor(n), Progress(n, note="starting")) for n in range(self.workers)]
+        if self._started:
+            _connect(context, workers, address)
+        try:
+            self.workers = workers or _cluster_workers()
+            self._places += [_Place(n, self._actor(n), Progress(n, note="starting")) for n in range(self.workers)]
+        except BaseException:
+            self.close()  # a Ray of our own must not outlive us
+            raise
 
     def _actor(self, number: int) -> Any:
         options = {
@@ -125,16 +137,16 @@ class RayExecutor:
 
     def wants(self) -> int:
         """See Executor."""
-        return sum(place.ahead - len(place.running) for place in self._places)
+        return sum(place.room for place in self._places)
 
     def submit(self, shard: Shard) -> None:
         """See Executor."""
-        place = max(self._places, key=lambda p: p.ahead - len(p.running))
+        place = max(self._places, key=lambda p: p.room)
         place.running[place.actor.run.remote(shard)] = shard
 
     def wait(self, seconds: float) -> list[Outcome]:
         """See Executor."""
-        calls = [call for place in self._places for call in place.running]
+        calls = [call for place in self._places for call in (*place.running, place.loading) if call is not None]
         if not calls:
             return []
         with _translated():
@@ -143,6 +155,9 @@ class RayExecutor:
                 ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
         outcomes: list[Outcome] = []
         for place in self._places:
+            if place.loading in ready:
+                self._get([place.loading])  # a replacement that can't load ends the run: others would fail as well
+                place.loading = None
             for call in [c for c in ready if c in place.running]:
                 if call in place.running:
                     outcomes += self._outcomes(place, call)
@@ -176,7 +191,7 @@ class RayExecutor:
             place.progress = Progress(
                 place.number, rows=place.progress.rows, dead=place.progress.dead, note="restarting"
             )
-            self._get([place.actor.start.remote(self._settings)])
+            place.loading = place.actor.start.remote(self._settings)
         return lost
 
     def progress(self) -> list[Progress]:

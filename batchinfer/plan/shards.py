@@ -39,26 +39,23 @@ def cut(
     where: Where | None,
     limit: int | None,
     shard_rows: int,
-    *,
-    first_number: int = 0,
-    first_row: int = 0,
 ) -> tuple[Shard, ...]:
     """Cut the first `limit` rows of `files` into shards of at most `shard_rows` rows that are read.
 
     Shards end at row groups where they can; a row group that is larger is split evenly. Row groups that `where` can't match
-    ride along without counting. Ordinals are contiguous from `first_row`, numbers from `first_number`.
+    ride along without counting.
     """
     if shard_rows < 1:
         raise ValueError(f"a shard needs at least one row, not {shard_rows}")
     shards: list[Shard] = []
     ranges: list[RowRange] = []
     counted = 0
-    ordinal = first_row
+    ordinal = 0
 
     def close() -> None:
         nonlocal ranges, counted, ordinal
         if ranges:
-            shards.append(Shard(first_number + len(shards), ordinal, tuple(ranges)))
+            shards.append(Shard(len(shards), ordinal, tuple(ranges)))
             ordinal += shards[-1].rows
             ranges, counted = [], 0
 

@@ -149,20 +149,14 @@ class Generation:
         runtime = self._plan.spec.run.max_runtime
         deadline = time.monotonic() + runtime if runtime else None
         while left or running:
-            try:
-                if deadline is not None and time.monotonic() > deadline:
-                    self._stop.ask(f"run.max_runtime of {runtime:g} s is over")
-                if self._stop and self._ending is None:
-                    self._abort(executor, left, _stopped(self._stop))
-                while left and executor.wants() > 0:
-                    executor.submit(left.popleft())
-                    running += 1
-                outcomes = executor.wait(TICK_SECONDS)
-            except KeyboardInterrupt:
-                if self._stop.cancelled:  # the second one: whoever asks again won't wait for the batches in hand
-                    raise
-                self._stop.ask("interrupted", cancelled=True)
-                continue
+            if deadline is not None and time.monotonic() > deadline:
+                self._stop.ask(f"run.max_runtime of {runtime:g} s is over")
+            if self._stop and self._ending is None:
+                self._abort(executor, left, _stopped(self._stop))
+            while left and executor.wants() > 0:
+                executor.submit(left.popleft())
+                running += 1
+            outcomes = executor.wait(TICK_SECONDS)
             running -= len(outcomes)
             for outcome in outcomes:
                 if isinstance(outcome, Done):

@@ -16,6 +16,7 @@ from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.plan.plan import Plan
+from batchinfer.run import interrupts
 from batchinfer.run.events import Finished, Listener, RunResult
 from batchinfer.run.generation import Generation, judge
 from batchinfer.run.stop import StopRequest
@@ -49,7 +50,7 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
         jobs.probe(store)
         job = _take(store, plan, restart=restart)
         stop = StopRequest() if stop is None else stop
-        with _epoch(store, job, stop):
+        with _epoch(store, job, stop), interrupts.heard(stop):
             jobs.remove_former(store, job)
             result = Generation(plan, store, job, listener, stop).result()
     result = replace(result, seconds=time.monotonic() - began)

@@ -183,6 +183,8 @@ class ProcessContract(ExecutorContract):
             (outcome,) = self.drain(executor, 1)
             assert isinstance(outcome, Failed)
             assert (outcome.shard, outcome.failure) == (1, Failure.DIED)
+            while executor.wants() == 2 * (executor.workers - 1):  # until the replacement has loaded the model
+                assert executor.wait(0.2) == []
             assert executor.wants() == 2 * executor.workers - 1
             executor.submit(plan.shards[0])
             (outcome,) = self.drain(executor, 1)

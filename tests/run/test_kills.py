@@ -151,3 +151,14 @@ def test_a_runner_that_was_stopped_and_replaced_leaves_when_it_wakes(
     assert zombie.wait(timeout=60) in (0, 75)
     assert workplace.digests() == digests
     assert workplace.opened().counts.succeeded == ROWS - 2
+
+
+def test_ctrl_c_in_a_program_drains_and_the_same_program_resumes(workplace: Workplace) -> None:
+    workplace.write(ROWS)
+    process = workplace.start(**sections(workplace))
+    wait_for(lambda: chunks(workplace), process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert (workplace.opened().state, workplace.opened().exit_code) == ("CANCELLED", 130)
+    assert workplace.run(**sections(workplace)).exit_code == 0
+    assert workplace.seen() <= ROWS + 3 * BATCH  # what was finished is not computed again

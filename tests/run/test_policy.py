@@ -61,7 +61,11 @@ def test_a_worker_that_dies_is_replaced_as_often_as_asked() -> None:
     assert decide(failed(Failure.DIED), 1, 0) is Action.ABORT
 
 
-@pytest.mark.parametrize("kind", [k for k in Failure if k is not Failure.DIED])
+def test_a_shard_that_was_lost_beside_others_is_tried_again_uncounted() -> None:
+    assert decide(failed(Failure.LOST), 0, 0) is Action.RETRY
+
+
+@pytest.mark.parametrize("kind", [k for k in Failure if k not in (Failure.DIED, Failure.LOST)])
 def test_a_file_that_cannot_be_read_costs_its_shard_and_all_else_ends_the_run(kind: Failure) -> None:
     assert decide(failed(kind), 0, 3) is (Action.GIVE_UP if kind is Failure.INPUT else Action.ABORT)
 

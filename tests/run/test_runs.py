@@ -14,6 +14,7 @@ from batchinfer.errors import CircuitBreakerError, FingerprintError, InputError,
 from batchinfer.run.events import Finished, Settled, Started, State
 from tests.run.workplace import Workplace
 
+UNWRITABLE = Path(__file__).parents[3] / "shared/data/parquet-interop/duck--empty-group__empty_group_test.parquet"
 BAD = {3, 77, 500, 2000, 2001, 4096, 7000, 8191, 9998, 9999}
 
 
@@ -334,6 +335,8 @@ def test_an_aborted_job_stays_so_without_work_until_more_dead_rows_are_allowed(w
     assert (workplace.seen(), workplace.digests()) == (seen, digests)
     assert workplace.run(model=model, errors={**errors, "threshold": 2}).exit_code == 0
     assert workplace.opened().counts.succeeded == 9998
+
+
 def test_one_value_of_another_type_costs_its_row_alone(workplace: Workplace) -> None:
     workplace.write(200)
     source = "class Mixed:\n    def __call__(self, batch):\n        return {'y': ['odd' if x == 17 else int(x) for x in batch['x']]}\n"
@@ -346,10 +349,8 @@ def test_one_value_of_another_type_costs_its_row_alone(workplace: Workplace) -> 
     assert run.results().collect()["y"].to_list() == [n for n in range(200) if n != 17]
 
 
-def test_a_column_that_parquet_can_be_read_from_but_not_written_to_is_refused_by_name(workplace: Workplace) -> None:
-    interop = Path(__file__).parents[3] / "shared/data/parquet-interop/duck--empty-group__empty_group_test.parquet"
-    if not interop.exists():
-        pytest.skip("shared/data is not here")
+@pytest.mark.parametrize("interop", [p for p in [UNWRITABLE] if p.exists()], ids=lambda p: p.name)
+def test_a_column_that_can_be_read_but_not_written_is_refused_by_name(workplace: Workplace, interop: Path) -> None:
     with pytest.raises(InputError, match=r"output\.carry.*'nested'.*leave it out"):
         workplace.run(input={"path": str(interop)}, output={"carry": "all"}, model={"inputs": {"x": "id"}})
     run = workplace.run(input={"path": str(interop)}, output={"carry": ["id"]}, model={"inputs": {"x": "id"}})
