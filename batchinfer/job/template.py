@@ -86,7 +86,7 @@ resources:                        # of each worker
 
 retry:
   max_retries: 3                  # replacements of a worker for one shard
-  timeout: null                   # one model call, such as 2m; null: from the measured pace
+  timeout: null                   # one model call; reserved, nothing enforces it yet
 
 errors:
   threshold: 0                    # dead rows that are fine: a number, "0.1%", or -1 for any

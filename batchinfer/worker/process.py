@@ -10,8 +10,8 @@ def settle(threads: int, *, own: bool) -> None:
 
     OpenMP's threads wait for each other by spinning, unless told otherwise. As soon as anything else wants a core (reading,
     writing, another program), a spinning team holds up the thread that it waits for: on two cores a loop over a small network
-    was measured 3 to 4 times slower beside other work. Not spinning at all costs a few percent where many short loops follow
-    each other, as in a transformer, so they spin for some ten microseconds and then sleep.
+    was measured 3 to 4 times slower beside other work. Where many short loops follow each other, as in a transformer, a sleep
+    between each two costs as well, so they spin briefly first; how long made no difference beyond the noise of the measurement.
 
     Args:
         threads: of the worker.

@@ -63,7 +63,9 @@ def test_a_process_of_this_boot_that_is_dead_is_taken_over_at_once(store: Any, j
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     records.create(store, job.epoch(1), {**epochs.identity(), "pid": gone.pid})
-    Epoch.begin(store, job, wait=never).close("end")
+    epoch = Epoch.begin(store, job, wait=never)
+    epoch.close("end")
+    assert epoch.number == 2
 
 
 def test_a_process_that_is_dead_and_not_yet_reaped_is_taken_over_at_once(store: Any, job: JobPaths) -> None:
@@ -73,15 +75,19 @@ def test_a_process_that_is_dead_and_not_yet_reaped_is_taken_over_at_once(store: 
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and a zombie until we reap it
     records.create(store, job.epoch(1), {**epochs.identity(), "pid": child.pid, "process_start": started})
-    Epoch.begin(store, job, wait=never).close("end")
+    epoch = Epoch.begin(store, job, wait=never)
+    epoch.close("end")
     child.communicate()
+    assert epoch.number == 2
 
 
 def test_a_number_that_another_process_was_given_since_is_not_mistaken_for_the_runner(
     store: Any, job: JobPaths
 ) -> None:
     records.create(store, job.epoch(1), {**epochs.identity(), "process_start": "1"})
-    Epoch.begin(store, job, wait=never).close("end")
+    epoch = Epoch.begin(store, job, wait=never)
+    epoch.close("end")
+    assert epoch.number == 2
 
 
 def test_a_process_of_another_container_is_not_looked_for_among_ours(store: Any, job: JobPaths) -> None:
