@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import tenacity
 
 from batchinfer.errors import AccessError, OutputError, StorageError
-from batchinfer.storage.store import Entry
+from batchinfer.storage.protocol import Entry
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
