@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from batchinfer.errors import LockedError, OutputError
@@ -21,6 +19,7 @@ from batchinfer.run.events import Event, GivenUp, Listener, Retried, RunResult, 
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
+from batchinfer.run.surroundings import Surroundings
 from batchinfer.storage import paths
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Usage
@@ -66,9 +65,12 @@ class _Ending:
 class Generation:
     """One generation of a job, as far as one run takes it."""
 
-    def __init__(self, plan: Plan, store: Store, job: Job, listener: Listener, stop: StopRequest) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, job: Job, listener: Listener, stop: StopRequest, surroundings: Surroundings
+    ) -> None:
         self._plan, self._store, self._job = plan, store, job
         self._listener, self._stop = listener, stop
+        self._surroundings, self._host = surroundings, surroundings.host
         self._parts: list[Part] = []
         self._given_up: list[Failed] = []
         self._deaths: Counter[int] = Counter()
@@ -87,7 +89,7 @@ class Generation:
         self._decided, self._decided_rows = len(before), sum(s.rows for s in before)
         allotment, context = self._context(fresh=not decided)
         self._tell(Started(self._plan, self._job.paths, allotment.executor, self._decided, self._decided_rows))
-        with ThreadPoolExecutor(4, thread_name_prefix="batchinfer-parts") as pool:
+        with self._host.threads(4, "batchinfer-parts") as pool:
             standing = [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
             if self._plan.spec.errors.on_exceed == "abort":  # dead rows of former runs count from the start
                 self._parts += [future.result() for future in standing]
@@ -127,7 +129,7 @@ class Generation:
         )
 
     def _work(self, left: deque[Shard], allotment: Allotment, context: Context) -> None:
-        executor = self._executor = _open(allotment, context, self._plan)
+        executor = self._executor = self._surroundings.open_executor(allotment, context)
         try:
             if self._settings is None:
                 self._settings = self._pin(executor.measure(list(left)))
@@ -147,9 +149,9 @@ class Generation:
         by_number = {s.number: s for s in left}
         running = 0
         runtime = self._plan.spec.run.max_runtime
-        deadline = time.monotonic() + runtime if runtime else None
+        deadline = self._host.monotonic() + runtime if runtime else None
         while left or running:
-            if deadline is not None and time.monotonic() > deadline:
+            if deadline is not None and self._host.monotonic() > deadline:
                 self._stop.ask(f"run.max_runtime of {runtime:g} s is over")
             if self._stop and self._ending is None:
                 self._abort(executor, left, _stopped(self._stop))
@@ -247,13 +249,3 @@ class Generation:
 
 def _stopped(stop: StopRequest) -> _Ending:
     return _Ending(State.CANCELLED, 130, stop.reason) if stop.cancelled else _Ending(State.INTERRUPTED, 75, stop.reason)
-
-
-def _open(allotment: Allotment, context: Context, plan: Plan) -> Executor:
-    if allotment.executor == "inline":
-        from batchinfer.executors.inline import InlineExecutor
-
-        return InlineExecutor(context)
-    from batchinfer.executors.ray import RayExecutor
-
-    return RayExecutor(context, allotment.workers, plan.spec.resources.address)

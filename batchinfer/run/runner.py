@@ -6,13 +6,13 @@ All that lasts is on the store; what is in this process can be lost at any line 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 from batchinfer.errors import BatchinferError, LockedError
 from batchinfer.ledger import epochs, jobs, manifests
 from batchinfer.ledger.epochs import Epoch
+from batchinfer.ledger.host import Host
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.plan.plan import Plan
@@ -20,11 +20,18 @@ from batchinfer.run import interrupts
 from batchinfer.run.events import Finished, Listener, RunResult
 from batchinfer.run.generation import Generation, judge
 from batchinfer.run.stop import StopRequest
-from batchinfer.storage import paths
-from batchinfer.storage.store import Store, open_store
+from batchinfer.run.surroundings import USUAL, Surroundings
+from batchinfer.storage.store import Store
 
 
-def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, restart: bool = False) -> RunResult:
+def run(
+    plan: Plan,
+    listener: Listener,
+    stop: StopRequest | None = None,
+    *,
+    restart: bool = False,
+    surroundings: Surroundings = USUAL,
+) -> RunResult:
     """Run a plan to its end, or as far as it goes.
 
     Running it again continues; running a finished one repeats its verdict without work.
@@ -34,6 +41,7 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
         listener: told of everything; must not raise.
         stop: a request to drain and end, which another thread or a signal handler may make at any time.
         restart: remove what a former job left, and begin anew.
+        surroundings: the machine, storage and workers to run with.
 
     Raises:
         RefusedError: see its kinds; nothing was run.
@@ -41,19 +49,20 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
         StorageError, ClusterError: these are away; what is finished is safe.
 
     """
-    store = open_store(plan.spec.output.path, plan.spec.storage, scratch=paths.SCRATCH)
-    began = time.monotonic()
+    host = surroundings.host
+    store = surroundings.open_store(plan.spec)
+    began = host.monotonic()
     if not restart and (finished := _finished(store, plan)) is not None:
         job, manifest = finished
         result = judge(store, plan, job, manifest)
     else:
         jobs.probe(store)
-        job = _take(store, plan, restart=restart)
+        job = _take(store, plan, host, restart=restart)
         stop = StopRequest() if stop is None else stop
-        with _epoch(store, job, stop), interrupts.heard(stop):
+        with _epoch(store, job, stop, host), interrupts.heard(stop):
             jobs.remove_former(store, job)
-            result = Generation(plan, store, job, listener, stop).result()
-    result = replace(result, seconds=time.monotonic() - began)
+            result = Generation(plan, store, job, listener, stop, surroundings).result()
+    result = replace(result, seconds=host.monotonic() - began)
     listener(Finished(result))
     return result
 
@@ -67,25 +76,25 @@ def _finished(store: Store, plan: Plan) -> tuple[Job, Manifest] | None:
     return None if manifest is None else (job, manifest)
 
 
-def _take(store: Store, plan: Plan, *, restart: bool) -> Job:
+def _take(store: Store, plan: Plan, host: Host, *, restart: bool) -> Job:
     """The job's record; a former job that is to be replaced must have no runner."""
     former = jobs.current(store)
     overwrite = plan.spec.output.mode == "overwrite"
     if former is not None and (restart or (overwrite and former.fingerprint.digest != plan.fingerprint.digest)):
-        standing = epochs.newest(store, former.paths)
-        if standing is not None and epochs.is_alive(store, former.paths, standing):
+        standing = epochs.newest(store, former.paths, host)
+        if standing is not None and epochs.is_alive(store, former.paths, standing, host):
             raise LockedError(
                 f"{store.root}: {standing.owner} is running the job that is to be replaced; stop it first"
             )
     return jobs.find_or_create(
-        store, plan.spec.name, plan.fingerprint, epochs.identity(), fresh=restart, overwrite=overwrite
+        store, plan.spec.name, plan.fingerprint, host.identity(), fresh=restart, overwrite=overwrite
     )
 
 
 @contextlib.contextmanager
-def _epoch(store: Store, job: Job, stop: StopRequest) -> Iterator[None]:
+def _epoch(store: Store, job: Job, stop: StopRequest, host: Host) -> Iterator[None]:
     """This runner's time; its end is recorded also when an error ends it, unless the store is away."""
-    epoch = Epoch.begin(store, job.paths, lambda: stop.ask("another runner has taken over"))
+    epoch = Epoch.begin(store, job.paths, lambda: stop.ask("another runner has taken over"), host)
     how = "error"
     try:
         yield
