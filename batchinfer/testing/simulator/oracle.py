@@ -1,0 +1,229 @@
+"""What must hold, after every change of the bucket and at the end of a history."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+
+import pyarrow.parquet as pq
+
+from batchinfer.data import part
+from batchinfer.ledger.manifests import Manifest
+from batchinfer.ledger.parts import Counts, Decision
+from batchinfer.storage import paths
+from batchinfer.storage.paths import JobPaths, job8_of, number_of
+from batchinfer.testing.simulator.bucket import Bucket
+from batchinfer.testing.simulator.model import Shape, plan
+
+
+class ViolationError(AssertionError):
+    """A history in which something doesn't hold."""
+
+
+class Oracle:
+    """Looks at the bucket itself, past clients, listings and their delays."""
+
+    def __init__(self, bucket: Bucket, jobs: dict[str, Shape], *, noisy: bool, failed: Callable[[str], None]) -> None:
+        self._bucket, self._jobs, self._noisy, self._failed = bucket, jobs, noisy, failed
+        self._epochs: dict[tuple[str, str], str] = {}
+        self.late: set[str] = set()
+        """Parts of replaced jobs that came after their replacement."""
+        bucket.watch = self.changed
+
+    # What stands.
+
+    def current(self) -> tuple[int, str, Shape] | None:
+        """Number, job8 and shape of the job that the output belongs to."""
+        numbers = [n for p in self._bucket.objects if p.startswith(f"{paths.JOBS}/") and (n := number_of(p))]
+        if not numbers:
+            return None
+        record = json.loads(self._bucket.objects[paths.job_record(max(numbers))])
+        return max(numbers), record["job8"], self._jobs[record["fingerprint"]["digest"]]
+
+    def shape_of(self, job8: str) -> Shape | None:
+        """The shape of any job on the output."""
+        for path, data in self._bucket.objects.items():
+            if path.startswith(f"{paths.JOBS}/") and (record := json.loads(data))["job8"] == job8:
+                return self._jobs[record["fingerprint"]["digest"]]
+        return None
+
+    def manifest(self, job8: str) -> Manifest | None:
+        """The newest manifest of a job."""
+        folder = f"{JobPaths(job8).folder}/manifests/"
+        found = max((p for p in self._bucket.objects if p.startswith(folder)), default=None)
+        return None if found is None else Manifest.from_json(json.loads(self._bucket.objects[found]))
+
+    def parts(self) -> set[str]:
+        """Everything under data/ but _SUCCESS."""
+        return {p for p in self._bucket.objects if p.startswith(f"{paths.DATA}/") and p != paths.SUCCESS}
+
+    # What changes.
+
+    def changed(self, who: str, path: str, old: bytes | None, new: bytes | None) -> None:
+        """Judge a change."""
+        if path.startswith(paths.PROBES):
+            return
+        if path == paths.SUCCESS:
+            self._success(who)
+        elif path.startswith(f"{paths.DATA}/"):
+            self._part(who, path, old, new)
+        elif path.startswith(paths.DEAD_LETTERS):
+            self._dead_letters(path, old, new)
+        elif path.endswith(".json") and not path.endswith("run_results.json") and "/heartbeats/" not in path:
+            self._record(who, path, old, new)
+        if paths.SUCCESS in self._bucket.objects:
+            self._whole(who, path)
+
+    def _record(self, who: str, path: str, old: bytes | None, new: bytes | None) -> None:
+        if old is not None and new != old and "/closed/" not in path:
+            self._failed(f"{path}: a record was changed by {who}")
+        if "/epochs/" in path and new is not None:
+            owner = json.loads(new)["name"], path.rpartition("/")[0]
+            if self._epochs.setdefault(owner, path) != path:
+                self._failed(f"{path}: {owner[0]} took its own record {self._epochs[owner]} for another's")
+        if "/manifests/" in path and new is not None:
+            self._manifest(path, Manifest.from_json(json.loads(new)))
+
+    def _part(self, who: str, path: str, old: bytes | None, new: bytes | None) -> None:
+        job8 = job8_of(path)
+        current = self.current()
+        if job8 is None or current is None:
+            self._failed(f"{path}: no name of a part")
+        elif new is None:
+            if job8 == current[1]:
+                self._failed(f"{path}: a part of the current job was removed by {who}")
+        elif old is not None:
+            if old != new:
+                self._failed(f"{path}: the part was changed by {who}")
+        else:
+            self._sound(path, new, job8)
+            if job8 != current[1]:
+                self.late.add(path)
+
+    def _sound(self, path: str, data: bytes, job8: str) -> None:
+        """Every row of the shard exactly once, in the part or among its dead, with the right values."""
+        shape = self.shape_of(job8)
+        assert shape is not None
+        shard = JobPaths(job8).shard_of_part(path)
+        assert shard is not None
+        first, rows = shard * shape.shard, min(shape.shard, shape.rows - shard * shape.shard)
+        span = range(first, first + rows)
+        footer = part.read_footer(data)
+        decision = Decision.from_metadata(footer.metadata, path)
+        expected = [n for n in span if n not in shape.dead and n not in shape.filtered]
+        table = pq.read_table(io.BytesIO(data))
+        if table["x"].to_pylist() != expected:
+            self._failed(f"{path}: holds the rows {table['x'].to_pylist()}, not {expected}")
+        wrong = [
+            (x, y)
+            for x, y in zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True)
+            if not shape.y(x) <= y <= shape.y(x) + (0.25 if self._noisy else 0)
+        ]
+        if wrong:
+            self._failed(f"{path}: wrong values {wrong}")
+        dead = [n for n in span if n in shape.dead]
+        if [first + n for n in decision.dead.tolist()] != dead:
+            self._failed(f"{path}: says that {decision.dead.tolist()} are dead, not {dead} less {first}")
+        if [first + n for n in decision.filtered.tolist()] != [n for n in span if n in shape.filtered]:
+            self._failed(f"{path}: says that {decision.filtered.tolist()} are filtered")
+        if decision.counts != Counts(rows, len(expected), len(dead), rows - len(expected) - len(dead)):
+            self._failed(f"{path}: counts {decision.counts}")
+        if (decision.dead_letters is not None) != bool(dead):
+            self._failed(f"{path}: names dead letters {decision.dead_letters} for {dead}")
+        elif decision.dead_letters is not None:
+            self._letters(JobPaths(job8).dead_letters(shard, decision.dead_letters[:12]), decision.dead_letters, dead)
+
+    def _letters(self, path: str, sha256: str, dead: list[int]) -> None:
+        data = self._bucket.objects.get(path)
+        if data is None:
+            self._failed(f"{path}: the part that names these dead letters was created before them")
+        elif hashlib.sha256(data).hexdigest() != sha256:
+            self._failed(f"{path}: not the dead letters that the part names")
+        elif pq.read_table(io.BytesIO(data))["row"].to_pylist() != dead:
+            self._failed(f"{path}: other rows than {dead}")
+
+    def _dead_letters(self, path: str, old: bytes | None, new: bytes | None) -> None:
+        if old is not None and new is not None and old != new:
+            self._failed(f"{path}: dead letters were changed")
+        if new is None and path in self._named():
+            self._failed(f"{path}: dead letters were removed that a part names")
+
+    def _named(self) -> set[str]:
+        """Dead letters that parts of the current job name."""
+        current = self.current()
+        named: set[str] = set()
+        for path in self.parts():
+            job8 = job8_of(path)
+            if job8 is None or current is None or job8 != current[1]:
+                continue
+            decision = Decision.from_metadata(part.read_footer(self._bucket.objects[path]).metadata, path)
+            if decision.dead_letters is not None:
+                named.add(JobPaths(job8).dead_letters(decision.shard, decision.dead_letters[:12]))
+        return named
+
+    def _manifest(self, path: str, manifest: Manifest) -> None:
+        job8 = job8_of(path)
+        assert job8 is not None
+        shape = self.shape_of(job8)
+        assert shape is not None
+        if sorted(p.shard for p in manifest.parts) != [s.number for s in plan(shape).shards]:
+            self._failed(f"{path}: lists the shards {[p.shard for p in manifest.parts]}")
+        current = self.current()
+        if current is not None and current[1] == job8:
+            self._listed(path, manifest)
+        total = sum((p.counts for p in manifest.parts), Counts())
+        dead, filtered = len(shape.dead), len(shape.filtered)
+        right = Counts(shape.rows, shape.rows - dead - filtered, dead, filtered)
+        if not manifest.counts == total == right:
+            self._failed(f"{path}: counts {manifest.counts}, its parts {total}, the rows {right}")
+        if manifest.verdict != (0 if shape.threshold < 0 or dead <= shape.threshold else 3):
+            self._failed(f"{path}: the verdict is {manifest.verdict}")
+
+    def _listed(self, path: str, manifest: Manifest) -> None:
+        for listed in manifest.parts:
+            data = self._bucket.objects.get(listed.path)
+            if data is None or hashlib.sha256(data).hexdigest() != listed.sha256 or len(data) != listed.bytes:
+                self._failed(f"{path}: lists {listed.path} with a digest that isn't the part's")
+            if listed.dead_letters is not None and listed.dead_letters not in self._bucket.objects:
+                self._failed(f"{path}: names {listed.dead_letters}, which is gone")
+
+    def _success(self, who: str) -> None:
+        if paths.SUCCESS not in self._bucket.objects:
+            return
+        current = self.current()
+        manifest = None if current is None else self.manifest(current[1])
+        if manifest is None or manifest.verdict != 0:
+            self._failed(f"{who} put _SUCCESS over {'no manifest' if manifest is None else 'a verdict that is not 0'}")
+
+    def _whole(self, who: str, path: str) -> None:
+        current = self.current()
+        manifest = None if current is None else self.manifest(current[1])
+        listed = set() if manifest is None else {p.path for p in manifest.parts}
+        if self.parts() - self.late != listed:
+            self._failed(f"_SUCCESS stands over other parts than the manifest's since {who} changed {path}")
+
+    # What came of it.
+
+    def end(self, exit_code: int | None) -> None:
+        """Judge the output of a job that has ended."""
+        current = self.current()
+        manifest = None if current is None else self.manifest(current[1])
+        if current is None or manifest is None:
+            self._failed("a job that has ended has no manifest")
+            return
+        self._listed("the last manifest", manifest)
+        if self.parts() != {p.path for p in manifest.parts}:
+            self._failed(f"data/ holds {sorted(self.parts())}, other than the manifest")
+        if exit_code != manifest.verdict:
+            self._failed(f"the exit code is {exit_code}, the verdict {manifest.verdict}")
+        if (paths.SUCCESS in self._bucket.objects) != (manifest.verdict == 0):
+            self._failed(f"_SUCCESS {'stands' if paths.SUCCESS in self._bucket.objects else 'is missing'} with {exit_code}")
+
+    def bytes_of_parts(self) -> dict[int, bytes]:
+        """The parts of the current job by shard."""
+        current = self.current()
+        assert current is not None
+        job = JobPaths(current[1])
+        return {n: self._bucket.objects[p] for p in self.parts() if (n := job.shard_of_part(p)) is not None}
