@@ -18,9 +18,7 @@ from batchinfer.plan.generation import Generation
 from batchinfer.storage.store import Store
 
 
-def letters(
-    store: Store, parts: Iterable[Part], generations: Iterable[Generation], host: Host = HERE
-) -> pa.Table:
+def letters(store: Store, parts: Iterable[Part], generations: Iterable[Generation], host: Host = HERE) -> pa.Table:
     """One dead letter for every row that ever died, in input order; `resolved_by` is the path of the part that settled it.
 
     Args:

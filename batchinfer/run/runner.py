@@ -71,7 +71,9 @@ def run(
             ):  # ended while we waited for our epoch
                 result = judge(store, plan.spec, job, before)
             else:
-                result = GenerationRun(plan, store, job, epoch.number, generation, before, listener, stop, surroundings).result()
+                result = GenerationRun(
+                    plan, store, job, epoch.number, generation, before, listener, stop, surroundings
+                ).result()
     return _told(result, host.monotonic() - began, listener)
 
 
@@ -114,7 +116,15 @@ def retry(
                 result = judge(store, plan.spec, begun.job, begun.before)
             else:
                 result = GenerationRun(
-                    begun.plan, store, begun.job, epoch.number, begun.generation, begun.before, listener, stop, surroundings
+                    begun.plan,
+                    store,
+                    begun.job,
+                    epoch.number,
+                    begun.generation,
+                    begun.before,
+                    listener,
+                    stop,
+                    surroundings,
                 ).result()
     return _told(result, host.monotonic() - began, listener)
 

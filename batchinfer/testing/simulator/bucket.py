@@ -63,7 +63,9 @@ class Bucket:
 class Faults(Protocol):
     """What happens to a request, drawn from the history's seed."""
 
-    now: float
+    @property
+    def now(self) -> float:
+        """Virtual time in seconds."""
 
     def request(self, who: str, verb: str, path: str) -> None:
         """Let the request take its time; raises Killed for a client that dies first, OSError for one that the service refuses."""

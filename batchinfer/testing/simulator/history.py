@@ -11,16 +11,18 @@ import secrets
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Literal
 from unittest import mock
 
 from batchinfer.errors import BatchinferError
 from batchinfer.ledger.host import Host
-from batchinfer.report.results import ResultsFile
+from batchinfer.report.results import recorded
 from batchinfer.run import runner
-from batchinfer.run.events import RunResult, State
+from batchinfer.run.events import Listener, RunResult, State
 from batchinfer.run.resources import Allotment
+from batchinfer.run.retrying import Selection
 from batchinfer.run.stop import StopRequest
 from batchinfer.run.surroundings import Surroundings
 from batchinfer.storage.remote import RETRY_SECONDS, FsspecStore
@@ -34,6 +36,7 @@ from batchinfer.testing.simulator.weather import Fate, Weather
 from batchinfer.testing.simulator.workers import SimulatedExecutor
 from batchinfer.worker.context import Context
 
+How = Literal["run", "restart", "retry"]
 LAST_STARTS = 8
 """Runners that may be needed to end a job in calm weather: some find another one alive."""
 
@@ -100,7 +103,7 @@ class World:
         drawn = Weather.of(chance)
         self.weather = drawn if weather is None else weather
         self.number = chance.randrange(SHAPES)
-        self.version = 0
+        self.version = self.repair = 0
         self.history = History(seed, self.weather, shape(self.number, 0))
         self.scheduler = Scheduler()
         self.bucket = Bucket()
@@ -133,8 +136,6 @@ class World:
         self.history.steps = self.scheduler.steps
         self.history.faults = self.fate.counts
         self.history.starts = len(self._starts)
-        if not self.history.violations:
-            self._check()
         return self.history
 
     # The operator, who starts runners and looks at what became of them.
@@ -142,10 +143,8 @@ class World:
     def _operate(self) -> None:
         chance, weather = self._chance, self.weather
         for n in range(weather.starts):
-            restart = n > 0 and chance.random() < weather.restarts
-            if restart and chance.random() < 0.5:
-                self.version += 1
-            started = self.start(restart=restart)
+            how = self._draw_start() if n else "run"
+            started = self.start(how)
             if chance.random() < weather.stopped:
                 self._stop_later(started, chance.uniform(0.5, 15.0))
             self.scheduler.join(started.task, chance.uniform(0.5, 40.0) if weather.runners > 1 else 900.0)
@@ -164,26 +163,43 @@ class World:
         self._finish()
         self.history.parts = self.oracle.bytes_of_parts()
 
+    def _draw_start(self) -> How:
+        """Go on, begin anew, perhaps with another model, or try dead rows again, perhaps with a mended one."""
+        chance, weather = self._chance, self.weather
+        if chance.random() < weather.restarts:
+            if chance.random() < 0.5:
+                self.version, self.repair = self.version + 1, 0
+            return "restart"
+        if chance.random() < weather.retries:
+            self.repair = min(2, self.repair + chance.randint(0, 1))
+            return "retry"
+        return "run"
+
     def _alive(self) -> list[Started]:
         return [s for s in self._starts if not s.task.done and s.process.paused_until < math.inf]
 
     def _finish(self) -> None:
         """Start runners until one ends the job."""
         for _ in range(LAST_STARTS):
+            how: How = "run"
             current = self.oracle.current()
             if current is not None:
-                self.version = current[2].version
-            started = self.start(restart=False)
+                begun = self.oracle.generations(current[1])
+                job = self.oracle.shape_of(begun[-1]) if begun else current[2]
+                self.version, self.repair = job.version, job.repair
+                if begun and begun[-1].kind == "retry" and self.oracle.manifest(current[1]):
+                    how = self._chance.choice(("run", "retry"))
+            started = self.start(how)
             self.scheduler.join(started.task)
             if started.result is not None and started.result.state in (State.SUCCEEDED, State.PARTIAL):
                 self.oracle.end(started.code)
                 return
         self.failed(f"the job has not ended after {LAST_STARTS} starts in calm weather")
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """What can be said of a whole history."""
         job = shape(self.number, self.version)
-        if not self.weather.noisy and self.history.parts != undisturbed(job):
+        if not self.weather.noisy and self.history.parts != undisturbed(replace(job, repair=0)):
             self.failed("the bytes of the parts differ from those of an undisturbed run")
         if not self.weather.only_crashes or job.poison - job.filtered:  # isolating rows takes calls of its own
             return
@@ -191,7 +207,7 @@ class World:
         allowed = self.fate.counts["crash"] * self.weather.workers * BATCH * (int(job.interval / job.pace) + 2)
         redone = self.history.seen - (job.rows - len(job.filtered))
         if redone > allowed:
-            self.failed(f"{redone} rows were done again, {allowed} may be after {self.fate.counts["crash"]} deaths")
+            self.failed(f"{redone} rows were done again, {allowed} may be after {self.fate.counts['crash']} deaths")
 
     # Processes.
 
@@ -200,15 +216,15 @@ class World:
         self._processes[name] = process
         return process
 
-    def start(self, *, restart: bool) -> Started:
+    def start(self, how: How) -> Started:
         """Start a runner, as the command line would."""
         number = len(self._starts) + 1
         process = self._process(f"run{number}", self._chance.choice(("red", "blue")))
-        job = shape(self.number, self.version)
+        job = shape(self.number, self.version, self.repair)
         self._jobs[plan(job).fingerprint.digest] = job
         stop = StopRequest()
-        self.note("operator", f"starts {process.name} on {process.machine}{' with --restart' if restart else ''}, model {job.version}")
-        task = self.scheduler.spawn(process, process.name, lambda: self._run(started, job, restart=restart))
+        self.note("operator", f"starts {process.name} on {process.machine}: {how}, model {job.version}.{job.repair}")
+        task = self.scheduler.spawn(process, process.name, lambda: self._run(started, job, how))
         started = Started(process, task, stop)
         self._starts.append(started)
         return started
@@ -221,23 +237,31 @@ class World:
 
         self.scheduler.spawn(self._processes["operator"], "signal", ask, after)
 
-    def _run(self, started: Started, job: Shape, *, restart: bool) -> None:
+    def _run(self, started: Started, job: Shape, how: How) -> None:
         """What `Job.run` does, in another world."""
         process = started.process
         host, store = self._host(process), self._store(process)
-        results = ResultsFile(store)
         surroundings = Surroundings(
             host,
             lambda _spec: store,
             lambda allotment, context: self._executor(process, job, allotment, context),
         )
 
+        def work(listener: Listener) -> None:
+            if how == "retry":
+                asked = Selection(("exception",) if job.number % 3 == 0 else ())
+                started.result = runner.retry(plan(job), asked, listener, started.stop, surroundings=surroundings)
+            else:
+                started.result = runner.run(
+                    plan(job), listener, started.stop, restart=how == "restart", surroundings=surroundings
+                )
+
         try:
-            started.result = runner.run(plan(job), results, started.stop, restart=restart, surroundings=surroundings)
+            recorded(store, work)
+            assert started.result is not None
             started.code = started.result.exit_code
             told = f"ends with {started.code}, {started.result.state} {'; '.join(started.result.errors)}"
         except BatchinferError as e:
-            results.failed(e)
             started.code = e.exit_code
             told = f"ends with {started.code}: {e}"
             if e.exit_code not in (2, 75):
@@ -313,4 +337,8 @@ def undisturbed(job: Shape) -> dict[int, bytes]:
 
 def simulate(seed: int) -> History:
     """The history of a seed."""
-    return World(seed).run()
+    world = World(seed)
+    history = world.run()
+    if not history.violations:
+        world.check()
+    return history

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from batchinfer.data.inputs import InputFile, RowRange
 from batchinfer.data.reader import Window
-from batchinfer.engines.protocol import Description, Rows
+from batchinfer.engines.protocol import Description, Identity, Rows
 from batchinfer.job.spec import JobSpec
-from batchinfer.plan.fingerprint import Fingerprint, digest_of
+from batchinfer.plan.fingerprint import fingerprint
 from batchinfer.plan.plan import Plan, Reading
 from batchinfer.plan.shards import Shard
 from batchinfer.testing.simulator.bucket import ROOT
@@ -35,6 +35,8 @@ class Shape:
     number: int
     version: int
     """Of the model: another one is another job."""
+    repair: int
+    """How far the model was mended since: 1 predicts every other row that is poison to it, 2 all of them. A retry may use it."""
     rows: int
     shard: int
     window: int
@@ -52,24 +54,31 @@ class Shape:
         return row * 0.5 + 1000 * self.version
 
     @property
+    def raising(self) -> frozenset[int]:
+        """Rows that this model raises on."""
+        return frozenset(row for row in self.poison if not self.repair or (self.repair == 1 and row % 2))
+
+    @property
     def dead(self) -> frozenset[int]:
         """Rows that can't be predicted."""
-        return (self.poison | self.invalid) - self.filtered
+        return (self.raising | self.invalid) - self.filtered
 
 
 @functools.cache
-def shape(number: int, version: int) -> Shape:
+def shape(number: int, version: int, repair: int = 0) -> Shape:
     """One of the jobs."""
     chance = Random(f"shape {number}")
     long = chance.random() < 0.3
     rows = chance.randint(8, 24)
     shard = chance.choice((12, 16, 24)) if long else chance.choice((4, 6, 8, 9))
-    kinds: list[frozenset[int]] = []
-    for share in (0.08, 0.06, 0.15):
-        kinds.append(frozenset(n for n in range(rows) if chance.random() < share) if chance.random() < 0.5 else frozenset())
+    kinds = [
+        frozenset(n for n in range(rows) if chance.random() < share) if chance.random() < 0.5 else frozenset[int]()
+        for share in (0.08, 0.06, 0.15)
+    ]
     return Shape(
         number,
         version,
+        repair,
         rows,
         shard,
         chance.choice((2, 3, 4)),
@@ -91,6 +100,7 @@ def plan(job: Shape) -> Plan:
             "model": {"engine": "python", "uri": "simulated:Model", "inputs": {"x": "x"}, "outputs": {"y": "y"}},
             "output": {"path": ROOT, "compression": "none"},
             "errors": {"threshold": job.threshold},
+            "batching": {"shard": job.shard, "window": job.window},
             "checkpoint": {"interval": job.interval},
             "resources": {"executor": "inline", "cpus": 1, "gpus": 0},
         }
@@ -100,9 +110,9 @@ def plan(job: Shape) -> Plan:
     shards = tuple(
         Shard(n, start, (RowRange(file, start, min(job.shard, job.rows - start)),)) for n, start in enumerate(cuts)
     )
-    material = {"model": job.version}
     reading = Reading(_INPUT, None, ("x",), None, job.window)
-    return Plan(spec, Fingerprint(digest_of(material), material), reading, (file,), shards, 1)
+    mark = fingerprint(spec, (file,), {"model": Identity(f"{job.version}.{job.repair}")})
+    return Plan(spec, mark, reading, (file,), shards, 1)
 
 
 class Input:
@@ -138,7 +148,9 @@ class _Prepared:
 class Model:
     """Stands where an engine stands. A call takes its time, in which anything may happen."""
 
-    def __init__(self, job: Shape, step: Callable[[float], None], seen: Callable[[int], None], noise: Random | None) -> None:
+    def __init__(
+        self, job: Shape, step: Callable[[float], None], seen: Callable[[int], None], noise: Random | None
+    ) -> None:
         self._job, self._step, self._seen, self._noise = job, step, seen, noise
 
     def load(self, device: str, precision: str, threads: int) -> Description:
@@ -154,7 +166,7 @@ class Model:
         """See Engine."""
         self._step(self._job.pace)
         self._seen(len(batch))
-        bad = sorted(self._job.poison.intersection(batch.tolist()))
+        bad = sorted(self._job.raising.intersection(batch.tolist()))
         if bad:
             raise ValueError(f"row {bad[0]} is poison")
         values = [np.nan if row in self._job.invalid else self._job.y(row) for row in batch.tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,7 +14,6 @@ import pyarrow as pa
 from batchinfer.ledger import chunks, jobs, manifests, parts, records
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Decision, Part
-from batchinfer.run.generation import Generation
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.remote import FsspecStore
@@ -243,7 +243,7 @@ def the_manifest_is_put() -> Iterator[None]:
     def create(store: Store, path: str, value: dict[str, Any]) -> bool:
         if "/manifests/" not in path:
             return right(store, path, value)
-        store.put(path, records.to_bytes({**value, "nonce": records.secrets.token_hex(16)}))
+        store.put(path, records.to_bytes({**value, "nonce": secrets.token_hex(16)}))
         return True
 
     with mock.patch.object(records, "create", create):
@@ -312,21 +312,11 @@ def unnamed_dead_letters_go_at_once() -> Iterator[None]:
 
     def commit(store: Store, job: JobPaths, decision: Decision, data: bytes, dead_letters: bytes | None) -> Part:
         standing = [parts.read(store, job, shard) for shard in sorted(parts.list_shards(store, job))]
-        parts.remove_unnamed_dead_letters(store, job, standing)
+        named = {p.dead_letters for p in standing}
+        for entry in store.list(paths.DEAD_LETTERS):
+            if entry.path not in named:
+                store.delete(entry.path)
         return right(store, job, decision, data, dead_letters)
 
     with _committing(commit):
-        yield
-
-
-@mutant
-def a_part_is_kept_without_its_shard_read() -> Iterator[None]:
-    """A generation ends with the shards that a listing showed, whatever became of the others."""
-
-    def shards(self: Generation) -> Any:
-        whole = right(self)
-        return whole[:-1] if len(whole) > 1 else whole
-
-    right = Generation._shards
-    with mock.patch.object(Generation, "_shards", shards):
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 
 import pyarrow.parquet as pq
@@ -12,10 +13,11 @@ import pyarrow.parquet as pq
 from batchinfer.data import part
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, Decision
+from batchinfer.plan.generation import Generation
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths, job8_of, number_of
 from batchinfer.testing.simulator.bucket import Bucket
-from batchinfer.testing.simulator.model import Shape, plan
+from batchinfer.testing.simulator.model import Shape
 
 
 class ViolationError(AssertionError):
@@ -42,12 +44,15 @@ class Oracle:
         record = json.loads(self._bucket.objects[paths.job_record(max(numbers))])
         return max(numbers), record["job8"], self._jobs[record["fingerprint"]["digest"]]
 
-    def shape_of(self, job8: str) -> Shape | None:
-        """The shape of any job on the output."""
-        for path, data in self._bucket.objects.items():
-            if path.startswith(f"{paths.JOBS}/") and (record := json.loads(data))["job8"] == job8:
-                return self._jobs[record["fingerprint"]["digest"]]
-        return None
+    def generations(self, job8: str) -> list[Generation]:
+        """Those of a job that were begun."""
+        folder = f"{JobPaths(job8).folder}/plans/"
+        found = sorted(p for p in self._bucket.objects if p.startswith(folder))
+        return [Generation.from_json(json.loads(self._bucket.objects[p])) for p in found]
+
+    def shape_of(self, generation: Generation) -> Shape:
+        """With which model, and which of its rows are special."""
+        return self._jobs[generation.fingerprint.digest]
 
     def manifest(self, job8: str) -> Manifest | None:
         """The newest manifest of a job."""
@@ -104,36 +109,39 @@ class Oracle:
 
     def _sound(self, path: str, data: bytes, job8: str) -> None:
         """Every row of the shard exactly once, in the part or among its dead, with the right values."""
-        shape = self.shape_of(job8)
-        assert shape is not None
-        shard = JobPaths(job8).shard_of_part(path)
-        assert shard is not None
-        first, rows = shard * shape.shard, min(shape.shard, shape.rows - shard * shape.shard)
-        span = range(first, first + rows)
-        footer = part.read_footer(data)
-        decision = Decision.from_metadata(footer.metadata, path)
-        expected = [n for n in span if n not in shape.dead and n not in shape.filtered]
+        number = JobPaths(job8).shard_of_part(path)
+        found = [(g, s) for g in self.generations(job8) for s in g.shards if s.number == number]
+        if len(found) != 1:
+            self._failed(f"{path}: a part of no shard that is planned")
+            return
+        generation, shard = found[0]
+        shape, span = self.shape_of(generation), shard.job_rows().tolist()
+        decision = Decision.from_metadata(part.read_footer(data).metadata, path)
         table = pq.read_table(io.BytesIO(data))
-        if table["x"].to_pylist() != expected:
-            self._failed(f"{path}: holds the rows {table['x'].to_pylist()}, not {expected}")
-        wrong = [
-            (x, y)
-            for x, y in zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True)
-            if not shape.y(x) <= y <= shape.y(x) + (0.25 if self._noisy else 0)
-        ]
+        if generation.kind == "retry" and decision.counts == Counts(len(span), not_attempted=len(span)):
+            if len(table):
+                self._failed(f"{path}: attempted nothing and holds rows")
+            return
+        expected = [n for n in span if n not in shape.dead and n not in shape.filtered]
+        dead = [n for n in span if n in shape.dead]
+        filtered = [n for n in span if n in shape.filtered]
+        values = list(zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True))
+        if [x for x, _ in values] != expected:
+            self._failed(f"{path}: holds the rows {[x for x, _ in values]}, not {expected}")
+        wrong = [(x, y) for x, y in values if not shape.y(x) <= y <= shape.y(x) + (0.25 if self._noisy else 0)]
         if wrong:
             self._failed(f"{path}: wrong values {wrong}")
-        dead = [n for n in span if n in shape.dead]
-        if [first + n for n in decision.dead.tolist()] != dead:
-            self._failed(f"{path}: says that {decision.dead.tolist()} are dead, not {dead} less {first}")
-        if [first + n for n in decision.filtered.tolist()] != [n for n in span if n in shape.filtered]:
-            self._failed(f"{path}: says that {decision.filtered.tolist()} are filtered")
-        if decision.counts != Counts(rows, len(expected), len(dead), rows - len(expected) - len(dead)):
+        if [span[n] for n in decision.dead.tolist()] != dead:
+            self._failed(f"{path}: says that {[span[n] for n in decision.dead.tolist()]} are dead, not {dead}")
+        if [span[n] for n in decision.filtered.tolist()] != filtered:
+            self._failed(f"{path}: says that others are filtered than {filtered}")
+        if decision.counts != Counts(len(span), len(expected), len(dead), len(filtered)):
             self._failed(f"{path}: counts {decision.counts}")
         if (decision.dead_letters is not None) != bool(dead):
             self._failed(f"{path}: names dead letters {decision.dead_letters} for {dead}")
         elif decision.dead_letters is not None:
-            self._letters(JobPaths(job8).dead_letters(shard, decision.dead_letters[:12]), decision.dead_letters, dead)
+            name = JobPaths(job8).dead_letters(shard.number, decision.dead_letters[:12])
+            self._letters(name, decision.dead_letters, dead)
 
     def _letters(self, path: str, sha256: str, dead: list[int]) -> None:
         data = self._bucket.objects.get(path)
@@ -166,20 +174,42 @@ class Oracle:
     def _manifest(self, path: str, manifest: Manifest) -> None:
         job8 = job8_of(path)
         assert job8 is not None
-        shape = self.shape_of(job8)
-        assert shape is not None
-        if sorted(p.shard for p in manifest.parts) != [s.number for s in plan(shape).shards]:
+        ended = [g for g in self.generations(job8) if g.number <= manifest.generation]
+        if sorted(p.shard for p in manifest.parts) != sorted(s.number for g in ended for s in g.shards):
             self._failed(f"{path}: lists the shards {[p.shard for p in manifest.parts]}")
+            return
         current = self.current()
-        if current is not None and current[1] == job8:
-            self._listed(path, manifest)
-        total = sum((p.counts for p in manifest.parts), Counts())
-        dead, filtered = len(shape.dead), len(shape.filtered)
-        right = Counts(shape.rows, shape.rows - dead - filtered, dead, filtered)
-        if not manifest.counts == total == right:
-            self._failed(f"{path}: counts {manifest.counts}, its parts {total}, the rows {right}")
-        if manifest.verdict != (0 if shape.threshold < 0 or dead <= shape.threshold else 3):
+        if current is None or current[1] != job8:
+            return
+        self._listed(path, manifest)
+        dead, filtered = self._rows(manifest, ended)
+        rows, first = sum(g.planned for g in ended), self.shape_of(ended[0])
+        right = Counts(rows, rows - dead - filtered, dead, filtered)
+        if manifest.counts != right:
+            self._failed(f"{path}: counts {manifest.counts}, the rows {right}")
+        if manifest.verdict != (0 if first.threshold < 0 or dead <= first.threshold else 3):
             self._failed(f"{path}: the verdict is {manifest.verdict}")
+
+    def _rows(self, manifest: Manifest, ended: list[Generation]) -> tuple[int, int]:
+        """How many rows are dead and how many filtered, after looking each row up in all listed parts."""
+        shards = {s.number: s.job_rows().tolist() for g in ended for s in g.shards}
+        predicted: Counter[int] = Counter()
+        dead: set[int] = set()
+        filtered: set[int] = set()
+        for listed in manifest.parts:
+            data, span = self._bucket.objects.get(listed.path), shards[listed.shard]
+            if data is None:
+                continue  # said already
+            decision = Decision.from_metadata(part.read_footer(data).metadata, listed.path)
+            predicted.update(pq.read_table(io.BytesIO(data), columns=["x"])["x"].to_pylist())
+            if decision.counts.not_attempted == 0:
+                dead -= set(span)
+            dead |= {span[n] for n in decision.dead.tolist()}
+            filtered |= {span[n] for n in decision.filtered.tolist()}
+        every = {row for span in shards.values() for row in span}
+        if set(predicted.values()) - {1} or predicted.keys() | dead | filtered != every or predicted.keys() & dead:
+            self._failed(f"the manifest's parts hold {sorted(predicted.elements())}, with {sorted(dead)} dead")
+        return len(dead), len(filtered)
 
     def _listed(self, path: str, manifest: Manifest) -> None:
         for listed in manifest.parts:
@@ -219,11 +249,16 @@ class Oracle:
         if exit_code != manifest.verdict:
             self._failed(f"the exit code is {exit_code}, the verdict {manifest.verdict}")
         if (paths.SUCCESS in self._bucket.objects) != (manifest.verdict == 0):
-            self._failed(f"_SUCCESS {'stands' if paths.SUCCESS in self._bucket.objects else 'is missing'} with {exit_code}")
+            self._failed(
+                f"_SUCCESS {'stands' if paths.SUCCESS in self._bucket.objects else 'is missing'} with {exit_code}"
+            )
 
     def bytes_of_parts(self) -> dict[int, bytes]:
-        """The parts of the current job by shard."""
+        """The parts of the current job's first generation by shard; those of retries depend on what was dead when."""
         current = self.current()
         assert current is not None
         job = JobPaths(current[1])
-        return {n: self._bucket.objects[p] for p in self.parts() if (n := job.shard_of_part(p)) is not None}
+        shards = {s.number for s in self.generations(current[1])[0].shards}
+        return {
+            n: self._bucket.objects[p] for p in self.parts() if (n := job.shard_of_part(p)) in shards and n is not None
+        }

@@ -44,6 +44,8 @@ class Weather:
     """How often a runner is started before all is calm."""
     restarts: float = 0.0
     """How often with `--restart` or another model."""
+    retries: float = 0.0
+    """How often a start is a retry of the dead rows, with a model that may have been mended."""
     on_ray: bool = False
     """Workers are processes of their own, which may outlive their driver."""
     workers: int = 1
@@ -81,6 +83,7 @@ class Weather:
             stopped=rate(0.5),
             runners=chance.randint(1, 3),
             restarts=0.35 if chance.random() < 0.4 else 0.0,
+            retries=0.4 if chance.random() < 0.5 else 0.0,
             gives_up=chance.random() < 0.2,
             **common,  # type: ignore[arg-type]
         )
@@ -89,7 +92,8 @@ class Weather:
     def only_crashes(self) -> bool:
         """Whether nothing but deaths and requests to stop can make work be done again."""
         return self.runners == 1 and not any(
-            getattr(self, name) for name in ("pause", "stall", "refused", "lost", "late", "stale", "corrupt", "restarts")
+            getattr(self, name)
+            for name in ("pause", "stall", "refused", "lost", "late", "stale", "corrupt", "restarts", "retries")
         )
 
     def __str__(self) -> str:
@@ -136,7 +140,9 @@ class Fate:
             self._scheduler.kill(process)
         if self.strikes("pause"):
             # A worker that is stopped for good is a hang, and its driver's to end; a driver may wake up when all is over.
-            pause = self._chance.choice((3.0, 20.0, 45.0, 120.0, 400.0) if process.hired else (3.0, 20.0, 45.0, 120.0, math.inf))
+            pause = self._chance.choice(
+                (3.0, 20.0, 45.0, 120.0, 400.0) if process.hired else (3.0, 20.0, 45.0, 120.0, math.inf)
+            )
             self._note(process.name, f"is stopped for {pause:g} s")
             process.paused_until = self.now + pause
         self._scheduler.pause(seconds)
