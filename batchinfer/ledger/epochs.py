@@ -42,7 +42,7 @@ class Standing:
 
 def latest(store: Store, job: JobPaths) -> int:
     """Number of the newest epoch of the job; 0 before the first."""
-    return max(records.numbers(store, f"{job.folder}/epochs"), default=0)
+    return records.newest(store, job.epoch)
 
 
 def newest(store: Store, job: JobPaths, host: Host = HERE) -> Standing | None:

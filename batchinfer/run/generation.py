@@ -23,6 +23,7 @@ from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
 from batchinfer.run.surroundings import Surroundings
+from batchinfer.storage import paths
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Usage
 
@@ -85,6 +86,7 @@ class GenerationRun:
 
     def result(self) -> RunResult:
         """Have every shard decided, then end the generation."""
+        self._store.delete(paths.SUCCESS)  # a late runner of a job or generation before may have put it
         shards = self._plan.shards
         decided = parts.list_shards(self._store, self._job.paths)
         left = deque(s for s in shards if s.number not in decided)

@@ -109,7 +109,13 @@ class World:
         self.bucket = Bucket()
         self.fate = Fate(self.weather, Random(f"fate {seed}"), self.scheduler, self.bucket, self.note)
         self._jobs: dict[str, Shape] = {}
-        self.oracle = Oracle(self.bucket, self._jobs, noisy=self.weather.noisy, failed=self.failed)
+        self.oracle = Oracle(
+            self.bucket,
+            self._jobs,
+            self.failed,
+            noisy=self.weather.noisy,
+            forgiving=bool(self.weather.stale),  # parts of a replaced job can only be found by listing
+        )
         self._processes: dict[str, Process] = {}
         self._starts: list[Started] = []
 
@@ -191,6 +197,8 @@ class World:
                     how = self._chance.choice(("run", "retry"))
             started = self.start(how)
             self.scheduler.join(started.task)
+            for other in self._alive():  # a runner that is refused waits for the one that lives
+                self.scheduler.join(other.task)
             if started.result is not None and started.result.state in (State.SUCCEEDED, State.PARTIAL):
                 self.oracle.end(started.code)
                 return
@@ -227,6 +235,7 @@ class World:
         task = self.scheduler.spawn(process, process.name, lambda: self._run(started, job, how))
         started = Started(process, task, stop)
         self._starts.append(started)
+        self.oracle.began(process.name)
         return started
 
     def _stop_later(self, started: Started, after: float) -> None:
@@ -274,6 +283,7 @@ class World:
             return
         self.scheduler.me()
         self.note(process.name, told)
+        self.oracle.left(process.name)
         process.dead = True  # its other threads end with it
 
     def _host(self, process: Process) -> Host:

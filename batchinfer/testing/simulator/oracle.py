@@ -27,12 +27,44 @@ class ViolationError(AssertionError):
 class Oracle:
     """Looks at the bucket itself, past clients, listings and their delays."""
 
-    def __init__(self, bucket: Bucket, jobs: dict[str, Shape], *, noisy: bool, failed: Callable[[str], None]) -> None:
-        self._bucket, self._jobs, self._noisy, self._failed = bucket, jobs, noisy, failed
+    def __init__(
+        self,
+        bucket: Bucket,
+        jobs: dict[str, Shape],
+        failed: Callable[[str], None],
+        *,
+        noisy: bool,
+        forgiving: bool,
+    ) -> None:
+        self._bucket, self._jobs, self._failed = bucket, jobs, failed
+        self._noisy, self._forgiving = noisy, forgiving
         self._epochs: dict[tuple[str, str], str] = {}
-        self.late: set[str] = set()
-        """Parts of replaced jobs that came after their replacement."""
+        self._late: dict[str, str] = {}
+        """Parts of replaced jobs that came after their replacement, and who created them."""
+        self._known: dict[str, tuple[int, int]] = {}
+        """The newest job and generation when each runner began."""
+        self._begun_by: dict[tuple[int, int], str] = {}
+        """Who began them."""
+        self._stray: str | None = None
+        """Who put the _SUCCESS that stands, where what it vouched for was replaced since that runner began."""
         bucket.watch = self.changed
+
+    # Who comes and goes.
+
+    def began(self, who: str) -> None:
+        """A runner starts."""
+        self._known[who] = self._newest()
+
+    def left(self, who: str) -> None:
+        """A runner has ended by itself, and so had the time to look whether it was replaced."""
+        if self._stray == who and self._wrong_success() is not None:
+            self._failed(f"{who} left a _SUCCESS over a job or generation that began after it")
+        if late := [path for path, creator in self._late.items() if creator.partition(".")[0] == who]:
+            self._failed(f"{who}, whose job was replaced, left {late}")
+
+    def _newest(self) -> tuple[int, int]:
+        current = self.current()
+        return (0, 0) if current is None else (current[0], len(self.generations(current[1])))
 
     # What stands.
 
@@ -78,8 +110,8 @@ class Oracle:
             self._dead_letters(path, old, new)
         elif path.endswith(".json") and not path.endswith("run_results.json") and "/heartbeats/" not in path:
             self._record(who, path, old, new)
-        if paths.SUCCESS in self._bucket.objects:
-            self._whole(who, path)
+        if self._stray is None and (wrong := self._wrong_success()) is not None:
+            self._failed(f"_SUCCESS stands over {wrong} since {who} changed {path}")
 
     def _record(self, who: str, path: str, old: bytes | None, new: bytes | None) -> None:
         if old is not None and new != old and "/closed/" not in path:
@@ -88,6 +120,8 @@ class Oracle:
             owner = json.loads(new)["name"], path.rpartition("/")[0]
             if self._epochs.setdefault(owner, path) != path:
                 self._failed(f"{path}: {owner[0]} took its own record {self._epochs[owner]} for another's")
+        if "/plans/" in path or path.startswith(paths.JOBS):
+            self._begun_by[self._newest()] = who
         if "/manifests/" in path and new is not None:
             self._manifest(path, Manifest.from_json(json.loads(new)))
 
@@ -97,15 +131,17 @@ class Oracle:
         if job8 is None or current is None:
             self._failed(f"{path}: no name of a part")
         elif new is None:
+            self._late.pop(path, None)
             if job8 == current[1]:
                 self._failed(f"{path}: a part of the current job was removed by {who}")
         elif old is not None:
             if old != new:
                 self._failed(f"{path}: the part was changed by {who}")
         else:
-            self._sound(path, new, job8)
             if job8 != current[1]:
-                self.late.add(path)
+                self._late[path] = who
+            else:
+                self._sound(path, new, job8)
 
     def _sound(self, path: str, data: bytes, job8: str) -> None:
         """Every row of the shard exactly once, in the part or among its dead, with the right values."""
@@ -220,19 +256,30 @@ class Oracle:
                 self._failed(f"{path}: names {listed.dead_letters}, which is gone")
 
     def _success(self, who: str) -> None:
-        if paths.SUCCESS not in self._bucket.objects:
+        self._stray = None
+        wrong = self._wrong_success()
+        if wrong is None:
             return
-        current = self.current()
-        manifest = None if current is None else self.manifest(current[1])
-        if manifest is None or manifest.verdict != 0:
-            self._failed(f"{who} put _SUCCESS over {'no manifest' if manifest is None else 'a verdict that is not 0'}")
+        if self._known.get(who) != self._newest() and self._begun_by.get(self._newest()) != who:
+            self._stray = who  # replaced between its look and its mark; it looks again
+        else:
+            self._failed(f"{who} put _SUCCESS over {wrong}")
 
-    def _whole(self, who: str, path: str) -> None:
+    def _wrong_success(self) -> str | None:
+        """What _SUCCESS stands over and must not."""
+        if paths.SUCCESS not in self._bucket.objects:
+            return None
         current = self.current()
         manifest = None if current is None else self.manifest(current[1])
-        listed = set() if manifest is None else {p.path for p in manifest.parts}
-        if self.parts() - self.late != listed:
-            self._failed(f"_SUCCESS stands over other parts than the manifest's since {who} changed {path}")
+        if current is None or manifest is None:
+            return "no manifest"
+        if manifest.verdict != 0:
+            return f"the verdict {manifest.verdict}"
+        # Parts of a replaced job can only be found by listing, and a listing may be late.
+        replaced = {p for p in self.parts() if job8_of(p) != current[1]} if self._forgiving else set()
+        if self.parts() - self._late.keys() - replaced != {p.path for p in manifest.parts}:
+            return "other parts than the manifest's"
+        return None
 
     # What came of it.
 
