@@ -230,6 +230,7 @@ def _connect(context: Context, workers: int | None, address: str | None) -> None
             ray.init(address=address, **quiet)
         else:
             cores = max(os.cpu_count() or 1, (workers or 1) * context.threads)
+            # "local": a Ray that somebody else started on this machine is not ours to take
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
 
 
