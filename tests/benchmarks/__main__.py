@@ -166,7 +166,7 @@ def memory(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
         if not source.exists():
             inputs.make_table(source, count, group=250_000)
         program = ["ours-table", str(source), str(folder / "memory"), f"weights={weights}"]
-            peaks[count] = turns.run({"inline": program}, str(inputs.ROOT))["inline"]["peak_mb"]
+        peaks[count] = turns.run({"inline": program}, str(inputs.ROOT))["inline"]["peak_mb"]
     size = sum(p.stat().st_size for p in source.glob("*.parquet"))
     return {
         "benchmark": "memory",
