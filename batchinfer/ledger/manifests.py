@@ -45,7 +45,7 @@ class Manifest:
 
 def newest(store: Store, job: JobPaths) -> int:
     """Number of the newest generation that has ended; 0 before the first."""
-    return max(records.numbers(store, f"{job.folder}/manifests"), default=0)
+    return records.newest(store, job.manifest)
 
 
 def latest(store: Store, job: JobPaths) -> Manifest | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from batchinfer.executors.protocol import Executor
@@ -23,6 +22,8 @@ from batchinfer.run.judge import judge, refuse_superseded
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
+from batchinfer.run.surroundings import Surroundings
+from batchinfer.storage import paths
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Usage
 
@@ -50,6 +51,7 @@ class GenerationRun:
         before: the manifest of the generation before; None for the first.
         listener: told of everything.
         stop: asks for an early end.
+        surroundings: see `run`.
 
     """
 
@@ -63,6 +65,7 @@ class GenerationRun:
         before: Manifest | None,
         listener: Listener,
         stop: StopRequest,
+        surroundings: Surroundings,
     ) -> None:
         reading = replace(plan.reading, window=generation.window)
         self._plan = replace(plan, reading=reading, shards=generation.shards)
@@ -71,6 +74,7 @@ class GenerationRun:
         self._listed = () if before is None else before.parts
         self._planned = generation.planned + (0 if before is None else before.counts.planned)
         self._tried_again = {s.number: s.retries for s in generation.shards}
+        self._surroundings, self._host = surroundings, surroundings.host
         self._parts: list[Part] = []
         self._given_up: list[Failed] = []
         self._deaths: Counter[int] = Counter()
@@ -82,6 +86,7 @@ class GenerationRun:
 
     def result(self) -> RunResult:
         """Have every shard decided, then end the generation."""
+        self._store.delete(paths.SUCCESS)  # a late runner of a job or generation before may have put it
         shards = self._plan.shards
         decided = parts.list_shards(self._store, self._job.paths)
         left = deque(s for s in shards if s.number not in decided)
@@ -101,7 +106,7 @@ class GenerationRun:
         )
         standing: list[Future[Part]] = []
         try:
-            with ThreadPoolExecutor(4, thread_name_prefix="batchinfer-parts") as pool:
+            with self._host.threads(4, "batchinfer-parts") as pool:
                 standing += [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
                 if self._plan.spec.errors.on_exceed == "abort":  # dead rows of former runs count from the start
                     self._take_standing(standing)
@@ -141,7 +146,7 @@ class GenerationRun:
         )
 
     def _work(self, left: deque[Shard], allotment: Allotment, context: Context) -> None:
-        executor = self._executor = _open(allotment, context, self._plan)
+        executor = self._executor = self._surroundings.open_executor(allotment, context)
         try:
             if self._settings is None:
                 measured = executor.measure(list(left))
@@ -156,9 +161,9 @@ class GenerationRun:
         by_number = {s.number: s for s in left}
         running = 0
         runtime = self._plan.spec.run.max_runtime
-        deadline = time.monotonic() + runtime if runtime else None
+        deadline = self._host.monotonic() + runtime if runtime else None
         while left or running:
-            if deadline is not None and time.monotonic() > deadline:
+            if deadline is not None and self._host.monotonic() > deadline:
                 self._stop.ask(f"run.max_runtime of {runtime:g} s is over")
             if self._stop and self._ending is None:
                 self._abort(executor, left, _stopped(self._stop))
@@ -266,13 +271,3 @@ def end(
 
 def _stopped(stop: StopRequest) -> _Ending:
     return _Ending(State.CANCELLED, 130, stop.reason) if stop.cancelled else _Ending(State.INTERRUPTED, 75, stop.reason)
-
-
-def _open(allotment: Allotment, context: Context, plan: Plan) -> Executor:
-    if allotment.executor == "inline":
-        from batchinfer.executors.inline import InlineExecutor
-
-        return InlineExecutor(context)
-    from batchinfer.executors.ray import RayExecutor
-
-    return RayExecutor(context, allotment.workers, plan.spec.resources.address)
