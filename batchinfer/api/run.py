@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from batchinfer.ledger.cleanup import Leftover
 from batchinfer.ledger.epochs import Standing
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, account
-from batchinfer.plan.generation import Generation
+from batchinfer.plan.generation import Generation, Kind
 from batchinfer.plan.plan import make_plan
 from batchinfer.report.results import recorded
 from batchinfer.run import runner
@@ -51,6 +51,18 @@ def open_run(path: str | Path, storage: StorageOptions | None = None) -> Run:
     if job is None:
         raise OutputError(f"{store.root}: no job of batchinfer has written here")
     return Run(store, job, storage or {})
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A generation of a job, for people."""
+
+    kind: Kind
+    rows: int
+    """That it attempts: in a retry, dead rows of the generations before."""
+    selection: tuple[str, ...]
+    """Which dead rows a retry was asked for; empty for all."""
+    ended: bool
 
 
 class Run:
@@ -148,6 +160,12 @@ class Run:
         decided = parts.list_shards(self._store, self._job.paths)
         return len(decided), sum(len(g.shards) for g in self._generations())
 
+    @property
+    def generations(self) -> tuple[Summary, ...]:
+        """The first run and the retries, in order."""
+        ended = manifests.newest(self._store, self._job.paths)
+        return tuple(Summary(g.kind, g.rows, g.selection, g.number <= ended) for g in self._generations())
+
     def retry(
         self,
         *,
@@ -189,11 +207,12 @@ class Run:
     def recorded_job(self, params: Mapping[str, str] | None = None, set_values: Sequence[str] = ()) -> JobSpec:
         """The job as its record holds it, going to this output.
 
-        Raises OutputError where it couldn't be recorded, since a secret is written out in it; JobFileError for what is wrong.
+        Raises OutputError where it couldn't be recorded, JobFileError for what is wrong.
         """
         if self._job.written is None:
             raise OutputError(
-                f"{self.path}: the job isn't recorded, since a secret stands in it: give its job file in place of the output"
+                f"{self.path}: the job isn't recorded, since a secret is written out in it or a value that is no JSON: give the job itself "
+                "(its job file in place of the output, or job=…)"
             )
         spec = load.from_record(self._job.written, params or {}, set_values)
         output = spec.output.model_copy(update={"path": self.path})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,14 +23,19 @@ class Written:
     """What relative paths are relative to."""
 
     def to_json(self) -> dict[str, Any] | None:
-        """A value for the job's record; None where a secret is written out, as a class's option may be.
+        """A value for the job's record; None where it holds a secret written out, as a class's option may be, or no JSON.
 
         Parameters with the name of a secret are left out: they must be given again.
         """
         if any(map(_is_secret, credentials.named_secrets(self._options()))):
             return None
         params = {name: value for name, value in self.params.items() if not credentials.is_secret_name(name)}
-        return {"document": dict(self.document), "params": params, "folder": self.folder}
+        value = {"document": dict(self.document), "params": params, "folder": self.folder}
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):  # options given in Python can be anything
+            return None
+        return value
 
     def _options(self) -> list[Any]:
         """The sections whose keys are the user's own; in `storage` the loader refuses secrets."""
