@@ -12,7 +12,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +27,7 @@ from batchinfer.storage.store import Store
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 30.0
 _JOIN_SECONDS = 2.0
+_CLOSE_SECONDS = 5.0
 
 
 def identity() -> dict[str, Any]:
@@ -175,6 +176,23 @@ def is_alive(
     return False
 
 
+@dataclass(frozen=True)
+class Trace:
+    """What a runner left for the one after it."""
+
+    clean: bool
+    """Whether it recorded its end."""
+    notes: dict[str, Any]
+    """What it noted last."""
+
+
+def trace(store: Store, job: JobPaths, number: int) -> Trace | None:
+    """What the runner of an epoch left; None where there is no such epoch."""
+    if number < 1:
+        return None
+    return Trace(records.find(store, job.closed(number)) is not None, records.find(store, job.heartbeat(number)) or {})
+
+
 class Epoch:
     """This runner's time on the job; a context that beats until it ends and then says how it ended."""
 
@@ -183,6 +201,9 @@ class Epoch:
     ) -> None:
         self.number = number
         self._store, self._job, self._superseded = store, job, superseded
+        self._notes: dict[str, Any] = {}
+        self._beats = 0
+        self._beating = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="batchinfer-heartbeat", daemon=True)
 
@@ -211,12 +232,21 @@ class Epoch:
                 epoch._thread.start()
                 return epoch
 
+    def note(self, **notes: Any) -> None:
+        """Put JSON values into this heartbeat and all that follow, for the runner after this one. Raises StorageError, AccessError."""
+        self._put_beat(notes)
+
+    def _put_beat(self, notes: Mapping[str, Any]) -> None:
+        with self._beating:  # an older beat must not land on a newer one
+            self._notes |= notes
+            self._beats += 1
+            beat = {"beat": self._beats, "at": _now(), **self._notes}
+            self._store.put(self._job.heartbeat(self.number), records.to_bytes(beat))
+
     def _beat(self) -> None:
-        beats = 0
         while not self._ended.wait(HEARTBEAT_SECONDS):
-            beats += 1
             try:
-                self._store.put(self._job.heartbeat(self.number), records.to_bytes({"beat": beats, "at": _now()}))
+                self._put_beat({})
                 if self.is_superseded():
                     self._superseded()
                     return
@@ -228,7 +258,16 @@ class Epoch:
         return any(n > self.number for n in records.numbers(self._store, f"{self._job.folder}/epochs"))
 
     def close(self, how: str) -> None:
-        """Stop beating and record the clean end."""
+        """Stop beating and record the clean end, unless the store is away: that counts as an unclean one.
+
+        Whoever ends a run sends a signal and waits for seconds, and a store that is away is waited for far longer.
+        """
         self._ended.set()
         self._thread.join(_JOIN_SECONDS)  # a beat that the store holds up changes nothing about the end
-        self._store.put(self._job.closed(self.number), records.to_bytes({"end": how}))
+        closing = threading.Thread(target=self._close, args=(how,), name="batchinfer-close", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_SECONDS)
+
+    def _close(self, how: str) -> None:
+        with contextlib.suppress(BatchinferError):
+            self._store.put(self._job.closed(self.number), records.to_bytes({"end": how}))

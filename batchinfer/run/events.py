@@ -53,14 +53,18 @@ class Ticked:
     """Shards that are decided, by this run and by those before."""
     decided_rows: int
     """Planned rows of these."""
+    running: int = 0
+    """Shards that workers have in hand."""
 
 
 @dataclass(frozen=True)
 class Retried:
-    """A worker died; its shard is tried again."""
+    """A worker died, hung, or broke its device; its shard is tried again."""
 
     failed: Failed
     deaths: int
+    quarantined: bool = False
+    """Whether its model runs in a child process from now on."""
 
 
 @dataclass(frozen=True)

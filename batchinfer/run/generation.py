@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -21,6 +21,7 @@ from batchinfer.run.events import Event, GivenUp, Listener, Retried, RunResult, 
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
+from batchinfer.run.suspects import Suspects
 from batchinfer.storage import paths
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Usage
@@ -66,12 +67,14 @@ class _Ending:
 class Generation:
     """One generation of a job, as far as one run takes it."""
 
-    def __init__(self, plan: Plan, store: Store, job: Job, listener: Listener, stop: StopRequest) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, job: Job, listener: Listener, stop: StopRequest, suspects: Suspects
+    ) -> None:
         self._plan, self._store, self._job = plan, store, job
         self._listener, self._stop = listener, stop
         self._parts: list[Part] = []
         self._given_up: list[Failed] = []
-        self._deaths: Counter[int] = Counter()
+        self._suspects = suspects
         self._decided = self._decided_rows = 0
         self._usage = Usage()
         self._ending: _Ending | None = None
@@ -129,9 +132,11 @@ class Generation:
     def _work(self, left: deque[Shard], allotment: Allotment, context: Context) -> None:
         executor = self._executor = _open(allotment, context, self._plan)
         try:
+            self._suspects.begin([s.number for s in left], executor.workers)
+            quarantined = self._suspects.quarantined(left[0].number)
             if self._settings is None:
-                self._settings = self._pin(executor.measure(list(left)))
-            executor.start(self._settings)
+                self._settings = self._pin(executor.measure(list(left), quarantined=quarantined))
+            executor.start(self._settings, quarantined=quarantined)
             self._tell(Settled(self._settings, executor.workers))
             self._loop(executor, left)
         finally:
@@ -154,7 +159,8 @@ class Generation:
             if self._stop and self._ending is None:
                 self._abort(executor, left, _stopped(self._stop))
             while left and executor.wants() > 0:
-                executor.submit(left.popleft())
+                shard = left.popleft()
+                executor.submit(shard, quarantined=self._suspects.quarantined(shard.number))
                 running += 1
             outcomes = executor.wait(TICK_SECONDS)
             running -= len(outcomes)
@@ -163,7 +169,7 @@ class Generation:
                     self._take_in(executor, outcome, left)
                 elif self._retries(executor, outcome, left):
                     left.appendleft(by_number[outcome.shard])
-            self._tell(Ticked(executor.progress(), self._decided, self._decided_rows))
+            self._tell(Ticked(executor.progress(), self._decided, self._decided_rows, running))
 
     def _take_in(self, executor: Executor, done: Done, left: deque[Shard]) -> None:
         self._parts.append(done.part)
@@ -186,11 +192,11 @@ class Generation:
         """Act on a failed shard; True when it is to be tried again."""
         if failed.failure is Failure.STOPPED:
             return False
-        if failed.failure is Failure.DIED:
-            self._deaths[failed.shard] += 1
-        match decide(failed, self._deaths[failed.shard], self._plan.spec.retry.max_retries):
+        retries = self._plan.spec.retry.max_retries
+        deaths = self._suspects.count(failed, retries)
+        match decide(failed, deaths, retries):
             case Action.RETRY:
-                self._tell(Retried(failed, self._deaths[failed.shard]))
+                self._tell(Retried(failed, deaths, self._suspects.quarantined(failed.shard)))
                 return self._ending is None
             case Action.GIVE_UP:
                 self._given_up.append(failed)

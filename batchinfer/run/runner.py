@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from batchinfer.errors import BatchinferError, LockedError
+from batchinfer.errors import LockedError
 from batchinfer.ledger import epochs, jobs, manifests
 from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.jobs import Job
@@ -20,6 +20,7 @@ from batchinfer.run import interrupts
 from batchinfer.run.events import Finished, Listener, RunResult
 from batchinfer.run.generation import Generation, judge
 from batchinfer.run.stop import StopRequest
+from batchinfer.run.suspects import Suspects
 from batchinfer.storage import paths
 from batchinfer.storage.store import Store, open_store
 
@@ -50,9 +51,10 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
         jobs.probe(store)
         job = _take(store, plan, restart=restart)
         stop = StopRequest() if stop is None else stop
-        with _epoch(store, job, stop), interrupts.heard(stop):
+        with _epoch(store, job, stop) as epoch, interrupts.heard(stop):
             jobs.remove_former(store, job)
-            result = Generation(plan, store, job, listener, stop).result()
+            suspects = Suspects(store, job, epoch)
+            result = Generation(plan, store, job, listener, stop, suspects).result()
     result = replace(result, seconds=time.monotonic() - began)
     listener(Finished(result))
     return result
@@ -83,13 +85,12 @@ def _take(store: Store, plan: Plan, *, restart: bool) -> Job:
 
 
 @contextlib.contextmanager
-def _epoch(store: Store, job: Job, stop: StopRequest) -> Iterator[None]:
+def _epoch(store: Store, job: Job, stop: StopRequest) -> Iterator[Epoch]:
     """This runner's time; its end is recorded also when an error ends it, unless the store is away."""
     epoch = Epoch.begin(store, job.paths, lambda: stop.ask("another runner has taken over"))
     how = "error"
     try:
-        yield
+        yield epoch
         how = "end"
     finally:
-        with contextlib.suppress(BatchinferError):
-            epoch.close(how)
+        epoch.close(how)
