@@ -224,7 +224,7 @@ def _connect(context: Context, workers: int | None, address: str | None) -> None
             ray.init(address=address, **quiet)
         else:
             cores = max(os.cpu_count() or 1, (workers or 1) * context.threads)
-            ray.init(num_cpus=cores, include_dashboard=False, **quiet)
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)  # not one that happens to be there
 
 
 @contextlib.contextmanager

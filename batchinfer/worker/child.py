@@ -1,4 +1,4 @@
-"""The process in which a suspected shard's model runs: `python -m batchinfer.worker.child`, started by `quarantine`.
+"""The process in which a suspected shard's model runs; `quarantine` starts it.
 
 It answers one request at a time, so that its parent knows which rows were in hand when it dies. Whatever it prints goes to
 standard error.
@@ -132,7 +132,3 @@ def free_bytes() -> int | None:
         rest = max(0, bound - used + int(cached.get("inactive_file", 0)))
         free = rest if free is None else min(free, rest)
     return free
-
-
-if __name__ == "__main__":
-    main()

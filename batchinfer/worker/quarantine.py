@@ -33,8 +33,11 @@ from batchinfer.worker.context import RowError
 from batchinfer.worker.failures import RowFailure
 from batchinfer.worker.pace import UNKNOWN_SECONDS, Pace
 
+_PROGRAM = "from batchinfer.worker.child import main; main()"  # by -m, what it sends would be of a module __main__
 _LOOK_SECONDS = 0.1
 _END_SECONDS = 10.0
+_FIRST_SECONDS = 3.0
+"""More for the first call of a process: libraries are loaded by it."""
 
 
 class _QuarantinedRows:
@@ -117,8 +120,11 @@ class Quarantine:
                 self._child, _ = self._started()
             pace = self.pace if request == "infer" else self._preparing
             try:
+                seconds = pace.limit(len(rows)) + (0.0 if self._child.warm else _FIRST_SECONDS)
                 with pace.call(len(rows)):
-                    return self._answer(self._child, (request, rows), pace.limit(len(rows)))
+                    answer = self._answer(self._child, (request, rows), seconds)
+                self._child.warm = True
+                return answer
             except RowFailure as e:
                 if e.fault is Fault.POISONED:
                     self._end()
@@ -169,11 +175,12 @@ class _Child:
     """The process and the connection to it."""
 
     def __init__(self, start: Start) -> None:
+        self.warm = False
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self._killed_before = _out_of_memory_kills()
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "batchinfer.worker.child", str(theirs.fileno())],
+                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # standard output is the result of whoever runs the job
