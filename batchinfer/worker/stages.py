@@ -25,6 +25,7 @@ from batchinfer.errors import (
     StoppedError,
     TransientError,
 )
+from batchinfer.ledger.host import HERE, Host
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import batches, positions
 from batchinfer.pipeline.breaker import CircuitBreaker
@@ -52,6 +53,7 @@ class Stages:
         engine_for: the engine for a shard, ready for it, given whether the shard is in quarantine.
         on_device: calls a function on the device's thread and gives what it gives.
         on_cpu: the model's device is the CPU.
+        host: the machine.
 
     """
 
@@ -64,13 +66,14 @@ class Stages:
         on_device: Callable[[Callable[[], Any]], Any],
         *,
         on_cpu: bool,
+        host: Host = HERE,
     ) -> None:
         self.stopping = threading.Event()
         self.shard: int | None = None
         """The shard on the device."""
         self.rows = self.dead = self.in_hand = 0
         """Rows finished, dead ones among them, and those of shards that are not decided yet."""
-        self._context, self._store, self._reader = context, store, reader
+        self._context, self._store, self._reader, self._host = context, store, reader, host
         self._engine_for, self._on_device = engine_for, on_device
         self._former: Future[Outcome] | None = None
         self._quarantined = False
@@ -95,7 +98,7 @@ class Stages:
             self._former, self._quarantined = future, item.quarantined
             engine = self._engine_for(item.quarantined)
             run = ShardRun(
-                shard, self._context, self.settings, self._store, future, engine, quarantined=item.quarantined
+                shard, self._context, self.settings, self._store, future, engine, self._host, quarantined=item.quarantined
             )
         except BaseException as e:  # noqa: BLE001 - see _failed
             future.set_result(_failed(shard.number, e))

@@ -109,6 +109,7 @@ class Worker:
                 self._context.threads,
                 rows,
                 breaker,
+                self._context.outputs,
             )
         )
         self._loaded = None if quarantined else settings.precision

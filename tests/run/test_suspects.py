@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from batchinfer.errors import StorageError
 from batchinfer.ledger import epochs, records
 from batchinfer.ledger.epochs import Epoch
+from batchinfer.ledger.host import Host
 from batchinfer.ledger.jobs import Job
 from batchinfer.plan.fingerprint import Fingerprint
 from batchinfer.run.suspects import Suspects
@@ -20,6 +22,13 @@ from batchinfer.worker.context import Failed, Failure
 JOB = JobPaths("0123abcd")
 
 
+class Still(Host):
+    """A machine where nothing happens by itself."""
+
+    def every(self, seconds: float, action: Callable[[], bool], name: str) -> Callable[[], None]:
+        return lambda: None
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path))
@@ -28,7 +37,8 @@ def store(tmp_path: Path) -> Store:
 def runner(store: Store, number: int, left: list[int], workers: int = 1) -> Suspects:
     """The next runner, which begins with these shards left."""
     records.create(store, JOB.epoch(number), {"pid": 1})
-    suspects = Suspects(store, Job(1, JOB, "n", Fingerprint({})), Epoch(store, JOB, number))
+    epoch = Epoch(store, JOB, number, lambda: None, Still())
+    suspects = Suspects(store, Job(1, JOB, "n", Fingerprint("0", {})), epoch)
     suspects.begin(left, workers)
     return suspects
 
@@ -82,18 +92,13 @@ class _Away:
     root = "away"
 
     def put(self, path: str, data: bytes) -> None:
-        threading.Event().wait(60)
+        threading.Event().wait(120)
         raise StorageError("away")
 
 
 def test_an_end_is_not_held_up_by_a_store_that_is_away() -> None:
-    closing = threading.Thread(target=lambda: Epoch.close(_begun(), "end"))
+    epoch = Epoch(_Away(), JOB, 1, lambda: None, Still())  # type: ignore[arg-type]
+    closing = threading.Thread(target=epoch.close, args=("end",), daemon=True)
     closing.start()
     closing.join(30)
     assert not closing.is_alive()
-
-
-def _begun() -> Epoch:
-    epoch = Epoch(_Away(), JOB, 1)  # type: ignore[arg-type]
-    epoch._thread.start()
-    return epoch
