@@ -119,18 +119,19 @@ def follow(
     from batchinfer.cli.progress import Tally
     from batchinfer.cli.signals import Signals
     from batchinfer.cli.summary import summary
+    from batchinfer.cli.watchdog import Watchdog
     from batchinfer.run.events import Event
 
     logging.basicConfig(
         level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s", handlers=[_StderrHandler()]
     )
     tally = Tally()
-    with Signals() as signals, stdout_kept_clean():
+    with Signals() as signals, Watchdog() as watchdog, stdout_kept_clean():
         spec, work = begin()
         with _display(progress, tally, signals.stop) as display:
 
             def listen(event: Event) -> None:
-                for listener in (signals.watch, tally, display):
+                for listener in (signals.watch, watchdog, tally, display):
                     listener(event)
 
             work(listen, signals.stop)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from batchinfer.errors import BatchinferError, LockedError
 from batchinfer.ledger import records
@@ -20,6 +21,7 @@ from batchinfer.storage.store import Store
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 30.0
+_CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,30 @@ def is_alive(
     return False
 
 
+@dataclass(frozen=True)
+class Trace:
+    """What a runner left for the one after it."""
+
+    clean: bool
+    """Whether it recorded its end."""
+    notes: dict[str, Any]
+    """What it noted last."""
+
+
+def trace(store: Store, job: JobPaths, number: int) -> Trace | None:
+    """What the runner of an epoch left; None where there is no such epoch."""
+    if number < 1:
+        return None
+    return Trace(records.find(store, job.closed(number)) is not None, records.find(store, job.heartbeat(number)) or {})
+
+
 class Epoch:
     """This runner's time on the job; a context that beats until it ends and then says how it ended."""
 
     def __init__(self, store: Store, job: JobPaths, number: int, superseded: Callable[[], object], host: Host) -> None:
         self.number = number
         self._store, self._job, self._superseded, self._host = store, job, superseded, host
+        self._notes: dict[str, Any] = {}
         self._beats = 0
         self._end = host.every(HEARTBEAT_SECONDS, self._beat, "batchinfer-heartbeat")
 
@@ -119,12 +139,23 @@ class Epoch:
             if records.create(store, job.epoch(number), {**host.identity(), "at": _text(host.now())}):
                 return cls(store, job, number, superseded, host)
 
+    def note(self, **notes: Any) -> None:
+        """Put JSON values into this heartbeat and all that follow, for the runner after this one. Raises StorageError, AccessError."""
+        self._notes = {**self._notes, **notes}
+        self._put_beat()
+
+    def _put_beat(self) -> None:
+        put = None
+        while put is not self._notes:  # noted meanwhile, by the other thread: an older beat must not stay on a newer one
+            put = self._notes
+            self._beats += 1
+            beat = {"beat": self._beats, "at": _text(self._host.now()), **put}
+            self._store.put(self._job.heartbeat(self.number), records.to_bytes(beat))
+
     def _beat(self) -> bool:
         """Give a sign of life; False when this runner's time is over."""
-        self._beats += 1
         try:
-            beat = {"beat": self._beats, "at": _text(self._host.now())}
-            self._store.put(self._job.heartbeat(self.number), records.to_bytes(beat))
+            self._put_beat()
             if self.is_superseded():
                 self._superseded()
                 return False
@@ -137,9 +168,16 @@ class Epoch:
         return latest(self._store, self._job) > self.number
 
     def close(self, how: str) -> None:
-        """Stop beating and record the clean end."""
+        """Stop beating and record the clean end, unless the store is away: that counts as an unclean one.
+
+        Whoever ends a run sends a signal and waits for seconds, and a store that is away is waited for far longer.
+        """
         self._end()
-        self._store.put(self._job.closed(self.number), records.to_bytes({"end": how}))
+        self._host.within(_CLOSE_SECONDS, lambda: self._close(how), "batchinfer-close")
+
+    def _close(self, how: str) -> None:
+        with contextlib.suppress(BatchinferError):
+            self._store.put(self._job.closed(self.number), records.to_bytes({"end": how}))
 
 
 def _text(time: datetime) -> str:

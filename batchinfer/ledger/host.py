@@ -52,6 +52,12 @@ class Host:
 
         return end
 
+    def within(self, seconds: float, action: Callable[[], None], name: str) -> None:
+        """Call `action`, and go on after `seconds` also where it hasn't ended."""
+        thread = threading.Thread(target=action, name=name, daemon=True)
+        thread.start()
+        thread.join(seconds)
+
     def identity(self) -> dict[str, Any]:
         """Who this process is: host, boot, process and its start, versions of what runs."""
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from batchinfer.executors.protocol import Executor
 from batchinfer.job.spec import Errors
 from batchinfer.ledger import manifests, parts, settings
+from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, Part, account
@@ -22,6 +23,7 @@ from batchinfer.run.judge import judge, refuse_superseded
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
+from batchinfer.run.suspects import Suspects
 from batchinfer.run.surroundings import Surroundings
 from batchinfer.storage import paths
 from batchinfer.storage.store import Store
@@ -46,7 +48,7 @@ class GenerationRun:
         plan: what is asked for now; its rows and shards are replaced by those of the generation.
         store: the output.
         job: whose generation it is.
-        epoch: number of this runner.
+        epoch: this runner's.
         generation: as recorded.
         before: the manifest of the generation before; None for the first.
         listener: told of everything.
@@ -60,7 +62,7 @@ class GenerationRun:
         plan: Plan,
         store: Store,
         job: Job,
-        epoch: int,
+        epoch: Epoch,
         generation: Generation,
         before: Manifest | None,
         listener: Listener,
@@ -77,7 +79,7 @@ class GenerationRun:
         self._surroundings, self._host = surroundings, surroundings.host
         self._parts: list[Part] = []
         self._given_up: list[Failed] = []
-        self._deaths: Counter[int] = Counter()
+        self._suspects = Suspects(store, job, epoch)
         self._decided = self._decided_rows = 0
         self._usage = Usage()
         self._ending: _Ending | None = None
@@ -97,7 +99,7 @@ class GenerationRun:
             Started(
                 self._plan,
                 self._job.paths,
-                self._epoch,
+                self._epoch.number,
                 self._counts(),
                 allotment.executor,
                 self._decided,
@@ -148,10 +150,12 @@ class GenerationRun:
     def _work(self, left: deque[Shard], allotment: Allotment, context: Context) -> None:
         executor = self._executor = self._surroundings.open_executor(allotment, context)
         try:
+            self._suspects.begin([s.number for s in left], executor.workers)
+            quarantined = self._suspects.quarantined(left[0].number)
             if self._settings is None:
-                measured = executor.measure(list(left))
+                measured = executor.measure(list(left), quarantined=quarantined)
                 self._settings = settings.pin(self._store, self._job, self._generation, measured)
-            executor.start(self._settings)
+            executor.start(self._settings, quarantined=quarantined)
             self._tell(Settled(self._settings, executor.workers))
             self._loop(executor, left)
         finally:
@@ -168,7 +172,8 @@ class GenerationRun:
             if self._stop and self._ending is None:
                 self._abort(executor, left, _stopped(self._stop))
             while left and executor.wants() > 0:
-                executor.submit(left.popleft())
+                shard = left.popleft()
+                executor.submit(shard, quarantined=self._suspects.quarantined(shard.number))
                 running += 1
             outcomes = executor.wait(TICK_SECONDS)
             running -= len(outcomes)
@@ -202,11 +207,11 @@ class GenerationRun:
         """Act on a failed shard; True when it is to be tried again."""
         if failed.failure is Failure.STOPPED:
             return False
-        if failed.failure is Failure.DIED:
-            self._deaths[failed.shard] += 1
-        match decide(failed, self._deaths[failed.shard], self._plan.spec.retry.max_retries):
+        retries = self._plan.spec.retry.max_retries
+        deaths = self._suspects.count(failed, retries)
+        match decide(failed, deaths, retries):
             case Action.RETRY:
-                self._tell(Retried(failed, self._deaths[failed.shard]))
+                self._tell(Retried(failed, deaths, self._suspects.quarantined(failed.shard)))
                 return self._ending is None
             case Action.GIVE_UP:
                 self._given_up.append(failed)

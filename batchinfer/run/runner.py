@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from batchinfer.errors import BatchinferError, FingerprintError, LockedError
+from batchinfer.errors import FingerprintError, LockedError
 from batchinfer.ledger import epochs, generations, jobs, manifests
 from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.host import Host
@@ -72,7 +72,7 @@ def run(
                 result = judge(store, plan.spec, job, before)
             else:
                 result = GenerationRun(
-                    plan, store, job, epoch.number, generation, before, listener, stop, surroundings
+                    plan, store, job, epoch, generation, before, listener, stop, surroundings
                 ).result()
     return _told(result, host.monotonic() - began, listener)
 
@@ -119,7 +119,7 @@ def retry(
                     begun.plan,
                     store,
                     begun.job,
-                    epoch.number,
+                    epoch,
                     begun.generation,
                     begun.before,
                     listener,
@@ -196,5 +196,4 @@ def _epoch(store: Store, job: Job, stop: StopRequest, host: Host) -> Iterator[Ep
         yield epoch
         how = "end"
     finally:
-        with contextlib.suppress(BatchinferError):
-            epoch.close(how)
+        epoch.close(how)

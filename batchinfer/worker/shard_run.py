@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from batchinfer.data.dead_letters import DeadRow, to_bytes
 from batchinfer.data.part import PartWriter
 from batchinfer.data.reader import Window
+from batchinfer.engines.protocol import Engine
 from batchinfer.ledger import chunks, parts
 from batchinfer.ledger.host import HERE, Host
 from batchinfer.ledger.parts import Counts, Decision, Part
@@ -63,10 +64,16 @@ class ShardRun:
         settings: Settings,
         store: Store,
         outcome: Future[Outcome],
+        engine: Engine,
         host: Host = HERE,
+        *,
+        quarantined: bool = False,
     ) -> None:
         self.shard = shard
         self.outcome = outcome
+        self.engine, self.quarantined = engine, quarantined
+        self.halved = 0
+        """Batches that did not fit into memory."""
         self.error: BaseException | None = None
         self._seconds = dict.fromkeys(Seconds.__dataclass_fields__, 0.0)
         self._rows = self._batches = self._tokens = self._padded = 0
@@ -113,7 +120,7 @@ class ShardRun:
     @property
     def usage(self) -> Usage:
         """What the shard cost so far."""
-        return Usage(Seconds(**self._seconds), self._rows, self._batches, self._tokens, self._padded)
+        return Usage(Seconds(**self._seconds), self._rows, self._batches, self._tokens, self._padded, self.halved)
 
     def no_rows(self) -> pa.Table:
         """Results of a window that has no rows left."""

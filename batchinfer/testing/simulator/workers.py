@@ -14,6 +14,7 @@ from batchinfer.storage.store import Store
 from batchinfer.testing.simulator.model import BATCH, OUTPUTS, Input, Model
 from batchinfer.testing.simulator.scheduler import Process, Scheduler, Task
 from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress
+from batchinfer.worker.items import Submitted
 from batchinfer.worker.stages import Stages
 
 AHEAD = 2
@@ -62,11 +63,10 @@ class SimulatedWorker:
 
     def _through(self, shard: Shard, future: Future[Outcome]) -> None:
         stages = self.stages
-        for read in stages.read((shard, future)):
+        for read in stages.read(Submitted(shard, future)):
             for batch in stages.prepare(read):
                 for outputs in stages.infer(batch):
-                    for _ in stages.write(outputs):
-                        pass
+                    stages.write(outputs)
 
 
 class SimulatedExecutor:
@@ -93,12 +93,12 @@ class SimulatedExecutor:
         self._outcomes: list[Outcome] = []
         self._stopping = False
 
-    def measure(self, shards: Sequence[Shard]) -> Settings:
+    def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:  # noqa: ARG002 - no row kills here
         """See Executor."""
         self._scheduler.pause(0.5)
         return Settings("fp32", Budget(BATCH), len(shards) or 1, OUTPUTS)
 
-    def start(self, settings: Settings) -> None:
+    def start(self, settings: Settings, *, quarantined: bool = False) -> None:  # noqa: ARG002 - no row kills here
         """See Executor."""
         self._settings = settings
         for _ in range(self.workers):
@@ -108,8 +108,16 @@ class SimulatedExecutor:
         process = self._process()
         reader, model = self._parts(process)
         store, host = self._store(process), self._host(process)
-        stages = Stages(self._context, store, reader, model, on_cpu=True, host=host)  # type: ignore[arg-type]
-        stages.settings = self._settings
+        stages = Stages(
+            self._context,
+            store,
+            reader,  # type: ignore[arg-type]
+            lambda _quarantined: model,  # type: ignore[arg-type,return-value]
+            lambda function: function(),
+            on_cpu=True,
+            host=host,
+        )
+        stages.inference.settings = self._settings
         if self._stopping:
             stages.stopping.set()
         return SimulatedWorker(self._scheduler, process, stages, self._told, cautious=cautious)
@@ -123,7 +131,7 @@ class SimulatedExecutor:
         """See Executor."""
         return sum(max(0, w.room - len(w.taken)) for w in self._crew)
 
-    def submit(self, shard: Shard) -> None:
+    def submit(self, shard: Shard, *, quarantined: bool = False) -> None:  # noqa: ARG002 - no row kills here
         """See Executor."""
         min(self._crew, key=lambda w: len(w.taken) - w.room).give(shard)
 
