@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from batchinfer.errors import BatchinferError
+from batchinfer.errors import BatchinferError, OutputError
 from batchinfer.ledger import records
 from batchinfer.run.events import Event, Finished, Started, State
 from batchinfer.storage.paths import JobPaths
@@ -25,8 +25,8 @@ class ResultsFile:
             self._started = event
             self._put(event.job, _unfinished(event, State.RUNNING, None, []))
         elif isinstance(event, Finished):
-            standing = None if self._started else records.find(self._store, event.result.job.run_results)
             # A run without work keeps the file of the one that did it.
+            standing = None if self._started else self._standing(event.result.job)
             if standing is None or standing.get("exit_code") != event.result.exit_code:
                 self._put(event.result.job, event.result.to_json())
 
@@ -39,6 +39,12 @@ class ResultsFile:
             state = State.INTERRUPTED if code == 75 else State.CANCELLED if code == 130 else State.FAILED
             with contextlib.suppress(BatchinferError):  # the store may be what failed
                 self._put(self._started.job, _unfinished(self._started, state, code, [str(error)]))
+
+    def _standing(self, job: JobPaths) -> dict[str, Any] | None:
+        try:
+            return records.find(self._store, job.run_results)
+        except OutputError:  # damaged, and about to be written anew
+            return None
 
     def _put(self, job: JobPaths, value: dict[str, Any]) -> None:
         self._store.put(job.run_results, records.to_bytes(value))
