@@ -16,7 +16,6 @@ from batchinfer.errors import OutputError
 from batchinfer.storage.paths import number_of
 from batchinfer.storage.store import Store
 
-
 _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
 _SEAL_BYTES = 82
 
@@ -24,7 +23,9 @@ _SEAL_BYTES = 82
 def to_bytes(value: dict[str, Any]) -> bytes:
     """A record as stored, which must have a key: one order of keys, so that equal records have equal bytes, and the seal."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False)
-    body = text.removesuffix("\n}").encode("utf-8", "surrogatepass")  # a file name that is no UTF-8 reads back as it was
+    body = text.removesuffix("\n}").encode(
+        "utf-8", "surrogatepass"
+    )  # a file name that is no UTF-8 reads back as it was
     return b'%s,\n "sha256": "%s"\n}\n' % (body, hashlib.sha256(body).hexdigest().encode())
 
 

@@ -193,8 +193,10 @@ class ShardRun:
         at = np.searchsorted(window.ordinals, dead["_ordinal"].to_numpy())
         key = self._context.reading.key
         keys = window.table[key].take(pa.array(at)).to_pylist() if key else [None] * len(at)
-        for ordinal, error, name in zip(dead["_ordinal"].to_pylist(), dead["_dead"].to_pylist(), keys, strict=True):
-            path, source_row = window.source(ordinal)
+        places = window.sources(dead["_ordinal"].to_pylist())
+        for ordinal, error, name, (path, source_row) in zip(
+            dead["_ordinal"].to_pylist(), dead["_dead"].to_pylist(), keys, places, strict=True
+        ):
             self._dead_ordinals.append(ordinal)
             self._dead.append(
                 DeadRow(
