@@ -25,6 +25,7 @@ for verb in (
     plan.validate,
     plan.plan,
     run.run,
+    run.retry,
     status.status,
     verify.verify,
     status.errors,

@@ -118,12 +118,16 @@ class Standing:
         return None if self.at is None else max(0.0, (now - datetime.fromisoformat(self.at)).total_seconds())
 
 
+def latest(store: Store, job: JobPaths) -> int:
+    """Number of the newest epoch of the job; 0 before the first."""
+    return max(records.numbers(store, f"{job.folder}/epochs"), default=0)
+
+
 def newest(store: Store, job: JobPaths) -> Standing | None:
     """The newest epoch of the job; None before the first."""
-    numbers = records.numbers(store, f"{job.folder}/epochs")
-    if not numbers:
+    number = latest(store, job)
+    if not number:
         return None
-    number = numbers[-1]
     record = records.read(store, job.epoch(number))
     owner = f"process {record.get('pid')} on {record.get('host')}"
     if records.find(store, job.closed(number)) is not None:
@@ -225,7 +229,7 @@ class Epoch:
 
     def is_superseded(self) -> bool:
         """Whether a later runner has taken over."""
-        return any(n > self.number for n in records.numbers(self._store, f"{self._job.folder}/epochs"))
+        return latest(self._store, self._job) > self.number
 
     def close(self, how: str) -> None:
         """Stop beating and record the clean end."""

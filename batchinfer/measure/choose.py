@@ -39,6 +39,7 @@ def choose(
     threads: int,
     rows: int,
     breaker: CircuitBreaker | None = None,
+    pinned: pa.Schema | None = None,
 ) -> Settings:
     """Settle a job's settings and leave the engine loaded accordingly.
 
@@ -51,6 +52,7 @@ def choose(
         threads: CPU threads of the model.
         rows: rows of the job, to see what pays.
         breaker: opens when all of the first rows fail alike; None for a job without one.
+        pinned: output columns whose types stand already.
 
     Raises:
         CircuitBreakerError: the first rows all fail with one error type.
@@ -67,7 +69,7 @@ def choose(
     budget = budget_for(engine, step, first, batching, device)
     rest = itertools.chain([] if first is None else [first], tables)
     breaker = breaker or CircuitBreaker(enabled=False)
-    outputs = output_schema(engine, step, description, budget, rest, breaker)
+    outputs = output_schema(engine, step, description, budget, rest, breaker, pinned)
     return Settings(description.precision, budget, threads, outputs, measured)
 
 

@@ -10,15 +10,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from batchinfer.errors import BatchinferError, LockedError
-from batchinfer.ledger import epochs, jobs, manifests
+from batchinfer.errors import BatchinferError, FingerprintError, LockedError
+from batchinfer.ledger import epochs, generations, jobs, manifests
 from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
+from batchinfer.plan.fingerprint import differences
+from batchinfer.plan.generation import Generation, first_generation
 from batchinfer.plan.plan import Plan
-from batchinfer.run import interrupts
+from batchinfer.run import interrupts, retrying
 from batchinfer.run.events import Finished, Listener, RunResult
-from batchinfer.run.generation import Generation, judge
+from batchinfer.run.generation import GenerationRun
+from batchinfer.run.judge import judge
+from batchinfer.run.retrying import Selection
 from batchinfer.run.stop import StopRequest
 from batchinfer.storage import paths
 from batchinfer.storage.store import Store, open_store
@@ -27,7 +31,7 @@ from batchinfer.storage.store import Store, open_store
 def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, restart: bool = False) -> RunResult:
     """Run a plan to its end, or as far as it goes.
 
-    Running it again continues; running a finished one repeats its verdict without work.
+    Running it again continues, a retry that was interrupted too; running a finished one repeats its verdict without work.
 
     Args:
         plan: from `make_plan`.
@@ -44,15 +48,60 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
     store = open_store(plan.spec.output.path, plan.spec.storage, scratch=paths.SCRATCH)
     began = time.monotonic()
     if not restart and (finished := _finished(store, plan)) is not None:
-        job, manifest = finished
-        result = judge(store, plan, job, manifest)
+        result = judge(store, plan.spec, *finished)
     else:
         jobs.probe(store)
         job = _take(store, plan, restart=restart)
         stop = StopRequest() if stop is None else stop
-        with _epoch(store, job, stop), interrupts.heard(stop):
+        with _epoch(store, job, stop) as epoch, interrupts.heard(stop):
             jobs.remove_former(store, job)
-            result = Generation(plan, store, job, listener, stop).result()
+            generation = _generation(store, job, plan)
+            before = manifests.latest(store, job.paths)
+            if before is not None and not generations.is_open(
+                generation, before
+            ):  # ended while we waited for our epoch
+                result = judge(store, plan.spec, job, before)
+            else:
+                result = GenerationRun(plan, store, job, epoch.number, generation, before, listener, stop).result()
+    return _told(result, began, listener)
+
+
+def retry(plan: Plan, selection: Selection, listener: Listener, stop: StopRequest | None = None) -> RunResult:
+    """Attempt dead rows of a finished job again, as a generation of its own.
+
+    The same call resumes a retry that was interrupted. Where no row is left to attempt, the verdict is repeated without work.
+
+    Args:
+        plan: of the job as it is now; model, code and input files may differ from those that it was run with.
+        selection: which dead rows.
+        listener: told of everything; must not raise.
+        stop: see `run`.
+
+    Raises:
+        RefusedError: there is no finished job, or it differs in more than a retry may change; nothing was run.
+        LockedError, StorageError, ClusterError: see `run`.
+
+    """
+    store = open_store(plan.spec.output.path, plan.spec.storage, scratch=paths.SCRATCH)
+    began = time.monotonic()
+    work = retrying.find(store, plan, selection)
+    if work.generation is None and work.interrupted is None:
+        result = judge(store, plan.spec, work.job, work.before)
+    else:
+        jobs.probe(store)
+        stop = StopRequest() if stop is None else stop
+        with _epoch(store, work.job, stop) as epoch, interrupts.heard(stop):
+            begun = retrying.begin(store, plan, selection)
+            if begun.generation is None:
+                result = judge(store, plan.spec, begun.job, begun.before)
+            else:
+                result = GenerationRun(
+                    begun.plan, store, begun.job, epoch.number, begun.generation, begun.before, listener, stop
+                ).result()
+    return _told(result, began, listener)
+
+
+def _told(result: RunResult, began: float, listener: Listener) -> RunResult:
     result = replace(result, seconds=time.monotonic() - began)
     listener(Finished(result))
     return result
@@ -61,34 +110,62 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
 def _finished(store: Store, plan: Plan) -> tuple[Job, Manifest] | None:
     """The job and its manifest, where this very job has ended before."""
     job = jobs.current(store)
-    if job is None or job.fingerprint.digest != plan.fingerprint.digest:
+    if job is None or not generations.accepts(store, job.paths, job.fingerprint, plan.fingerprint):
         return None
     manifest = manifests.latest(store, job.paths)
-    return None if manifest is None else (job, manifest)
+    if manifest is None or generations.numbers(store, job.paths)[-1] > manifest.generation:
+        return None
+    return job, manifest
+
+
+def _generation(store: Store, job: Job, plan: Plan) -> Generation:
+    """The job's newest generation, which is begun where there is none."""
+    numbers = generations.numbers(store, job.paths)
+    if numbers:
+        generation = generations.read(store, job.paths, numbers[-1])
+    else:
+        generation = generations.begin(store, job.paths, first_generation(plan))
+    if generation.fingerprint.digest != plan.fingerprint.digest and generations.is_open(
+        generation, manifests.latest(store, job.paths)
+    ):
+        changes = "\n".join(f"  {line}" for line in differences(generation.fingerprint, plan.fingerprint))
+        raise FingerprintError(
+            f"{store.root}: a {generation.kind} of this job was interrupted that differs from what is asked now in:\n{changes}\n"
+            f"Finish it as it was begun, or end it by another one: batchinfer retry {store.root}"
+        )
+    return generation
 
 
 def _take(store: Store, plan: Plan, *, restart: bool) -> Job:
     """The job's record; a former job that is to be replaced must have no runner."""
     former = jobs.current(store)
     overwrite = plan.spec.output.mode == "overwrite"
-    if former is not None and (restart or (overwrite and former.fingerprint.digest != plan.fingerprint.digest)):
+    if former is not None and (
+        restart or (overwrite and not generations.accepts(store, former.paths, former.fingerprint, plan.fingerprint))
+    ):
         standing = epochs.newest(store, former.paths)
         if standing is not None and epochs.is_alive(store, former.paths, standing):
             raise LockedError(
                 f"{store.root}: {standing.owner} is running the job that is to be replaced; stop it first"
             )
     return jobs.find_or_create(
-        store, plan.spec.name, plan.fingerprint, epochs.identity(), fresh=restart, overwrite=overwrite
+        store,
+        plan.spec.name,
+        plan.fingerprint,
+        epochs.identity(),
+        fresh=restart,
+        overwrite=overwrite,
+        written=plan.spec.written.to_json() if plan.spec.written is not None else None,
     )
 
 
 @contextlib.contextmanager
-def _epoch(store: Store, job: Job, stop: StopRequest) -> Iterator[None]:
+def _epoch(store: Store, job: Job, stop: StopRequest) -> Iterator[Epoch]:
     """This runner's time; its end is recorded also when an error ends it, unless the store is away."""
     epoch = Epoch.begin(store, job.paths, lambda: stop.ask("another runner has taken over"))
     how = "error"
     try:
-        yield
+        yield epoch
         how = "end"
     finally:
         with contextlib.suppress(BatchinferError):

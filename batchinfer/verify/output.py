@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import PurePosixPath
 
+import numpy as np
 import pyarrow as pa
 
+from batchinfer.data import ordinals
 from batchinfer.data.scan import rescan
 from batchinfer.errors import AccessError, InputError, OutputError, StorageError
 from batchinfer.ledger import epochs, jobs, parts, records
 from batchinfer.ledger.jobs import Job
-from batchinfer.ledger.parts import Counts, Part
+from batchinfer.ledger.parts import Part, account
+from batchinfer.plan.generation import Generation
 from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
 from batchinfer.storage.paths import job8_of
@@ -56,15 +61,20 @@ class _Verifier:
         self._found += known.findings
         standing = parts.list_shards(self._store, job.paths)
         recorded = {p.shard: p for p in known.manifest.parts} if known.manifest else {}
-        original = self._original(job, known)
-        shards = [s for n, s in sorted(known.shards.items()) if n in recorded or n in standing]
+        originals = {g.number: self._original(g) for g in known.generations}
+        wanted = [pair for n, pair in sorted(known.shards.items()) if n in recorded or n in standing]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="batchinfer-verify") as pool:
-            checked = list(pool.map(lambda s: self._part(job, known, s, recorded.get(s.number), original), shards))
+            checked = list(
+                pool.map(
+                    lambda p: self._part(job, known, *p, recorded.get(p[0].number), originals[p[1].number]), wanted
+                )
+            )
         for one in checked:
             self._found += one.findings
+        self._found += _not_dead(job, checked)
         self._count(known, checked)
         self._listing(job, known, recorded)
-        if known.manifest is None:
+        if known.open is not None or known.manifest is None:
             self._unfinished(job, known, standing)
         return self._made
 
@@ -80,39 +90,57 @@ class _Verifier:
             raise OutputError(f"{self._store.root}: no job of batchinfer has written here")
         return job
 
-    def _original(self, job: Job, known: State) -> Original | None:
-        """The input, where it stands as it was planned."""
-        if not known.files:
-            return None
+    def _original(self, generation: Generation) -> Original | None:
+        """The input of a generation, where it stands as it was planned."""
         try:
-            scanned = rescan(known.files, self._options)
+            scanned = rescan(generation.files, self._options)
         except (InputError, AccessError, StorageError) as e:
             self._made.notes.append(f"the output was not compared with its input: {e}")
             return None
-        return Original(scanned, job.fingerprint.material["input"]["where"], known.window, self._options)
+        where = generation.fingerprint.material["input"]["where"]
+        return Original(scanned, where, generation.window, self._options)
 
-    def _part(self, job: Job, known: State, shard: Shard, recorded: Part | None, original: Original | None) -> Checked:
+    def _part(
+        self,
+        job: Job,
+        known: State,
+        shard: Shard,
+        generation: Generation,
+        recorded: Part | None,
+        original: Original | None,
+    ) -> Checked:
         checked = part.check(self._store, job.paths, shard, recorded)
-        if self._made.deep and checked.decision is not None and known.settings is not None:
-            checked.findings += self._deep(job.paths.part(shard.number), known.settings.outputs, checked, original)
+        if self._made.deep and checked.decision is not None:
+            settings = max((n for n in known.outputs if n <= generation.number), default=0)
+            outputs = known.outputs.get(settings)
+            checked.findings += self._deep(job.paths.part(shard.number), generation, outputs, checked, original)
         checked.data = b""
         return checked
 
-    def _deep(self, path: str, outputs: pa.Schema, checked: Checked, original: Original | None) -> list[Finding]:
+    def _deep(
+        self,
+        path: str,
+        generation: Generation,
+        outputs: pa.Schema | None,
+        checked: Checked,
+        original: Original | None,
+    ) -> list[Finding]:
         assert checked.decision is not None
+        counts = checked.decision.counts
         try:
             table = part.decode(checked.data)
         except (pa.ArrowException, OSError, ValueError) as e:
             return [Finding(Kind.UNSOUND, path, f"a page can't be read: {' '.join(str(e).split())}", ADVICE)]
-        if len(table) != checked.decision.counts.succeeded:
-            message = f"its pages hold {len(table):,} rows, its footer says {checked.decision.counts.succeeded:,}"
+        if len(table) != counts.succeeded:
+            message = f"its pages hold {len(table):,} rows, its footer says {counts.succeeded:,}"
             return [Finding(Kind.UNSOUND, path, message, ADVICE)]
-        split = len(table.schema) - len(outputs)
-        if not pa.schema(list(table.schema)[split:]).equals(outputs):
-            return [Finding(Kind.UNSOUND, path, "its output columns aren't those of the settings", ADVICE)]
-        if original is None:
+        carried = table.select(table.schema.names[: len(generation.carried)])
+        made = pa.schema(list(table.schema)[len(generation.carried) :])
+        types = {f.name: str(f.type) for f in carried.schema}
+        if types != generation.carried or (outputs is not None and not made.equals(outputs)):
+            return [Finding(Kind.UNSOUND, path, "its columns aren't those of plan and settings", ADVICE)]
+        if original is None or counts.not_attempted:
             return []
-        carried = table.select(table.schema.names[:split])
         try:
             different = list(original.differences(checked.shard, checked.decision, carried))
         except (InputError, AccessError, StorageError) as e:
@@ -122,11 +150,10 @@ class _Verifier:
 
     def _count(self, known: State, checked: list[Checked]) -> None:
         made = self._made
-        rows = sum((c.decision.counts for c in checked if c.decision), Counts())
-        planned = known.planned
-        made.rows = Counts(
-            planned, rows.succeeded, rows.dead, rows.filtered, planned - rows.planned, truncated=rows.truncated
+        rows = account(
+            Part(c.shard.number, "", 0, "", c.decision.counts, None, c.shard.retries) for c in checked if c.decision
         )
+        made.rows = replace(rows, planned=known.planned, not_attempted=known.planned - rows.planned)
         made.parts = sum(c.decision is not None for c in checked)
         made.bytes = sum(c.bytes for c in checked)
 
@@ -153,10 +180,16 @@ class _Verifier:
         def found(kind: Kind, message: str, advice: str) -> None:
             self._found.append(Finding(kind, paths.SUCCESS, message, advice))
 
+        if known.open is not None and size is None:  # a retry removes it, and puts it back at its end
+            return
         judged = known.results if known.results.get("state") in ("SUCCEEDED", "PARTIAL") else {}
-        verdict = None if known.manifest is None else judged.get("exit_code", known.manifest.verdict)
+        verdict = (
+            None
+            if known.manifest is None or known.open is not None
+            else judged.get("exit_code", known.manifest.verdict)
+        )
         if size is not None and verdict != 0:
-            why = "the last verdict isn't 0" if known.manifest else "there is no manifest yet"
+            why = "there is no manifest yet" if verdict is None else "the last verdict isn't 0"
             found(
                 Kind.EXTRA, f"it tells readers that all is well, and {why}", "remove it, or run the same command again"
             )
@@ -170,19 +203,31 @@ class _Verifier:
             runner = epochs.newest(self._store, job.paths)
         except OutputError:  # a damaged record, which is a finding of its own
             runner = None
-        rows = self._made.rows
-        done = len(standing & known.shards.keys())
-        message = (
-            f"{done:,} of {len(known.shards):,} shards are decided, {rows.planned - rows.not_attempted:,} of {rows.planned:,} rows"
-            if known.shards
-            else "nothing is planned yet"
-        )
+        message, number = "nothing is planned yet", 1
+        if known.open is not None:
+            number = known.open.number
+            shards = {s.number: s.rows for s in known.open.shards}
+            done = standing & shards.keys()
+            message = (
+                f"{len(done):,} of {len(shards):,} shards are decided, {sum(shards[n] for n in done):,} of "
+                f"{known.open.rows:,} rows"
+            )
         advice = (
             f"{runner.owner} is at work: verify again when it has ended"
             if runner is not None and runner.state == "alive"
             else "run the same command to finish"
         )
-        self._found.append(Finding(Kind.UNFINISHED, job.paths.manifest(1), message, advice))
+        self._found.append(Finding(Kind.UNFINISHED, job.paths.manifest(number), message, advice))
+
+
+def _not_dead(job: Job, checked: list[Checked]) -> Iterator[Finding]:
+    """Parts that attempted again what an earlier part didn't leave dead: such rows would stand in the output twice."""
+    dead = {c.shard.number: c.decision.dead for c in checked if c.decision}
+    for one in checked:
+        for number, text in one.shard.retries if one.decision else ():
+            if number in dead and len(np.setdiff1d(ordinals.decode(text), dead[number], assume_unique=True)):
+                message = f"it retries rows that the part of shard {number} didn't leave dead"
+                yield Finding(Kind.UNSOUND, job.paths.part(one.shard.number), message, ADVICE)
 
 
 def _is_hidden(path: str) -> bool:

@@ -111,7 +111,7 @@ def _against_plan(decision: Decision, shard: Shard, rows: int) -> Iterator[str]:
             f"the plan {shard.rows:,} from {shard.first:,} on"
         )
         return
-    if rows != counts.succeeded or counts.not_attempted:
+    if rows != counts.succeeded or (counts.not_attempted and not shard.retries):  # a retry may have been given up
         yield f"it has {rows:,} rows, and its footer says that {counts.succeeded:,} of {counts.planned:,} succeeded"
     absent = np.concatenate((decision.dead, decision.filtered))
     if len(np.unique(absent)) != len(absent) or (len(absent) and not 0 <= absent.min() <= absent.max() < shard.rows):
@@ -166,8 +166,7 @@ def _dead_letters(store: Store, job: JobPaths, checked: Checked, decision: Decis
 def _tells(letters: pa.Table, decision: Decision, shard: Shard) -> bool:
     """Whether the dead letters are those of the dead rows, each with the place in the input that the plan gives it."""
     dead = decision.dead.tolist()
-    expected = [
-        (shard.number, shard.first + n, *place) for n, place in zip(dead, sources(shard.ranges, dead), strict=True)
-    ]
+    rows = shard.job_rows()[decision.dead].tolist()
+    expected = [(shard.number, row, *place) for row, place in zip(rows, sources(shard.ranges, dead), strict=True)]
     columns = ("shard", "row", "source_file", "source_row")
     return list(zip(*(letters[c].to_pylist() for c in columns), strict=True)) == expected

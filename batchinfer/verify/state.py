@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchinfer.data.inputs import InputFile
+import pyarrow as pa
+
+from batchinfer.data import ordinals
 from batchinfer.errors import OutputError
 from batchinfer.ledger import records
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
-from batchinfer.ledger.parts import Counts
+from batchinfer.ledger.parts import account
 from batchinfer.measure.settings import Settings
-from batchinfer.plan import record as plans
 from batchinfer.plan.fingerprint import digest_of
+from batchinfer.plan.generation import Generation
 from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths, number_of
@@ -39,37 +41,50 @@ _TELLS = {
 class State:
     """What the sound records say."""
 
-    shards: dict[int, Shard] = field(default_factory=dict)
-    """Of all plans, by number."""
-    files: tuple[InputFile, ...] = ()
-    window: int = 1
+    generations: list[Generation] = field(default_factory=list)
+    shards: dict[int, tuple[Shard, Generation]] = field(default_factory=dict)
+    """Of all generations, by number."""
     manifest: Manifest | None = None
-    settings: Settings | None = None
+    """The newest."""
+    outputs: dict[int, pa.Schema] = field(default_factory=dict)
+    """Output columns by the settings of each generation."""
     results: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def planned(self) -> int:
-        """Rows of all shards."""
-        return sum(s.rows for s in self.shards.values())
+        """Rows of the job."""
+        return sum(g.planned for g in self.generations)
+
+    @property
+    def open(self) -> Generation | None:
+        """The generation that has not ended."""
+        ended = self.manifest.generation if self.manifest else 0
+        return self.generations[-1] if self.generations and self.generations[-1].number > ended else None
 
 
 def read(store: Store, job: Job) -> State:
     """Read every record of the job, and compare them with each other."""
     state = State()
     sound = _sound(store, job.paths, state.findings)
-    plan = sound.get(job.paths.plan(1))
-    if plan is not None:
-        state.files, state.window = plans.files_from_json(plan), plan["window"]
-        state.shards = {s.number: s for s in plans.shards_from_json(plan)}
-        state.findings += [_unsound(job.paths.plan(1), m) for m in _against_job(plan, state, job)]
-    if (manifest := sound.get(job.paths.manifest(1))) is not None:
-        state.manifest = Manifest.from_json(manifest)
-        state.findings += [_unsound(job.paths.manifest(1), m) for m in _against_plan(state, job.paths)]
-    if (settings := sound.get(job.paths.settings)) is not None:
-        state.settings = Settings.from_json(settings)
+    for number in _numbers(sound, job.paths.plan):
+        path = job.paths.plan(number)
+        generation = Generation.from_json(sound[path])
+        state.findings += [_unsound(path, m) for m in _against_job(generation, sound[path]["rows"], state, job)]
+        state.generations.append(generation)
+        state.shards |= {s.number: (s, generation) for s in generation.shards}
+        if (settings := sound.get(job.paths.settings_of(number))) is not None:
+            state.outputs[number] = Settings.from_json(settings).outputs
+    for number in _numbers(sound, job.paths.manifest):
+        path = job.paths.manifest(number)
+        state.manifest = Manifest.from_json(sound[path])
+        state.findings += [_unsound(path, m) for m in _against_plans(state.manifest, number, state, job.paths)]
     state.results = sound.get(job.paths.run_results, {})
     return state
+
+
+def _numbers(there: Iterable[str], spelled: Callable[[int], str]) -> list[int]:
+    return sorted(n for path in there if (n := number_of(path)) is not None and path == spelled(n))
 
 
 def _unsound(path: str, message: str) -> Finding:
@@ -78,12 +93,12 @@ def _unsound(path: str, message: str) -> Finding:
 
 def _sound(store: Store, job: JobPaths, findings: list[Finding]) -> dict[str, dict[str, Any]]:
     """The records by path, without those that are damaged."""
-    known = {job.settings, job.run_results}
     sound: dict[str, dict[str, Any]] = {}
     there: set[str] = set()
     for folder in (paths.JOBS, job.folder):
         for entry in store.list(folder):
-            if entry.path not in known and number_of(entry.path) is None:
+            kind = _kind(entry.path, job)
+            if kind is None:
                 continue
             there.add(entry.path)
             advice = _AGAIN if entry.path == job.run_results else ADVICE
@@ -94,7 +109,7 @@ def _sound(store: Store, job: JobPaths, findings: list[Finding]) -> dict[str, di
             except OutputError:
                 findings.append(Finding(Kind.ALTERED, entry.path, "edited, cut off or damaged", advice))
                 continue
-            if _TELLS[entry.path.removesuffix(".json").split("/")[-2 if number_of(entry.path) else -1]] in record:
+            if _TELLS[kind] in record:
                 sound[entry.path] = record
             else:
                 findings.append(
@@ -104,35 +119,69 @@ def _sound(store: Store, job: JobPaths, findings: list[Finding]) -> dict[str, di
     return sound
 
 
+def _kind(path: str, job: JobPaths) -> str | None:
+    """Which kind of record a path names; None for any other file."""
+    folder, _, name = path.rpartition("/")
+    if folder == job.folder:
+        return next((k for k in ("settings", "run_results") if name.startswith(k) and name.endswith(".json")), None)
+    kind = folder.rpartition("/")[2]
+    return kind if kind in _TELLS and number_of(path) is not None else None
+
+
 def _absent(there: set[str], job: JobPaths) -> Iterator[tuple[str, str, str]]:
     """Records that must be there because of those that are."""
     for spelled in (paths.job_record, job.epoch, job.plan, job.manifest):
-        numbers = {n for path in there if (n := number_of(path)) is not None and path == spelled(n)}
-        for number in sorted(set(range(1, max(numbers, default=0))) - numbers):
+        numbers = _numbers(there, spelled)
+        for number in sorted(set(range(1, max(numbers, default=0))) - set(numbers)):
             yield spelled(number), "there are later ones", ADVICE
-    if job.plan(1) in there and not any(path.startswith(f"{job.folder}/epochs/") for path in there):
+    if job.plan(1) in there and not _numbers(there, job.epoch):
         yield job.epoch(1), "a plan stands, so a runner was there", ADVICE
-    if job.manifest(1) in there:
-        if job.plan(1) not in there:
-            yield job.plan(1), "a manifest stands, so there was a plan", ADVICE
-        if job.settings not in there:
-            yield job.settings, "a manifest stands, so the settings were pinned", ADVICE
-        if job.run_results not in there:
-            yield job.run_results, "a manifest stands, so a run has ended", _AGAIN
+    for number in _numbers(there, job.manifest):
+        if job.plan(number) not in there:
+            yield job.plan(number), "a manifest stands, so there was a plan", ADVICE
+    if job.manifest(1) in there and job.settings not in there:
+        yield job.settings, "a manifest stands, so the settings were pinned", ADVICE
+    if job.manifest(1) in there and job.run_results not in there:
+        yield job.run_results, "a manifest stands, so a run has ended", _AGAIN
 
 
-def _against_job(plan: dict[str, Any], state: State, job: Job) -> Iterator[str]:
-    material = job.fingerprint.material
-    if plan["fingerprint"] != job.fingerprint.digest or digest_of(material) != job.fingerprint.digest:
+def _against_job(generation: Generation, rows: int, state: State, job: Job) -> Iterator[str]:
+    mark = generation.fingerprint
+    first = generation.number == 1
+    if digest_of(mark.material) != mark.digest or (first and mark.digest != job.fingerprint.digest):
         yield "its fingerprint isn't the one of the job's record: it belongs to another job"
-        return
-    pinned = digest_of([[f.path, f.size, f.version, f.footer] for f in state.files])
-    limit, total = material["input"]["limit"], sum(f.rows for f in state.files)
-    rows = total if limit is None else min(limit, total)
-    if pinned != material["input"]["files"]["digest"] or not rows == plan["rows"] == state.planned:
-        yield "its files or rows aren't those of the job's record"
-    elif not _covers(list(state.shards.values()), rows):
-        yield "its shards don't hold each of the first rows of the input once and in order"
+    elif rows != generation.rows:
+        yield f"it says {rows:,} rows, and its shards hold {generation.rows:,}"
+    elif generation.kind == "retry":
+        if not _retries_what_is_there(generation, state):
+            yield "its shards don't hold each of the rows that they say they retry once"
+    elif first:
+        pinned = digest_of([[f.path, f.size, f.version, f.footer] for f in generation.files])
+        limit, total = mark.material["input"]["limit"], sum(f.rows for f in generation.files)
+        planned = total if limit is None else min(limit, total)
+        if pinned != mark.material["input"]["files"]["digest"] or rows != planned:
+            yield "its files or rows aren't those of the job's record"
+        elif not _covers(generation.shards, rows):
+            yield "its shards don't hold each of the first rows of the input once and in order"
+
+
+def _retries_what_is_there(generation: Generation, state: State) -> bool:
+    """Whether each row of a retry is one that an earlier shard holds, and in one of its shards alone."""
+    seen: set[int] = set()
+    for shard in generation.shards:
+        rows: list[int] = []
+        for number, text in shard.retries:
+            if number not in state.shards:
+                return False
+            held = state.shards[number][0].job_rows()
+            which = ordinals.decode(text)
+            if len(which) and which[-1] >= len(held):
+                return False
+            rows += held[which].tolist()
+        if sorted(rows) != shard.job_rows().tolist() or not seen.isdisjoint(rows):
+            return False
+        seen.update(rows)
+    return True
 
 
 def _covers(shards: Sequence[Shard], rows: int) -> bool:
@@ -154,12 +203,29 @@ def _covers(shards: Sequence[Shard], rows: int) -> bool:
     return at == rows
 
 
-def _against_plan(state: State, job: JobPaths) -> Iterator[str]:
-    manifest = state.manifest
-    assert manifest is not None
-    if sum((p.counts for p in manifest.parts), Counts()) != manifest.counts:
-        yield "its counts aren't the sum of those of its parts"
-    if any(p.path != job.part(p.shard) for p in manifest.parts):
+def _against_plans(manifest: Manifest, number: int, state: State, job: JobPaths) -> Iterator[str]:
+    shards = {n: s for n, (s, g) in state.shards.items() if g.number <= number}
+    if manifest.generation != number:
+        yield f"it is the manifest of generation {manifest.generation}"
+    elif account(manifest.parts) != manifest.counts:
+        yield "its counts aren't those of its parts"
+    elif any(p.path != job.part(p.shard) for p in manifest.parts):
         yield "it names parts that are none of this job"
-    elif state.shards and sorted(p.shard for p in manifest.parts) != sorted(state.shards):
-        yield "its parts aren't one for each shard of the plan"
+    elif shards and sorted(p.shard for p in manifest.parts) != sorted(shards):
+        yield "its parts aren't one for each shard of the plans"
+    elif any(p.shard in shards and p.retries != shards[p.shard].retries for p in manifest.parts):
+        yield "its parts retry other rows than the plans say"
+    elif _twice(manifest):
+        yield "a dead row is settled by two of its parts"
+
+
+def _twice(manifest: Manifest) -> bool:
+    """Whether a row that a part left dead was attempted again by two others, each of which tells what became of it."""
+    seen: set[tuple[int, int]] = set()
+    for part in manifest.parts:
+        if part.counts.not_attempted == 0:
+            again = {(shard, n) for shard, text in part.retries for n in ordinals.decode(text).tolist()}
+            if not seen.isdisjoint(again):
+                return True
+            seen |= again
+    return False

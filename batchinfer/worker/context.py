@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import pyarrow as pa
+
 from batchinfer.job.spec import JobSpec
 from batchinfer.ledger.parts import Part
 from batchinfer.plan.plan import Reading
@@ -25,6 +27,8 @@ class Context:
     """Whether the circuit breaker watches: not where rows of the job have succeeded before."""
     gpus: float | None = None
     """Share of GPUs that the worker has; None: whatever device there is."""
+    outputs: pa.Schema | None = None
+    """Output columns with the types that earlier generations pinned, which a measurement keeps; None where there are none."""
 
 
 class Failure(StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import time
 from collections.abc import Iterator
@@ -193,15 +194,14 @@ class ShardRun:
         at = np.searchsorted(window.ordinals, dead["_ordinal"].to_numpy())
         key = self._context.reading.key
         keys = window.table[key].take(pa.array(at)).to_pylist() if key else [None] * len(at)
-        places = window.sources(dead["_ordinal"].to_pylist())
-        for ordinal, error, name, (path, source_row) in zip(
-            dead["_ordinal"].to_pylist(), dead["_dead"].to_pylist(), keys, places, strict=True
-        ):
+        ordinals, errors = dead["_ordinal"].to_pylist(), dead["_dead"].to_pylist()
+        sources = window.sources(ordinals)
+        for ordinal, (path, source_row), error, name in zip(ordinals, sources, errors, keys, strict=True):
             self._dead_ordinals.append(ordinal)
             self._dead.append(
                 DeadRow(
                     shard=self.shard.number,
-                    row=self.shard.first + ordinal,
+                    row=int(self._job_rows[ordinal]),
                     source_file=path,
                     source_row=source_row,
                     key=None if name is None else str(name),
@@ -209,6 +209,10 @@ class ShardRun:
                     **error,
                 )
             )
+
+    @functools.cached_property
+    def _job_rows(self) -> NDArray[np.int64]:
+        return self.shard.job_rows()
 
     def commit(self) -> Part:
         """Encode the part and decide the shard."""

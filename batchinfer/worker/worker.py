@@ -90,6 +90,7 @@ class Worker:
                 self._context.threads,
                 rows,
                 breaker,
+                self._context.outputs,
             )
         )
         self._loaded = settings.precision

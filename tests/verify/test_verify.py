@@ -312,11 +312,11 @@ def test_records_that_do_not_agree_are_found(output: Path) -> None:
             one[1] = 0
 
     def another_job(value: dict[str, Any]) -> None:
-        value["fingerprint"] = "0" * 64
+        value["fingerprint"]["digest"] = "0" * 64
 
     for record, change, words in (
-        (manifest, more_rows, "aren't the sum"),
-        (manifest, one_part_less, "aren't one for each shard"),
+        (manifest, more_rows, "its counts aren't those of its parts"),
+        (manifest, one_part_less, "its counts aren't those of its parts"),
         (plan, same_rows_twice, "each of the first rows of the input once"),
         (plan, another_job, "belongs to another job"),
     ):
@@ -343,6 +343,44 @@ def test_without_its_input_an_output_still_verifies_and_says_so(workplace: Workp
     gone = workplace.opened().verify(deep=True)
     assert gone.findings == []
     assert "the file is gone" in gone.notes[0]
+
+
+# Generations.
+
+
+def test_retries_verify_and_one_that_has_not_ended_is_said_to_be_so(workplace: Workplace) -> None:
+    workplace.write(6000, bad={5, 70, 71, 3000, 5999})
+    workplace.run()
+    workplace.edit('raise TypeError("x is null")', "value = 0 if len(batch['x']) > 1 else value")
+    workplace.edit("2.0 * float(value)", "2.0 * float(value or 0)")
+    run = workplace.retry(only=["TypeError"])
+    assert (run.exit_code, run.counts.succeeded) == (0, 6000)
+    verification = run.verify(deep=True)
+    assert verification.findings == []
+    assert (verification.rows.planned, verification.rows.succeeded, verification.rows.dead) == (6000, 6000, 0)
+    output = workplace.folder / "output"
+    (part,) = (output / p for p in run.errors(resolved=True)["resolved_by"].unique())
+    content = part.read_bytes()
+    part.write_bytes(content[:-9] + b"x" + content[-8:])
+    assert kinds(run.verify()) == [(Kind.ALTERED, part.name)]
+    part.write_bytes(content)
+    (plan,) = files(output, "_batchinfer/*/plans/0002.json")
+    sound = plan.read_bytes()
+
+    def another_row(value: dict[str, Any]) -> None:
+        value["shards"][0][2][0][4] += 1
+
+    reseal(plan, another_row)
+    assert any("the rows that they say they retry" in f.message for f in verify_output(output).findings)
+    plan.write_bytes(sound)
+    for name in (
+        "data/_SUCCESS",
+        *(str(p.relative_to(output)) for p in output.glob("_batchinfer/*/manifests/0002.json")),
+    ):
+        (output / name).unlink()
+    (found,) = verify_output(output).findings
+    assert (found.kind, found.path.rpartition("/")[2]) == (Kind.UNFINISHED, "0002.json")
+    assert "1 of 1 shards are decided, 5 of 5 rows" in found.message
 
 
 # Before the end.
