@@ -2,6 +2,6 @@
 
 from batchinfer.api.frame import map  # noqa: A004 - the word of the field; used as batchinfer.map
 from batchinfer.api.job import Job
-from batchinfer.api.run import Run, open_run
+from batchinfer.api.run import Run, open_run, verify_output
 
-__all__ = ["Job", "Run", "map", "open_run"]
+__all__ = ["Job", "Run", "map", "open_run", "verify_output"]

@@ -27,6 +27,8 @@ from batchinfer.run.retrying import Selection
 from batchinfer.run.stop import StopRequest
 from batchinfer.storage import paths
 from batchinfer.storage.store import StorageOptions, Store, is_local, open_store, options_for
+from batchinfer.verify.findings import Verification
+from batchinfer.verify.output import verify
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,6 +53,11 @@ def open_run(path: str | Path, storage: StorageOptions | None = None) -> Run:
     if job is None:
         raise OutputError(f"{store.root}: no job of batchinfer has written here")
     return Run(store, job, storage or {})
+
+
+def verify_output(path: str | Path, storage: StorageOptions | None = None, *, deep: bool = False) -> Verification:
+    """See `Run.verify`; works on an output whose records are damaged too. Raises OutputError where no job of batchinfer wrote there."""
+    return verify(open_output(str(path), storage or {}), storage, deep=deep)
 
 
 @dataclass(frozen=True)
@@ -225,6 +232,18 @@ class Run:
     def clean(self, *, remove: bool = True) -> list[Leftover]:
         """Remove, or only list, what dead runners and former jobs left. Raises LockedError while the job's runner is alive."""
         return (cleanup.clean if remove else cleanup.leftovers)(self._store, self._job)
+
+    def verify(self, *, deep: bool = False) -> Verification:
+        """Prove from the files alone that every planned row stands in the output exactly once, or say what speaks against it.
+
+        Args:
+            deep: decode every page too, and compare rows and carried columns with the input where it stands.
+
+        Raises:
+            StorageError, AccessError: the output can't be read.
+
+        """
+        return verify(self._store, self._storage, deep=deep)
 
     def verdict(self, threshold: int | str) -> int:
         """The exit code that a threshold for dead rows would give."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from batchinfer.cli import clean, init, plan, run, status
+from batchinfer.cli import clean, init, plan, run, status, verify
 from batchinfer.cli.streams import show
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 unexpected, 2 refused (job file, input, model, output), 3 too many dead rows, "
+    epilog="Exit codes: 0 done, 1 unexpected, 2 refused (job file, input, model, output), 3 too many dead rows or findings, "
     "75 interrupted or locked (the same command resumes), 130 Ctrl-C.",
 )
 
@@ -27,6 +27,7 @@ for verb in (
     run.run,
     run.retry,
     status.status,
+    verify.verify,
     status.errors,
     init.schema,
     clean.clean,

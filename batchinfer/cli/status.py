@@ -16,18 +16,24 @@ if TYPE_CHECKING:
     from batchinfer.api.run import Summary
     from batchinfer.ledger.epochs import Standing
     from batchinfer.report.error_groups import ErrorGroup
+    from batchinfer.storage.store import StorageOptions
+
+
+def located(output: str, param: list[str] | None) -> tuple[str, StorageOptions]:
+    """An output path, or the one that a job file names, with the options for its store."""
+    if not output.endswith(JOB_FILES):
+        return output, {}
+    from batchinfer.job.load import load
+
+    spec = load(output, assignments(param))
+    return spec.output.path, spec.storage
 
 
 def open_output(output: str, param: list[str] | None) -> Run:
     """The run at an output path, or at the one that a job file names. Raises OutputError where there is none."""
     from batchinfer.api import open_run
 
-    if not output.endswith(JOB_FILES):
-        return open_run(output)
-    from batchinfer.job.load import load
-
-    spec = load(output, assignments(param))
-    return open_run(spec.output.path, spec.storage)
+    return open_run(*located(output, param))
 
 
 @guarded

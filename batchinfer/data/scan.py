@@ -17,9 +17,10 @@ from batchinfer.data.inputs import InputFile
 from batchinfer.data.statistics import ColumnStats, of_chunk
 from batchinfer.data.volumes import Volumes
 from batchinfer.errors import InputError
-from batchinfer.storage.store import StorageOptions
+from batchinfer.storage.store import Entry, StorageOptions
 
 _SHOWN = 5
+_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class ScannedInput:
 def scan(
     path: str | Sequence[str],
     options: StorageOptions | None = None,
-    threads: int = 16,
+    threads: int = _THREADS,
     *,
     statistics: Collection[str] = (),
 ) -> ScannedInput:
@@ -109,6 +110,33 @@ def scan(
     files = tuple(r for r in results if isinstance(r, ScannedFile))
     partition_schema([f.file for f in files])
     return ScannedInput(files, found.ignored, _notes(found.ignored))
+
+
+def rescan(files: Sequence[InputFile], options: StorageOptions | None = None) -> ScannedInput:
+    """The pinned files, as their footers say today.
+
+    Raises:
+        InputError: a file is gone, or isn't the one that was pinned.
+        StorageError, AccessError: the store can't be read.
+
+    """
+    volumes = Volumes(options)
+    schemas = _Interned()
+
+    def one(file: InputFile) -> ScannedFile:
+        store, path = volumes.locate(file.path)
+        entry = Entry(path, file.size, file.version)
+        scanned = _scan_file(Found(file.path, store, path, entry, file.partition), schemas, frozenset())
+        if scanned.file != file:
+            raise InputError(f"{file.path}: not as it was when the job was planned: its footer is another one")
+        return scanned
+
+    with ThreadPoolExecutor(max_workers=max(1, min(_THREADS, len(files)))) as pool:
+        waiting = [pool.submit(one, file) for file in files]
+        try:
+            return ScannedInput(tuple(future.result() for future in waiting), (), ())
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error: a store that is away would be asked for every file
 
 
 def _notes(ignored: Sequence[str]) -> tuple[str, ...]:

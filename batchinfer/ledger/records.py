@@ -1,8 +1,14 @@
-"""JSON records on the store. Each carries a nonce, so that reading one back tells whose it is."""
+"""JSON records on the store. Each carries a nonce, so that reading one back tells whose it is, and is sealed.
+
+The seal is the record's last key: the SHA-256 of the bytes before it. A record that was edited, cut off or hit by a flipped bit is
+refused instead of believed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +17,30 @@ from batchinfer.errors import OutputError
 from batchinfer.storage.paths import number_of
 from batchinfer.storage.store import Store
 
+_SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
+_SEAL_BYTES = 82
+
 
 def to_bytes(value: dict[str, Any]) -> bytes:
-    """A record as stored: one key order, so that equal records have equal bytes."""
-    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode(
-        "utf-8",
-        "surrogatepass",  # a file name that is no UTF-8 reads back as it was
-    )
+    """A record as stored, which must have a key: one order of keys, so that equal records have equal bytes, and the seal."""
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False)
+    body = text.removesuffix("\n}").encode(
+        "utf-8", "surrogatepass"
+    )  # a file name that is no UTF-8 reads back as it was
+    return b'%s,\n "sha256": "%s"\n}\n' % (body, hashlib.sha256(body).hexdigest().encode())
+
+
+def from_bytes(data: bytes, where: str) -> dict[str, Any]:
+    """The inverse of `to_bytes`. Raises OutputError where `data`, read from `where`, isn't what was written there."""
+    seal = _SEAL.fullmatch(data[-_SEAL_BYTES:])
+    if seal is None or hashlib.sha256(data[:-_SEAL_BYTES]).hexdigest().encode() != seal[1]:
+        raise OutputError(
+            f"{where}: this record isn't as batchinfer wrote it: it was edited, cut off or damaged. "
+            "Put it back as it was, begin anew with --restart, or, where that is refused too, give another output.path"
+        )
+    value: dict[str, Any] = json.loads(data)
+    del value["sha256"]
+    return value
 
 
 def numbers(store: Store, folder: str) -> list[int]:
@@ -47,15 +70,8 @@ def create(store: Store, path: str, value: dict[str, Any]) -> bool:
 
 
 def read(store: Store, path: str) -> dict[str, Any]:
-    """Read a record. Raises FileNotFoundError where there is none, OutputError where it is no JSON object."""
-    data = store.read(path)
-    try:
-        value = json.loads(data)
-    except ValueError as e:
-        raise OutputError(f"{store.root}/{path}: not a record of batchinfer ({e}); was it edited or cut off?") from e
-    if not isinstance(value, dict):
-        raise OutputError(f"{store.root}/{path}: not a record of batchinfer")
-    return value
+    """Read a record. Raises FileNotFoundError where there is none, OutputError where it isn't as it was written."""
+    return from_bytes(store.read(path), f"{store.root}/{path}")
 
 
 def find(store: Store, path: str) -> dict[str, Any] | None:

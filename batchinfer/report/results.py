@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from batchinfer.errors import BatchinferError
+from batchinfer.errors import BatchinferError, OutputError
 from batchinfer.ledger import epochs, records
 from batchinfer.ledger.parts import Counts
 from batchinfer.run.events import Broken, Event, Finished, Listener, Started, State, rows_to_json
@@ -46,8 +46,8 @@ class ResultsFile:
         elif isinstance(event, Broken):
             self._rows = event.rows
         elif isinstance(event, Finished):
-            standing = None if self._started else records.find(self._store, event.result.job.run_results)
             # A run without work keeps the file of the one that did it.
+            standing = None if self._started else self._standing(event.result.job)
             if standing is None or standing.get("exit_code") != event.result.exit_code:
                 self._put(event.result.job, event.result.to_json())
 
@@ -60,6 +60,12 @@ class ResultsFile:
             state = State.INTERRUPTED if code == 75 else State.CANCELLED if code == 130 else State.FAILED
             with contextlib.suppress(BatchinferError):  # the store may be what failed
                 self._put(self._started.job, self._unfinished(self._started, state, code, [str(error)]))
+
+    def _standing(self, job: JobPaths) -> dict[str, Any] | None:
+        try:
+            return records.find(self._store, job.run_results)
+        except OutputError:  # damaged, and about to be written anew
+            return None
 
     def _put(self, job: JobPaths, value: dict[str, Any]) -> None:
         """Store it, unless a later runner has taken over: the file is its own then."""

@@ -10,6 +10,8 @@ from typing import IO
 import pyarrow.parquet as pq
 import pytest
 
+from batchinfer.ledger import records
+
 
 def wait_for(stream: IO[str], words: str) -> None:
     for line in stream:
@@ -43,9 +45,9 @@ def test_an_unexpected_exception_exits_1_with_its_traceback(workplace):
     workplace.write_job()
     workplace.batchinfer("run", "job.yaml")
     (record,) = workplace.output.glob("_batchinfer/*/settings.json")
-    value = json.loads(record.read_text())
-    del value["precision"]  # JSON, and no record that batchinfer writes
-    record.write_text(json.dumps(value))
+    value = records.from_bytes(record.read_bytes(), str(record))
+    del value["precision"]  # a sound record, and none that batchinfer writes
+    record.write_bytes(records.to_bytes(value))
     done = workplace.batchinfer("run", "job.yaml", "--progress", "none")
     assert done.returncode == 1
     assert "Traceback" in done.stderr

@@ -246,3 +246,16 @@ def test_numbers_are_read_from_records_alone(store: Any) -> None:
     for name in ("0010.json", "0002.json", "123456.json", "1.json", "x.json", "0003.json~", "０００４.json"):
         store.put(f"a/{name}", b"")
     assert records.numbers(store, "a") == [2, 10, 123456]
+
+
+def test_a_record_with_any_bit_flipped_or_cut_off_anywhere_is_refused(store: Any) -> None:
+    records.create(store, "a/0001.json", {"rows": {"planned": 10, "dead": 0}, "parts": [{"path": "ä"}]})
+    sound = store.read("a/0001.json")
+    altered = [sound[:n] for n in range(len(sound))] + [sound + b" ", sound[:-1] + b" \n"]
+    altered += [
+        bytes([*sound[:n], sound[n] ^ (1 << bit), *sound[n + 1 :]]) for n in range(len(sound)) for bit in range(8)
+    ]
+    for data in altered:
+        store.put("a/0001.json", data)
+        with pytest.raises(OutputError, match=r"a/0001\.json: this record isn't as batchinfer wrote it"):
+            records.read(store, "a/0001.json")

@@ -82,6 +82,7 @@ def test_a_job_on_an_object_store_gives_every_row_once_and_in_order(lake: Lake) 
     assert run.errors()["source_file"].to_list() == [f"{lake.root}/input/day=2/a.parquet"]
     assert lake.names("data")[0] == "data/_SUCCESS"
     assert not any("/wip/" in name or "probe" in name for name in lake.names())
+    assert (run.verify(deep=True).findings, run.verify(deep=True).notes) == ([], [])
 
 
 def test_it_resumes_where_parts_and_manifest_are_missing(lake: Lake) -> None:

@@ -259,6 +259,8 @@ def test_run_results_hold_the_accounting_and_the_state(workplace: Workplace) -> 
     record = json.loads(path.read_text())
     assert record["rows"] == {"planned": 1000, "succeeded": 999, "dead": 1, "filtered": 0, "not_attempted": 0}
     assert (record["state"], record["exit_code"]) == ("PARTIAL", 3)
+    seal = record.pop("sha256")
+    assert len(seal) == 64
     assert record == run.record
 
 
