@@ -1,0 +1,104 @@
+"""Servers of these tests' own, the undisturbed run that others are compared with, and the table of what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.chaos.place import CREDENTIALS, Place, Reference, make_source, undisturbed
+from tests.chaos.proxy import Proxy
+from tests.chaos.table import TRIALS, Trial, table
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `repetition` runs once, and as often as --repeat says in the long run."""
+    if "repetition" in metafunc.fixturenames:
+        long = metafunc.definition.get_closest_marker("chaos") is not None
+        metafunc.parametrize("repetition", range(metafunc.config.getoption("--repeat", default=1) if long else 1))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Differs from test to test and from repetition to repetition, the same whenever --seed is the same."""
+    return random.Random(f"{request.config.getoption('--seed', default=0)} {request.node.nodeid}").randrange(2**32)
+
+
+@pytest.fixture
+def dice(seed: int) -> random.Random:
+    return random.Random(seed)
+
+
+@pytest.fixture
+def place(tmp_path: Path, source: Path) -> Place:
+    return Place(tmp_path, source)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_source(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Reference:
+    return undisturbed(tmp_path_factory.mktemp("undisturbed"), source)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    before = {name: os.environ.get(name) for name in CREDENTIALS}
+    os.environ.update(CREDENTIALS)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    boto3.client("s3", endpoint_url=url).create_bucket(Bucket="lake")
+    yield url
+    server.stop()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture
+def proxy(moto: str, seed: int) -> Iterator[Proxy]:
+    with Proxy(moto, seed) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def lake(tmp_path: Path, source: Path, proxy: Proxy) -> Place:
+    """A job whose output lies behind the proxy."""
+    return Place(tmp_path, source, f"s3://lake/{tmp_path.name}", {"s3://lake/": {"endpoint_url": proxy.url}})
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest, seed: int, reference: Reference) -> Any:
+    """Compare a place with the undisturbed run, put a line into the table, and fail where the rows aren't all there once."""
+    began = time.monotonic()
+
+    def note(fault: str, place: Place, most_redo: float | None = None) -> None:
+        found = place.compare(reference)
+        TRIALS.append(Trial(fault, seed, found, most_redo, time.monotonic() - began))
+        assert found.sound, (found, place.names())
+        if most_redo is not None:
+            assert found.redo <= most_redo, (found, most_redo)
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if not TRIALS:
+        return
+    terminalreporter.section(f"chaos, seed {config.getoption('--seed', default=0)}")
+    terminalreporter.write_line(table(TRIALS))
+    target = config.getoption("--table", default=None)
+    if target:
+        Path(target).write_text(json.dumps([t.to_json() for t in TRIALS], indent=1))
