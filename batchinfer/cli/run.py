@@ -43,6 +43,13 @@ def run(
     param: Params = None,
     set_: Sets = None,
     restart: Annotated[bool, typer.Option("--restart", help="Remove the former output and begin anew.")] = False,
+    single_writer: Annotated[
+        bool,
+        typer.Option(
+            "--single-writer",
+            help="Run on a store without conditional creates: you see to it that no second run writes there.",
+        ),
+    ] = False,
     as_json: Json = False,
     progress: Annotated[
         ProgressMode, typer.Option(help="auto: a bar on a terminal, else plain lines.")
@@ -61,7 +68,8 @@ def run(
     )
     tally = Tally()
     with Signals() as signals, stdout_kept_clean():
-        asked = Job.from_yaml(job, assignments(param), set_ or ())
+        values = [*(set_ or ()), *(["run.single_writer=true"] if single_writer else ())]
+        asked = Job.from_yaml(job, assignments(param), values)
         with _display(progress, tally, signals.stop) as display:
 
             def listen(event: Event) -> None:

@@ -202,6 +202,10 @@ class RunOptions(Model):
 
     max_runtime: Annotated[Duration | None, Field(description="stop then; the same command resumes")] = None
     inputs_changed: Annotated[Literal["error"], Field(description="since the job was planned")] = "error"
+    single_writer: Annotated[
+        Switch,
+        Field(description="run on a store without conditional creates: you see to it that no second run writes there"),
+    ] = False
 
 
 class JobSpec(Model):

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from batchinfer.storage.store import Store
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 30.0
+SETTLE_SECONDS = 2.0
+"""How long a runner that began in the same moment may take to show, where records can be overwritten."""
 _JOIN_SECONDS = 2.0
 
 
@@ -179,9 +182,16 @@ class Epoch:
     """This runner's time on the job; a context that beats until it ends and then says how it ended."""
 
     def __init__(
-        self, store: Store, job: JobPaths, number: int, superseded: Callable[[], object] = lambda: None
+        self,
+        store: Store,
+        job: JobPaths,
+        number: int,
+        superseded: Callable[[], object] = lambda: None,
+        *,
+        lease: bool = False,
     ) -> None:
         self.number = number
+        self._lease = lease
         self._store, self._job, self._superseded = store, job, superseded
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="batchinfer-heartbeat", daemon=True)
@@ -193,11 +203,20 @@ class Epoch:
         job: JobPaths,
         superseded: Callable[[], object] = lambda: None,
         *,
+        lease: bool = False,
         wait: Callable[[float], object] = time.sleep,
     ) -> Epoch:
         """Become the job's runner. Raises LockedError while another one is alive.
 
-        `superseded` is called once, from another thread, when a later runner has taken over: this one was taken for dead.
+        Args:
+            store: the output.
+            job: the job's names.
+            superseded: called once, from another thread, when a later runner has taken over: this one was taken for dead.
+            lease: the store has no conditional creates, so that only this record and its heartbeat keep others away: look a
+                second time whether the record is still ours, and call `superseded` too when no heartbeat could be stored for
+                so long that others may take this runner for dead.
+            wait: sleeps for some seconds.
+
         """
         while True:
             standing = newest(store, job)
@@ -206,18 +225,25 @@ class Epoch:
                     f"{store.root}: {standing.owner} is running this job; wait for it, or stop it, then run again"
                 )
             number = standing.number + 1 if standing else 1
-            if records.create(store, job.epoch(number), {**identity(), "at": _now()}):
-                epoch = cls(store, job, number, superseded)
+            record = {**identity(), "at": _now(), "runner": secrets.token_hex(8)}
+            if records.create(store, job.epoch(number), record):
+                if lease:
+                    wait(SETTLE_SECONDS)
+                    if records.read(store, job.epoch(number))["runner"] != record["runner"]:
+                        continue
+                epoch = cls(store, job, number, superseded, lease=lease)
                 epoch._thread.start()
                 return epoch
 
     def _beat(self) -> None:
-        beats = 0
+        beats, stored = 0, time.monotonic()
         while not self._ended.wait(HEARTBEAT_SECONDS):
             beats += 1
             try:
                 self._store.put(self._job.heartbeat(self.number), records.to_bytes({"beat": beats, "at": _now()}))
-                if self.is_superseded():
+                late = self._lease and time.monotonic() - stored > STALE_SECONDS
+                stored = time.monotonic()
+                if late or self.is_superseded():
                     self._superseded()
                     return
             except (BatchinferError, OSError):

@@ -11,6 +11,8 @@ from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store
 
+PROVEN, ASSUMED = "proven", "assumed"
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -21,6 +23,8 @@ class Manifest:
     counts: Counts
     verdict: int
     """Exit code of the run that wrote it; a later run with another threshold may judge otherwise."""
+    exclusive: str = PROVEN
+    """`proven`: the store keeps conditional creates; `assumed`: the user said that nobody else writes."""
 
     def to_json(self) -> dict[str, Any]:
         """A value that `from_json` reads."""
@@ -29,6 +33,7 @@ class Manifest:
             "parts": [p.to_json() for p in self.parts],
             "rows": asdict(self.counts),
             "verdict": self.verdict,
+            "exclusive": self.exclusive,
         }
 
     @classmethod
@@ -39,6 +44,7 @@ class Manifest:
             tuple(Part.from_json(p) for p in value["parts"]),
             Counts(**value["rows"]),
             value["verdict"],
+            value.get("exclusive", PROVEN),
         )
 
 
@@ -48,10 +54,12 @@ def latest(store: Store, job: JobPaths) -> Manifest | None:
     return Manifest.from_json(records.read(store, job.manifest(numbers[-1]))) if numbers else None
 
 
-def create(store: Store, job: JobPaths, parts: list[Part], generation: int, verdict: int) -> Manifest:
+def create(
+    store: Store, job: JobPaths, parts: list[Part], generation: int, verdict: int, exclusive: str = PROVEN
+) -> Manifest:
     """End a generation. Where another runner ended it first, its manifest is returned."""
     ordered = tuple(sorted(parts, key=lambda p: p.shard))
-    manifest = Manifest(generation, ordered, sum((p.counts for p in ordered), Counts()), verdict)
+    manifest = Manifest(generation, ordered, sum((p.counts for p in ordered), Counts()), verdict, exclusive)
     for part in ordered:
         part.counts.check(f"{store.root}/{part.path}")
     if records.create(store, job.manifest(generation), manifest.to_json()):

@@ -22,6 +22,7 @@ from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
 from batchinfer.storage import paths
+from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Usage
 
@@ -68,6 +69,7 @@ class Generation:
 
     def __init__(self, plan: Plan, store: Store, job: Job, listener: Listener, stop: StopRequest) -> None:
         self._plan, self._store, self._job = plan, store, job
+        self._single_writer = isinstance(store, SingleWriterStore)
         self._listener, self._stop = listener, stop
         self._parts: list[Part] = []
         self._given_up: list[Failed] = []
@@ -124,6 +126,7 @@ class Generation:
             allotment.threads,
             breaker=fresh and self._plan.spec.errors.circuit_breaker,
             gpus=allotment.gpus,
+            single_writer=self._single_writer,
         )
 
     def _work(self, left: deque[Shard], allotment: Allotment, context: Context) -> None:
@@ -215,7 +218,8 @@ class Generation:
             raise LockedError(f"{self._store.root}: another job has been started on this output; this one is over")
         if len(self._parts) == len(shards):
             code = verdict(sum(p.counts.dead for p in self._parts), self._plan.spec.errors.threshold, self._plan.rows)
-            manifest = manifests.create(self._store, self._job.paths, self._parts, GENERATION, code)
+            exclusive = manifests.ASSUMED if self._single_writer else manifests.PROVEN
+            manifest = manifests.create(self._store, self._job.paths, self._parts, GENERATION, code, exclusive)
             parts.remove_unnamed_dead_letters(self._store, self._job.paths, list(manifest.parts))
             return self._told(judge(self._store, self._plan, self._job, manifest))
         counts = sum((p.counts for p in self._parts), Counts())

@@ -6,11 +6,12 @@ All that lasts is on the store; what is in this process can be lost at any line 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from batchinfer.errors import BatchinferError, LockedError
+from batchinfer.errors import BatchinferError, LockedError, OutputError
 from batchinfer.ledger import epochs, jobs, manifests
 from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.jobs import Job
@@ -21,7 +22,10 @@ from batchinfer.run.events import Finished, Listener, RunResult
 from batchinfer.run.generation import Generation, judge
 from batchinfer.run.stop import StopRequest
 from batchinfer.storage import paths
+from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store, open_store
+
+log = logging.getLogger(__name__)
 
 
 def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, restart: bool = False) -> RunResult:
@@ -47,7 +51,7 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
         job, manifest = finished
         result = judge(store, plan, job, manifest)
     else:
-        jobs.probe(store)
+        store = _probed(store, single_writer=plan.spec.run.single_writer)
         job = _take(store, plan, restart=restart)
         stop = StopRequest() if stop is None else stop
         with _epoch(store, job, stop), interrupts.heard(stop):
@@ -56,6 +60,22 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
     result = replace(result, seconds=time.monotonic() - began)
     listener(Finished(result))
     return result
+
+
+def _probed(store: Store, *, single_writer: bool) -> Store:
+    """The store, if it keeps the promise on which everything rests; one without conditional creates where the user answers for it."""
+    try:
+        jobs.probe(store)
+    except OutputError:
+        if not single_writer:
+            raise
+        log.warning(
+            "%s: this store has no conditional creates, and --single-writer says that no other run writes there: if one does, "
+            "rows may be lost or predicted twice, and nothing will show it",
+            store.root,
+        )
+        return SingleWriterStore(store)
+    return store
 
 
 def _finished(store: Store, plan: Plan) -> tuple[Job, Manifest] | None:
@@ -85,7 +105,12 @@ def _take(store: Store, plan: Plan, *, restart: bool) -> Job:
 @contextlib.contextmanager
 def _epoch(store: Store, job: Job, stop: StopRequest) -> Iterator[None]:
     """This runner's time; its end is recorded also when an error ends it, unless the store is away."""
-    epoch = Epoch.begin(store, job.paths, lambda: stop.ask("another runner has taken over"))
+    epoch = Epoch.begin(
+        store,
+        job.paths,
+        lambda: stop.ask("another runner has taken over, or may have: this one couldn't say that it lives"),
+        lease=isinstance(store, SingleWriterStore),
+    )
     how = "error"
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import time
@@ -14,7 +15,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.chaos.place import CREDENTIALS, Place, Reference, make_source, undisturbed
+from tests.chaos.place import CREDENTIALS, Place, Reference, source_table, undisturbed
 from tests.chaos.proxy import Proxy
 from tests.chaos.table import TRIALS, Trial, table
 
@@ -38,29 +39,34 @@ def dice(seed: int) -> random.Random:
 
 
 @pytest.fixture
-def place(tmp_path: Path, source: Path) -> Place:
+def place(tmp_path: Path, source: str) -> Place:
     return Place(tmp_path, source)
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_source(tmp_path_factory.mktemp("source"))
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("source")
+    (folder / "a.parquet").write_bytes(source_table())
+    return str(folder)
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Reference:
-    return undisturbed(tmp_path_factory.mktemp("undisturbed"), source)
+def reference(tmp_path_factory: pytest.TempPathFactory, source: str) -> Reference:
+    return undisturbed(Place(tmp_path_factory.mktemp("undisturbed"), source))
 
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[str]:
     before = {name: os.environ.get(name) for name in CREDENTIALS}
     os.environ.update(CREDENTIALS)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
-    boto3.client("s3", endpoint_url=url).create_bucket(Bucket="lake")
+    s3 = boto3.client("s3", endpoint_url=url)
+    s3.create_bucket(Bucket="lake")
+    s3.put_object(Bucket="lake", Key="source/a.parquet", Body=source_table())
     yield url
     server.stop()
     for name, value in before.items():
@@ -73,18 +79,29 @@ def proxy(moto: str, seed: int) -> Iterator[Proxy]:
         yield proxy
 
 
-@pytest.fixture
-def lake(tmp_path: Path, source: Path, proxy: Proxy) -> Place:
-    """A job whose output lies behind the proxy."""
-    return Place(tmp_path, source, f"s3://lake/{tmp_path.name}", {"s3://lake/": {"endpoint_url": proxy.url}})
+@pytest.fixture(scope="session")
+def lake_reference(tmp_path_factory: pytest.TempPathFactory, moto: str) -> Reference:
+    return undisturbed(on_lake(tmp_path_factory.mktemp("undisturbed"), moto))
 
 
 @pytest.fixture
-def note(request: pytest.FixtureRequest, seed: int, reference: Reference) -> Any:
+def lake(tmp_path: Path, proxy: Proxy) -> Place:
+    """A job whose input and output lie behind the proxy."""
+    return on_lake(tmp_path, proxy.url)
+
+
+def on_lake(folder: Path, endpoint: str) -> Place:
+    storage = {"s3://lake/": {"endpoint_url": endpoint}}
+    return Place(folder, "s3://lake/source/", f"s3://lake/{folder.name}", storage)
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest, seed: int) -> Any:
     """Compare a place with the undisturbed run, put a line into the table, and fail where the rows aren't all there once."""
     began = time.monotonic()
 
     def note(fault: str, place: Place, most_redo: float | None = None) -> None:
+        reference = request.getfixturevalue("lake_reference" if "://" in place.source else "reference")
         found = place.compare(reference)
         TRIALS.append(Trial(fault, seed, found, most_redo, time.monotonic() - began))
         assert found.sound, (found, place.names())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -29,6 +30,10 @@ ROWS, BATCH, INTERVAL, DELAY = 2400, 32, 0.2, 0.02
 BAD = {5, 1700}
 PACE = BATCH / DELAY
 """Rows per second at most, of one worker."""
+STORING = 0.1
+"""Seconds that storing a chunk takes, at most; the model goes on meanwhile."""
+ONE_KILL = PACE * (INTERVAL + STORING) + 2 * BATCH
+"""Rows that a kill may cost one worker: the interval, what was computed while its chunk was stored, the batches in hand."""
 ON_RAY = {"executor": "ray", "workers": 2, "cpus": 1}
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -54,13 +59,13 @@ class Place(Workplace):
 
     Args:
         folder: of its own.
-        source: with the input; dead letters name it, so that equal results need the same one.
+        source: folder or URL of the input; dead letters name it, so that equal results need the same one.
         url: where the output lies; by default below `folder`.
         storage: fsspec options by prefix.
 
     """
 
-    def __init__(self, folder: Path, source: Path, url: str = "", storage: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, source: str, url: str = "", storage: dict[str, Any] | None = None) -> None:
         super().__init__(folder)
         self.source = source
         self.output = url or str(folder / "output")
@@ -68,9 +73,10 @@ class Place(Workplace):
         self.environment: dict[str, str] = {}
         self.more: dict[str, Any] = {}
 
-    def _job(self) -> None:
+    def write_job(self) -> None:
+        """The job file, as the sections stand now."""
         base: dict[str, Any] = {
-            "input": {"path": str(self.source)},
+            "input": {"path": self.source},
             "model": {"options": {"delay": DELAY, "log": str(self.log)}},
             "batching": {"rows": BATCH, "tokens": 100, "window": 200, "shard": 800},
             "checkpoint": {"interval": INTERVAL},
@@ -84,7 +90,7 @@ class Place(Workplace):
 
     def launch(self, *options: str, chaos: dict[str, Any] | None = None, **popen: Any) -> subprocess.Popen[str]:
         """The program as a user starts it, in a session of its own; `chaos` as in site/sitecustomize.py."""
-        self._job()
+        self.write_job()
         environment = {**os.environ, **CREDENTIALS, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **self.environment}
         if chaos is not None:
             environment |= {"PYTHONPATH": f"{SITE}{os.pathsep}{ROOT}", "CHAOS": json.dumps({"role": "driver", **chaos})}
@@ -113,21 +119,39 @@ class Place(Workplace):
         """Start the program, wait for its end; exit code and what it said."""
         return ended(self.launch(*options, **launch), seconds)
 
-    def files(self, below: str = "") -> dict[str, bytes]:
-        """Everything on the output below a folder, by its path."""
+    def names(self, below: str = "") -> list[str]:
+        """The paths of everything on the output below a folder."""
         if "://" not in self.output:
             top = Path(self.output)
-            found = sorted(p for p in (top / below).rglob("*") if p.is_file())
-            return {str(p.relative_to(top)): p.read_bytes() for p in found}
-        options = next(iter(self.storage.values()), {})
-        fs = fsspec.filesystem(
-            self.output.partition("://")[0], **options, use_listings_cache=False, skip_instance_cache=True
-        )
-        top_url = fs._strip_protocol(self.output).rstrip("/")
-        return {path.removeprefix(f"{top_url}/"): fs.cat_file(path) for path in sorted(fs.find(f"{top_url}/{below}"))}
+            return sorted(str(p.relative_to(top)) for p in (top / below).rglob("*") if p.is_file())
+        top_url = self._fs._strip_protocol(self.output).rstrip("/")
+        return sorted(path.removeprefix(f"{top_url}/") for path in self._fs.find(f"{top_url}/{below}"))
 
-    def names(self) -> list[str]:
-        return list(self.files())
+    @property
+    def _fs(self) -> Any:
+        options = next(iter(self.storage.values()), {})
+        protocol = self.output.partition("://")[0]
+        return fsspec.filesystem(protocol, **options, use_listings_cache=False, skip_instance_cache=True)
+
+    def files(self, below: str) -> dict[str, bytes]:
+        """Everything on the output below a folder, by its path."""
+        if "://" not in self.output:
+            return {name: (Path(self.output) / name).read_bytes() for name in self.names(below)}
+        fs = self._fs
+        return {name: fs.cat_file(f"{self.output.rstrip('/')}/{name}") for name in self.names(below)}
+
+    def exclusive(self) -> str:
+        """What the manifest says of other writers."""
+        (manifest,) = (content for name, content in self.files("_batchinfer").items() if "/manifests/" in name)
+        said: str = json.loads(manifest)["exclusive"]
+        return said
+
+    def chunks(self) -> list[str]:
+        """Checkpoints of shards that aren't decided."""
+        return [name for name in self.names("_batchinfer") if "/wip/" in name]
+
+    def parts(self) -> list[str]:
+        return [name for name in self.names("data") if name.endswith(".parquet")]
 
     def compare(self, reference: Reference) -> Findings:
         """What became of the rows, beside an undisturbed run."""
@@ -160,17 +184,18 @@ def digests(contents: list[bytes]) -> Counter[str]:
     return Counter(hashlib.sha256(content).hexdigest() for content in contents)
 
 
-def make_source(folder: Path) -> Path:
-    """The input of all places."""
+def source_table() -> bytes:
+    """The input of all places, as a Parquet file."""
     x = [None if n in BAD else n for n in range(ROWS)]
-    table = pa.table({"id": pa.array(range(ROWS), pa.int64()), "x": pa.array(x, pa.int64())})
-    pq.write_table(table, folder / "a.parquet", row_group_size=200)
-    return folder
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        pa.table({"id": pa.array(range(ROWS), pa.int64()), "x": pa.array(x, pa.int64())}), sink, row_group_size=200
+    )
+    return sink.getvalue().to_pybytes()
 
 
-def undisturbed(folder: Path, source: Path) -> Reference:
+def undisturbed(place: Place) -> Reference:
     """Run a job to which nothing happens."""
-    place = Place(folder, source)
     code, said = place.finish()
     assert code == 0, said
     files = place.files("data") | place.files("_dead_letter")
@@ -206,10 +231,8 @@ def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def kill_all(process: subprocess.Popen[str]) -> None:
     """The program with everything that it has started, at once."""
     for one in [*descendants(process), psutil.Process(process.pid)]:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             one.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            pass
     process.wait()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.place import BATCH, INTERVAL, ON_RAY, PACE, Place, ended
+from tests.chaos.place import BATCH, ON_RAY, ONE_KILL, Place, ended
 
 DRIVER = [
     ("create", "_batchinfer/probes/", 1),
@@ -26,12 +26,11 @@ WORKER = [
     ("put", "/wip/", 3),
     ("put", "_dead_letter/", 1),
     ("create", "data/part-", 1),
-    ("create", "data/part-", 3),
     ("delete", "/wip/", 1),
 ]
+LAST_PART = ("create", "data/part-", 3)
 LINK = ("link", "data/part-", 2)
 """Inside a local create: the part stands, and its temporary file too."""
-ONE_KILL = PACE * INTERVAL + 2 * BATCH
 FIRST_ROWS = 2 * BATCH
 """A run that is killed before its settings are pinned measures again."""
 
@@ -84,7 +83,7 @@ def test_a_kill_at_a_step_on_an_object_store(lake: Place, note: Any, step: tuple
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("step", [*DRIVER, *WORKER, LINK], ids=name_of)
+@pytest.mark.parametrize("step", [*DRIVER, *WORKER, LAST_PART, LINK], ids=name_of)
 def test_every_step_on_local_disk(
     place: Place, note: Any, step: tuple[str, str, int], when: str, repetition: int
 ) -> None:
@@ -94,7 +93,7 @@ def test_every_step_on_local_disk(
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("step", [*DRIVER, *WORKER], ids=name_of)
+@pytest.mark.parametrize("step", [*DRIVER, *WORKER, LAST_PART], ids=name_of)
 def test_every_step_on_an_object_store(
     lake: Place, note: Any, step: tuple[str, str, int], when: str, repetition: int
 ) -> None:

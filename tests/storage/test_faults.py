@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import aiohttp
@@ -99,7 +98,7 @@ MEANING = [
     (aiohttp.ServerDisconnectedError(), Fault.PASSING),
     (aiohttp.InvalidURL("x"), Fault.REFUSED),
     (ConnectionResetError(104, "reset"), Fault.PASSING),
-    (asyncio.TimeoutError(), Fault.PASSING),
+    (TimeoutError(), Fault.PASSING),
     (OSError(5, "EIO"), Fault.PASSING),
     (ZeroDivisionError(), Fault.FOREIGN),
 ]
