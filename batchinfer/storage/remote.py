@@ -74,6 +74,8 @@ class FsspecStore:
                 found = self._fs.find(self._full(prefix), detail=True)
             except FileNotFoundError:
                 return []
+            if not isinstance(found, dict):  # adlfs gives bare names where the prefix is an object
+                found = {path: self._fs.info(path) for path in found}
             entries = (
                 self._entry(path, info or self._fs.info(path))
                 for path, info in found.items()

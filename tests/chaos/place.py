@@ -70,6 +70,8 @@ class Place(Workplace):
         self.source = source
         self.output = url or str(folder / "output")
         self.storage = storage or {}
+        self.client: dict[str, Any] = {}
+        """fsspec options for looking at the output, where the job's hold variables."""
         self.environment: dict[str, str] = {}
         self.more: dict[str, Any] = {}
 
@@ -129,7 +131,7 @@ class Place(Workplace):
 
     @property
     def _fs(self) -> Any:
-        options = next(iter(self.storage.values()), {})
+        options = self.client or next(iter(self.storage.values()), {})
         protocol = self.output.partition("://")[0]
         return fsspec.filesystem(protocol, **options, use_listings_cache=False, skip_instance_cache=True)
 

@@ -28,8 +28,9 @@ def storm(place: Place, dice: random.Random, shortest: float, longest: float, ki
     """Start the program and kill it, until it ends by itself; how often it was killed."""
     for kills in range(100):
         process = place.launch()
+        patience = dice.uniform(shortest, longest) * 1.1**kills  # a loaded machine may need longer for its start alone
         try:
-            process.wait(timeout=dice.uniform(shortest, longest))
+            process.wait(timeout=patience)
         except subprocess.TimeoutExpired:
             kill(process)
             process.communicate()
