@@ -10,9 +10,9 @@ from batchinfer.api.run import Run, open_output, open_run
 from batchinfer.job import load
 from batchinfer.job.spec import JobSpec
 from batchinfer.plan.plan import Plan, make_plan
-from batchinfer.report.results import ResultsFile
+from batchinfer.report.results import recorded
 from batchinfer.run import runner
-from batchinfer.run.events import Event, Listener
+from batchinfer.run.events import Listener
 from batchinfer.run.stop import StopRequest
 
 
@@ -76,18 +76,7 @@ class Job:
 
         """
         store = open_output(self.spec.output.path, self.spec.storage)
-        results = ResultsFile(store)
-
-        def listeners(event: Event) -> None:
-            results(event)
-            if listener is not None:
-                listener(event)
-
-        try:
-            runner.run(plan or self.plan(), listeners, stop, restart=restart)
-        except BaseException as e:
-            results.failed(e)
-            raise
+        recorded(store, lambda told: runner.run(plan or self.plan(), told, stop, restart=restart), listener)
         return open_run(self.spec.output.path, self.spec.storage)
 
     def __repr__(self) -> str:

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import functools
 import html
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from batchinfer.api.predictions import in_input_order
 from batchinfer.errors import OutputError
-from batchinfer.ledger import cleanup, epochs, jobs, manifests, parts, records
+from batchinfer.job import load
+from batchinfer.job.spec import JobSpec
+from batchinfer.ledger import cleanup, dead, epochs, generations, jobs, manifests, parts, records
 from batchinfer.ledger.cleanup import Leftover
 from batchinfer.ledger.epochs import Standing
 from batchinfer.ledger.manifests import Manifest
-from batchinfer.ledger.parts import Counts, Part
-from batchinfer.run.events import State
-from batchinfer.run.generation import GENERATION
+from batchinfer.ledger.parts import Counts, account
+from batchinfer.plan.generation import Generation, Kind
+from batchinfer.plan.plan import make_plan
+from batchinfer.report.results import recorded
+from batchinfer.run import runner
+from batchinfer.run.events import Listener, State
 from batchinfer.run.policy import verdict
+from batchinfer.run.retrying import Selection
+from batchinfer.run.stop import StopRequest
 from batchinfer.storage import paths
 from batchinfer.storage.store import StorageOptions, Store, is_local, open_store, options_for
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from batchinfer.api.job import Job
 
 
 def open_output(path: str, storage: StorageOptions) -> Store:
@@ -46,6 +53,18 @@ def open_run(path: str | Path, storage: StorageOptions | None = None) -> Run:
     return Run(store, job, storage or {})
 
 
+@dataclass(frozen=True)
+class Summary:
+    """A generation of a job, for people."""
+
+    kind: Kind
+    rows: int
+    """That it attempts: in a retry, dead rows of the generations before."""
+    selection: tuple[str, ...]
+    """Which dead rows a retry was asked for; empty for all."""
+    ended: bool
+
+
 class Run:
     """What was done for a job so far; reads the output alone, so it shows runs of any process or machine."""
 
@@ -53,10 +72,6 @@ class Run:
         self._store, self._job, self._storage = store, job, storage
         self.path = store.root
         self.name = job.name
-
-    @functools.cached_property
-    def _manifest(self) -> Manifest | None:
-        return manifests.latest(self._store, self._job.paths)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -77,36 +92,38 @@ class Run:
     @property
     def counts(self) -> Counts:
         """Rows by what became of them, over all runs of the job."""
-        if self._manifest is not None:
-            return self._manifest.counts
-        done = sum((p.counts for p in self._parts()), Counts())
-        planned = self._planned()
-        return Counts(planned, done.succeeded, done.dead, done.filtered, planned - done.planned, done.truncated)
+        manifest = self._manifest()
+        if manifest is not None and generations.numbers(self._store, self._job.paths)[-1] == manifest.generation:
+            return manifest.counts
+        known = self._generations()
+        done = account(generations.parts_so_far(self._store, self._job.paths, known, manifest))
+        planned = sum(g.planned for g in known)
+        return replace(done, planned=planned, not_attempted=done.not_attempted + planned - done.planned)
 
-    def _planned(self) -> int:
-        plan = records.find(self._store, self._job.paths.plan(GENERATION))
-        return 0 if plan is None else int(plan["rows"])
+    def _manifest(self) -> Manifest | None:
+        return manifests.latest(self._store, self._job.paths)
 
-    def _parts(self) -> list[Part]:
-        """The parts of the manifest; before there is one, those that stand, which costs reading them."""
-        if self._manifest is not None:
-            return list(self._manifest.parts)
-        return [
-            parts.read(self._store, self._job.paths, n) for n in sorted(parts.list_shards(self._store, self._job.paths))
-        ]
-
-    def _part_paths(self) -> list[str]:
-        if self._manifest is not None:
-            return [p.path for p in self._manifest.parts]
-        return [self._job.paths.part(n) for n in sorted(parts.list_shards(self._store, self._job.paths))]
+    def _generations(self) -> tuple[Generation, ...]:
+        return generations.every(self._store, self._job.paths)
 
     def results(self) -> pl.LazyFrame:
-        """The predictions in input order: through the manifest, or over the parts so far while a run goes on."""
+        """The predictions in input order, retried rows at their places; while a run goes on, of the parts so far."""
         import polars as pl
 
-        names = [f"{self.path}/{p}" for p in self._part_paths()]
-        if not names:
-            return pl.LazyFrame()
+        manifest = self._manifest()
+        if manifest is None:
+            names = [self._job.paths.part(n) for n in sorted(parts.list_shards(self._store, self._job.paths))]
+            return self._scan(names) if names else pl.LazyFrame()
+        known = self._generations() if len(generations.numbers(self._store, self._job.paths)) > 1 else ()
+        if not known:
+            return self._scan([p.path for p in manifest.parts])
+        standing = generations.parts_so_far(self._store, self._job.paths, known, manifest)
+        return in_input_order(self._store, standing, known, self._scan)
+
+    def _scan(self, below: Sequence[str]) -> pl.LazyFrame:
+        import polars as pl
+
+        names = [f"{self.path}/{p}" for p in below]
         if is_local(self.path):
             return pl.scan_parquet(names, glob=False)
         return pl.scan_pyarrow_dataset(self._dataset(names))
@@ -118,33 +135,88 @@ class Run:
         fs, _ = fsspec.url_to_fs(self.path, **options_for(self.path, self._storage))
         return ds.dataset([fs._strip_protocol(n) for n in names], filesystem=fs, format="parquet")
 
-    def errors(self) -> pl.DataFrame:
-        """The dead letters, in input order. Raises OutputError where a file of them is gone or damaged."""
+    def errors(self, *, resolved: bool = False) -> pl.DataFrame:
+        """The dead letters, in input order: of each dead row the newest.
+
+        Args:
+            resolved: also those of rows that a retry settled; `resolved_by` says by which part.
+
+        Raises:
+            OutputError: a file of dead letters is gone or damaged.
+
+        """
         import polars as pl
 
-        from batchinfer.data.dead_letters import DEAD_LETTER_SCHEMA
-
-        tables = [self._dead_letters(p.dead_letters, p.counts.dead) for p in self._parts() if p.dead_letters]
-        frame = pl.from_arrow(pa.concat_tables([DEAD_LETTER_SCHEMA.empty_table(), *tables]))
+        known = self._generations()
+        standing = generations.parts_so_far(self._store, self._job.paths, known, self._manifest())
+        letters = dead.letters(self._store, standing, known)
+        frame = pl.from_arrow(letters if resolved else dead.counted(letters))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
-    def _dead_letters(self, path: str, rows: int) -> pa.Table:
-        advice = "put it back as it was, or begin anew with --restart"
-        try:
-            return pq.read_table(pa.BufferReader(self._store.read(path)))
-        except FileNotFoundError as e:
-            raise OutputError(
-                f"{self.path}/{path}: {rows:,} dead rows stood in this file, and it is gone: {advice}"
-            ) from e
-        except (OSError, pa.ArrowException) as e:
-            raise OutputError(f"{self.path}/{path}: this file of dead letters is damaged ({e}): {advice}") from e
-
     @property
     def shards(self) -> tuple[int, int]:
-        """How many shards are decided, and how many are planned."""
-        plan = records.find(self._store, self._job.paths.plan(GENERATION))
-        return len(parts.list_shards(self._store, self._job.paths)), 0 if plan is None else len(plan["shards"])
+        """How many shards are decided, and how many are planned, over all generations."""
+        decided = parts.list_shards(self._store, self._job.paths)
+        return len(decided), sum(len(g.shards) for g in self._generations())
+
+    @property
+    def generations(self) -> tuple[Summary, ...]:
+        """The first run and the retries, in order."""
+        ended = manifests.newest(self._store, self._job.paths)
+        return tuple(Summary(g.kind, g.rows, g.selection, g.number <= ended) for g in self._generations())
+
+    def retry(
+        self,
+        *,
+        errors: Sequence[str] = (),
+        retryable: bool = False,
+        job: Job | None = None,
+        params: Mapping[str, str] | None = None,
+        set_values: Sequence[str] = (),
+        listener: Listener | None = None,
+        stop: StopRequest | None = None,
+    ) -> Run:
+        """Attempt the dead rows again, after the model, its code or values of the input were mended.
+
+        They become a generation of their own: what succeeds comes into data/ and `results()`, what dies again has a new dead
+        letter, and nothing that stands is rewritten. The same call resumes a retry that was interrupted.
+
+        Args:
+            errors: only rows whose error class or error type is one of these.
+            retryable: only rows of which the dead letter says that trying again may help.
+            job: as it is now; by default as it was recorded, with `${VAR}` from today's environment.
+            params: for the recorded job, on top of its own.
+            set_values: overrides for the recorded job, such as `model.options.max_length=128`.
+            listener: told of every event of the run.
+            stop: through which another thread can ask the run to end.
+
+        Returns:
+            The run as it stands afterwards; see `exit_code`.
+
+        Raises:
+            RefusedError: the job has not been run to its end, or is another one than a retry may be of.
+            TransientError: another runner is alive, or storage or cluster are away; the same call resumes.
+
+        """
+        spec = self.recorded_job(params, set_values) if job is None else job.spec
+        selection = Selection(tuple(errors), retryable)
+        recorded(self._store, lambda told: runner.retry(make_plan(spec), selection, told, stop), listener)
+        return open_run(self.path, self._storage)
+
+    def recorded_job(self, params: Mapping[str, str] | None = None, set_values: Sequence[str] = ()) -> JobSpec:
+        """The job as its record holds it, going to this output.
+
+        Raises OutputError where it couldn't be recorded, JobFileError for what is wrong.
+        """
+        if self._job.written is None:
+            raise OutputError(
+                f"{self.path}: the job isn't recorded, since a secret is written out in it or a value that is no JSON: give the job itself "
+                "(its job file in place of the output, or job=…)"
+            )
+        spec = load.from_record(self._job.written, params or {}, set_values)
+        output = spec.output.model_copy(update={"path": self.path})
+        return spec.model_copy(update={"output": output})
 
     def runner(self) -> Standing | None:
         """The newest runner of the job and whether it lives, as far as one look tells; None before the first."""

@@ -20,7 +20,17 @@ app = typer.Typer(
     "75 interrupted or locked (the same command resumes), 130 Ctrl-C.",
 )
 
-for verb in (init.init, plan.validate, plan.plan, run.run, status.status, status.errors, init.schema, clean.clean):
+for verb in (
+    init.init,
+    plan.validate,
+    plan.plan,
+    run.run,
+    run.retry,
+    status.status,
+    status.errors,
+    init.schema,
+    clean.clean,
+):
     app.command()(verb)
 
 

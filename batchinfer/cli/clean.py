@@ -11,6 +11,7 @@ from batchinfer.cli.exits import guarded
 from batchinfer.cli.options import Json, Output, Params
 from batchinfer.cli.status import open_output
 from batchinfer.cli.streams import show, show_json
+from batchinfer.errors import RefusedError
 
 
 @guarded
@@ -18,11 +19,14 @@ def clean(
     output: Output,
     param: Params = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it they are only listed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them, as without --yes.")] = False,
     as_json: Json = False,
 ) -> int:
     """Remove what abandoned jobs and dead runners left behind."""
     from batchinfer.plan.describe import count, size
 
+    if yes and dry_run:
+        raise RefusedError("--yes removes and --dry-run only lists: give one of them")
     run = open_output(output, param)
     found = run.clean(remove=yes)
     total = sum(f.size for f in found)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+JOB_FILES = (".yaml", ".yml")
+
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="The job file.", show_default=False)]
 Output = Annotated[
     str, typer.Argument(metavar="OUTPUT", help="The job's output path, or its job file.", show_default=False)

@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from batchinfer.cli.exits import assignments, guarded
-from batchinfer.cli.options import Json, Output, Params
+from batchinfer.cli.options import JOB_FILES, Json, Output, Params
 from batchinfer.cli.render import duration, rate, table
 from batchinfer.cli.streams import show, show_json
 
 if TYPE_CHECKING:
     from batchinfer.api import Run
+    from batchinfer.api.run import Summary
     from batchinfer.ledger.epochs import Standing
     from batchinfer.report.error_groups import ErrorGroup
-
-_JOB_FILES = (".yaml", ".yml")
 
 
 def open_output(output: str, param: list[str] | None) -> Run:
     """The run at an output path, or at the one that a job file names. Raises OutputError where there is none."""
     from batchinfer.api import open_run
 
-    if not output.endswith(_JOB_FILES):
+    if not output.endswith(JOB_FILES):
         return open_run(output)
     from batchinfer.job.load import load
 
@@ -40,7 +39,7 @@ def status(output: Output, param: Params = None, as_json: Json = False) -> int:
 
     run = open_output(output, param)
     rows, (done, planned), runner, record = run.counts, run.shards, run.runner(), run.record
-    pace = _pace(record)
+    pace, generations = _pace(record), run.generations
     if as_json:
         show_json(
             {
@@ -49,6 +48,7 @@ def status(output: Output, param: Params = None, as_json: Json = False) -> int:
                 "exit_code": run.exit_code,
                 "rows": asdict(rows),
                 "shards": {"planned": planned, "done": done},
+                "generations": [asdict(g) for g in generations],
                 "runner": _runner_json(runner),
                 "rows_per_second": pace,
                 "output": run.path,
@@ -58,6 +58,7 @@ def status(output: Output, param: Params = None, as_json: Json = False) -> int:
     lines = [
         ("rows", counts(rows)),
         ("shards", f"{done:,} of {planned:,} done"),
+        *(("retry", _retry_text(g)) for g in generations if g.kind == "retry"),
         ("runner", _runner_text(runner)),
         *([("last run", f"{rate(pace)}, loading included")] if pace else []),
         *(("error", str(error)) for error in record.get("errors", [])),
@@ -66,6 +67,12 @@ def status(output: Output, param: Params = None, as_json: Json = False) -> int:
     code = "" if run.exit_code is None else f" (exit code {run.exit_code})"
     show(f"{run.name}: {run.state}{code}\n{table(lines)}")
     return 0
+
+
+def _retry_text(generation: Summary) -> str:
+    only = f" ({', '.join(generation.selection)})" if generation.selection else ""
+    end = "ended" if generation.ended else "not ended: run the same retry again to go on"
+    return f"of {generation.rows:,} dead rows{only}, {end}"
 
 
 def _pace(record: dict[str, Any]) -> float | None:
@@ -112,25 +119,32 @@ def errors(
     param: Params = None,
     as_json: Json = False,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Show the N most frequent errors.")] = 10,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Also those that a retry resolved.")] = False,
 ) -> int:
     """Show the rows that could not be predicted, by what went wrong."""
     from batchinfer.plan.describe import count
     from batchinfer.report.error_groups import group
 
     run = open_output(output, param)
-    groups = group(run.errors())
+    groups = group(run.errors(resolved=resolved))
+    rows, settled = sum(g.rows for g in groups), sum(g.resolved for g in groups)
     if as_json:
         show_json(
-            {"dead": sum(g.rows for g in groups), "kinds": len(groups), "groups": [g.to_json() for g in groups[:limit]]}
+            {
+                "dead": rows - settled,
+                "resolved": settled,
+                "kinds": len(groups),
+                "groups": [g.to_json() for g in groups[:limit]],
+            }
         )
     elif not groups:
         show(f"{run.name}: no dead rows")
     else:
-        dead = sum(g.rows for g in groups)
+        dead = count(rows - settled, "dead row") + (f", {settled:,} resolved by a retry" if settled else "")
         kinds = "" if len(groups) == 1 else f", {len(groups):,} different errors"
         rest = len(groups) - limit
         more = f"\n\nand {rest:,} more; --limit {len(groups)} shows all" if rest > 0 else ""
-        show("\n\n".join([f"{run.name}: {count(dead, 'dead row')}{kinds}", *map(_group, groups[:limit])]) + more)
+        show("\n\n".join([f"{run.name}: {dead}{kinds}", *map(_group, groups[:limit])]) + more)
     return 0
 
 
@@ -142,6 +156,7 @@ def _group(group: ErrorGroup) -> str:
     ]
     more = [f"and {group.rows - len(places):,} more"] if group.rows > len(places) else []
     kind = "" if group.error_class == "exception" else f" ({group.error_class.replace('_', ' ')})"
-    return f"{group.rows:,} × {group.error_type}{kind}: {message}\n" + "\n".join(
+    settled = f" [{group.resolved:,} resolved by a retry]" if group.resolved else ""
+    return f"{group.rows:,} × {group.error_type}{kind}: {message}{settled}\n" + "\n".join(
         f"    {line}" for line in [*places, *more]
     )

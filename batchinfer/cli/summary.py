@@ -10,8 +10,11 @@ from batchinfer.run.events import RunResult, State
 from batchinfer.storage import paths
 
 
-def summary(name: str, tally: Tally, threshold: int | str) -> str:
-    """The end of a run: what became of the rows, how fast, where the predictions are, and what to do next."""
+def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
+    """The end of a run: what became of the rows, how fast, where the predictions are, and what to do next.
+
+    `nothing` says why nothing was run, where that is so.
+    """
     result = tally.result
     assert result is not None
     rows = [("rows", counts(result.rows))]
@@ -36,7 +39,7 @@ def summary(name: str, tally: Tally, threshold: int | str) -> str:
         rows.append(("errors", f"batchinfer errors {result.output}"))
     if meaning := _meaning(result, threshold):
         rows.append(("exit code", f"{result.exit_code}: {meaning}"))
-    return f"{name}: {_headline(result, tally)}\n{table(rows)}"
+    return f"{name}: {_headline(result, tally, nothing)}\n{table(rows)}"
 
 
 def counts(rows: Counts) -> str:
@@ -50,12 +53,12 @@ def counts(rows: Counts) -> str:
     return f"{rows.planned:,} = " + " + ".join(f"{number:,} {word}" for word, number in parts.items())
 
 
-def _headline(result: RunResult, tally: Tally) -> str:
+def _headline(result: RunResult, tally: Tally, nothing: str) -> str:
     if not tally.started:
         return (
-            "was complete already; nothing to do"
+            f"{nothing}; nothing to do"
             if result.exit_code == 0
-            else "was complete already, with this verdict; nothing was run"
+            else f"{nothing}; nothing was run, and the verdict stands"
         )
     words = {
         State.SUCCEEDED: "succeeded",
@@ -89,7 +92,7 @@ def _meaning(result: RunResult, threshold: int | str) -> str:
         case State.PARTIAL:
             return (
                 f"{dead}, more than errors.threshold: {threshold} allows; all other rows are predicted. Allow them with "
-                f"--set errors.threshold={result.rows.dead}, or fix the cause and begin anew with --restart"
+                f"--set errors.threshold={result.rows.dead}, or fix the cause and run: batchinfer retry {result.output}"
             )
         case State.INTERRUPTED | State.CANCELLED:
             return "what is finished is kept; run the same command to go on"

@@ -147,10 +147,14 @@ def fetch_footer(store: Store, path: str, size: int) -> PartFooter:
 
 def _footer(store: Any, path: str, size: int, url: str) -> PartFooter:
     parsed = footers.parse(footers.fetch(store, path, size, url), size, url)
-    ours = parsed.metadata.metadata or {}
+    return PartFooter(ours(parsed.metadata), parsed.metadata.num_rows, size)
+
+
+def ours(metadata: pq.FileMetaData) -> dict[str, str]:
+    """What `PartWriter.finish` was given, from a file's footer."""
     prefix = PREFIX.encode()
-    found = {k.removeprefix(prefix).decode(): v.decode() for k, v in ours.items() if k.startswith(prefix)}
-    return PartFooter(found, parsed.metadata.num_rows, size)
+    found = metadata.metadata or {}
+    return {k.removeprefix(prefix).decode(): v.decode() for k, v in found.items() if k.startswith(prefix)}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -35,18 +35,21 @@ class Window:
     ranges: tuple[RowRange, ...] = field(repr=False)
     """The shard's."""
 
-    def source(self, ordinal: int) -> tuple[str, int]:
-        """File and row in the file of a shard ordinal."""
-        return source(self.ranges, ordinal)
+    def sources(self, ordinals: Iterable[int]) -> list[tuple[str, int]]:
+        """File and row in the file of shard ordinals."""
+        return sources(self.ranges, ordinals)
 
 
-def source(ranges: Sequence[RowRange], ordinal: int) -> tuple[str, int]:
-    """File and row in the file (from 0) of the shard ordinal `ordinal`. Raises IndexError past the shard's end."""
+def sources(ranges: Sequence[RowRange], ordinals: Iterable[int]) -> list[tuple[str, int]]:
+    """File and row in the file (from 0) of each of a shard's ordinals. Raises IndexError past the shard's end."""
     ends = list(accumulate(r.rows for r in ranges))
-    if not 0 <= ordinal < (ends[-1] if ends else 0):
-        raise IndexError(f"the shard has no row {ordinal}")
-    i = bisect_right(ends, ordinal)
-    return ranges[i].file.path, ranges[i].start + ordinal - (ends[i - 1] if i else 0)
+    found = []
+    for ordinal in ordinals:
+        if not 0 <= ordinal < (ends[-1] if ends else 0):
+            raise IndexError(f"the shard has no row {ordinal}")
+        i = bisect_right(ends, ordinal)
+        found.append((ranges[i].file.path, ranges[i].start + ordinal - (ends[i - 1] if i else 0)))
+    return found
 
 
 class Reader:

@@ -236,6 +236,7 @@ class RayExecutor:
 def _connect(context: Context, workers: int | None, address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 leaves a model what every other process lets it have
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     with _translated(), _own_signals():
         if address is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from batchinfer.job.interpolate import Reference
@@ -18,6 +18,15 @@ _NOT_SECRET = {"google_default", "cache", "anon", "browser", "cloud"}
 def is_secret_name(name: str) -> bool:
     """Whether a key of this name may hold a secret."""
     return _SECRET_NAME.search(name) is not None
+
+
+def named_secrets(sections: Iterable[Any]) -> Iterator[Any]:
+    """The values in these sections that stand under the name of a secret, at any depth."""
+    for section in sections:
+        # One level deeper than it is: of `storage`, which `_leaves` is made for, the first level's keys are no names.
+        for _, value, named_secret in _leaves({"": section}, ("",), named_secret=False):
+            if named_secret:
+                yield value
 
 
 def literal_secrets(data: dict[str, Any], references: dict[Place, tuple[Reference, ...]]) -> Iterator[Finding]:

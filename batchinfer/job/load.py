@@ -20,6 +20,7 @@ from batchinfer.job.document import Document
 from batchinfer.job.place import Finding, Place, printable, spell, within
 from batchinfer.job.schema import model_schema
 from batchinfer.job.spec import JobSpec
+from batchinfer.job.written import Written
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -56,6 +57,15 @@ def from_fields(fields: Mapping[str, Any], folder: str | Path = ".") -> JobSpec:
     return _Reading(document.from_python(fields, "Job(...)"), "Job(...)", Path(folder), None).job(_NONE, ())
 
 
+def from_record(
+    record: Mapping[str, Any], params: Mapping[str, str] = _NONE, set_values: Sequence[str] = ()
+) -> JobSpec:
+    """The job of a record that `Written.to_json` made; `params` and `set_values` come on top of those that it was made with."""
+    read = document.from_python(record["document"], "the recorded job")
+    reading = _Reading(read, "the recorded job", Path(record["folder"]), None)
+    return reading.job({**record["params"], **params}, set_values)
+
+
 class _Reading:
     """One reading of one document: the values on their way to a job, and what was found on it."""
 
@@ -79,7 +89,7 @@ class _Reading:
         self._check(data)
         if spec is None or self._findings or self._filled.findings:
             raise JobFileError(self._source, self._problems())
-        return spec
+        return spec.as_written(Written(self._written, dict(given), str(self._folder)))
 
     def _mapping(self, value: Any) -> dict[str, Any]:
         if isinstance(value, dict):

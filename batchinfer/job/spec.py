@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from batchinfer.job.scalar import Scalar
+from batchinfer.job.written import Written
 
 Precision = Literal["auto", "fp32", "bf16"]
 EngineName = Literal["python", "torch", "transformers"]
@@ -232,6 +233,18 @@ class JobSpec(Model):
     run: RunOptions = RunOptions()
     metadata: Annotated[dict[str, Scalar], Field(description="written to the reports as it is")] = {}
     storage: Annotated[dict[str, dict[str, Any]], Field(description="fsspec options by URL prefix", repr=False)] = {}
+    _written: Written | None = PrivateAttr(default=None)
+
+    @property
+    def written(self) -> Written | None:
+        """The job as it was written, where the loader made it."""
+        return self._written
+
+    def as_written(self, written: Written) -> JobSpec:
+        """The same job, which came from there."""
+        spec = self.model_copy()
+        spec._written = written
+        return spec
 
     @model_validator(mode="before")
     @classmethod

@@ -41,8 +41,7 @@ def clean(store: Store, job: Job) -> list[Leftover]:
 
 
 def _find(store: Store, job: Job) -> Iterator[Leftover]:
-    numbers = records.numbers(store, paths.JOBS)
-    former = {records.read(store, paths.job_record(n))["job8"] for n in numbers if n < job.number}
+    former = {records.read(store, paths.job_record(n))["job8"] for n in range(1, job.number)}
     decided = parts.list_shards(store, job.paths)
     for folder in (paths.DATA, paths.DEAD_LETTERS, paths.STATE):
         for entry in store.list(folder):
@@ -55,16 +54,7 @@ def _find(store: Store, job: Job) -> Iterator[Leftover]:
                 yield Leftover(path, entry.size, "files of former jobs")
             elif job.paths.shard_of_chunk(path) in decided:
                 yield Leftover(path, entry.size, "checkpoints of finished shards")
-    yield from _unnamed_dead_letters(store, job)
-
-
-def _unnamed_dead_letters(store: Store, job: Job) -> Iterator[Leftover]:
-    """Those of runners that lost a decision: told from the others once a manifest names all that count."""
     manifest = manifests.latest(store, job.paths)
-    if manifest is None:
-        return
-    named = {part.dead_letters for part in manifest.parts}
-    shards = {part.shard for part in manifest.parts}
-    for entry in store.list(paths.DEAD_LETTERS):
-        if job.paths.shard_of_dead_letters(entry.path) in shards and entry.path not in named:
+    if manifest is not None:  # which tells those that count from those of runners that lost a decision
+        for entry in parts.unnamed_dead_letters(store, job.paths, manifest.parts):
             yield Leftover(entry.path, entry.size, "dead letters that no part names")

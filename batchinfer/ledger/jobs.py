@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from batchinfer.errors import FingerprintError, OutputError
-from batchinfer.ledger import records
+from batchinfer.ledger import generations, records
 from batchinfer.plan.fingerprint import Fingerprint, differences
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths
@@ -22,6 +23,8 @@ class Job:
     paths: JobPaths
     name: str
     fingerprint: Fingerprint
+    written: Mapping[str, Any] | None = None
+    """The job file as it was written and what was given with it; None where it holds a secret, which is never recorded."""
 
 
 def probe(store: Store) -> None:
@@ -43,21 +46,29 @@ def probe(store: Store) -> None:
 
 def current(store: Store) -> Job | None:
     """The job that the output belongs to; None for an output without one."""
-    numbers = records.numbers(store, paths.JOBS)
-    if not numbers:
+    number = records.newest(store, paths.job_record)
+    if not number:
         return None
-    path = paths.job_record(numbers[-1])
+    path = paths.job_record(number)
     record = records.read(store, path)
     try:
-        return Job(numbers[-1], JobPaths(record["job8"]), record["name"], Fingerprint.from_json(record["fingerprint"]))
+        mark = Fingerprint.from_json(record["fingerprint"])
+        return Job(number, JobPaths(record["job8"]), record["name"], mark, record.get("written"))
     except (KeyError, TypeError) as e:
         raise OutputError(f"{store.root}/{path}: not the record of a job ({e!r}); was it edited?") from e
 
 
 def find_or_create(
-    store: Store, name: str, fingerprint: Fingerprint, started_by: dict[str, Any], *, fresh: bool, overwrite: bool
+    store: Store,
+    name: str,
+    fingerprint: Fingerprint,
+    started_by: Mapping[str, Any],
+    *,
+    fresh: bool,
+    overwrite: bool,
+    written: Mapping[str, Any] | None = None,
 ) -> Job:
-    """The job of this output, which must have this fingerprint; a new one where there is none, or where a fresh start is asked for.
+    """The job of this output, which must have been run with this fingerprint; a new one where there is none, or where a fresh start is asked for.
 
     Args:
         store: the output.
@@ -66,6 +77,7 @@ def find_or_create(
         started_by: who creates it, recorded.
         fresh: start a new job even where one of equal fingerprint stands (`--restart`).
         overwrite: start a new job where one of another fingerprint stands (`output.mode: overwrite`).
+        written: see `Job.written`.
 
     Raises:
         OutputError: the directory holds files and no job of batchinfer; or data/, which a new job is to clear, holds files of
@@ -79,7 +91,7 @@ def find_or_create(
         number = 1
     elif fresh:
         number = job.number + 1
-    elif job.fingerprint.digest == fingerprint.digest:
+    elif generations.accepts(store, job.paths, job.fingerprint, fingerprint):
         return job
     elif overwrite:
         number = job.number + 1
@@ -87,7 +99,8 @@ def find_or_create(
         changes = "\n".join(f"  {line}" for line in differences(job.fingerprint, fingerprint))
         raise FingerprintError(
             f"{store.root} holds the output of a job that differs from this one in:\n{changes}\n"
-            "Give another output.path, undo the change, or start afresh with --restart (removes the former output)."
+            "Give another output.path, undo the change, start afresh with --restart (removes the former output), or, where dead "
+            "rows are what the change is for, predict them alone: batchinfer retry."
         )
     if number > 1:
         refuse_foreign_data(store)
@@ -97,6 +110,7 @@ def find_or_create(
         "name": name,
         "fingerprint": fingerprint.to_json(),
         "started_by": started_by,
+        "written": written,
     }
     records.create(store, paths.job_record(number), record)
     # Whoever created the record of this number, the highest one counts from now on, for all alike.
@@ -125,12 +139,16 @@ def remove_former(store: Store, job: Job) -> None:
         store.delete(path)
 
 
+def withdraw(store: Store, job: Job) -> None:
+    """Remove what a runner of `job` put where readers look, after the job was replaced: its parts and dead letters."""
+    for folder in (paths.DATA, paths.DEAD_LETTERS):
+        for entry in store.list(folder):
+            if paths.job8_of(entry.path) == job.paths.job8:
+                store.delete(entry.path)
+
+
 def _jobs(store: Store, before: int) -> set[JobPaths]:
-    return {
-        JobPaths(records.read(store, paths.job_record(n))["job8"])
-        for n in records.numbers(store, paths.JOBS)
-        if n < before
-    }
+    return {JobPaths(records.read(store, paths.job_record(n))["job8"]) for n in range(1, before)}
 
 
 def refuse_foreign_data(store: Store) -> None:
@@ -138,7 +156,7 @@ def refuse_foreign_data(store: Store) -> None:
 
     Raises OutputError where data/ holds a file that no job here wrote.
     """
-    known = _jobs(store, before=1 << 62)
+    known = _jobs(store, before=records.newest(store, paths.job_record) + 1)
     for entry in store.list(paths.DATA):
         ours = entry.path == paths.SUCCESS or any(j.shard_of_part(entry.path) is not None for j in known)
         if not ours and not entry.path.rpartition("/")[2].startswith("."):

@@ -1,4 +1,4 @@
-"""The end of a generation: every valid part with its digest, the counts, and the verdict."""
+"""The end of a generation: every valid part of the job so far with its digest, the counts, and the verdict."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchinfer.ledger import records
-from batchinfer.ledger.parts import Counts, Part
+from batchinfer.ledger.parts import Counts, Part, account
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths
+from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store
-
-PROVEN, ASSUMED = "proven", "assumed"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `data/` must hold, in input order."""
+    """What `data/` must hold, in the order of the shards: that of the input, retries last."""
 
     generation: int
     parts: tuple[Part, ...]
     counts: Counts
+    """Of the job: each planned row once."""
     verdict: int
     """Exit code of the run that wrote it; a later run with another threshold may judge otherwise."""
-    exclusive: str = PROVEN
+    exclusive: str = "proven"
     """`proven`: the store keeps conditional creates; `assumed`: the user said that nobody else writes."""
 
     def to_json(self) -> dict[str, Any]:
@@ -44,24 +44,29 @@ class Manifest:
             tuple(Part.from_json(p) for p in value["parts"]),
             Counts(**value["rows"]),
             value["verdict"],
-            value.get("exclusive", PROVEN),
+            value.get("exclusive", "proven"),
         )
+
+
+def newest(store: Store, job: JobPaths) -> int:
+    """Number of the newest generation that has ended; 0 before the first."""
+    return records.newest(store, job.manifest)
 
 
 def latest(store: Store, job: JobPaths) -> Manifest | None:
     """The newest manifest of a job; None before its first generation ends."""
-    numbers = records.numbers(store, f"{job.folder}/manifests")
-    return Manifest.from_json(records.read(store, job.manifest(numbers[-1]))) if numbers else None
+    number = newest(store, job)
+    return Manifest.from_json(records.read(store, job.manifest(number))) if number else None
 
 
-def create(
-    store: Store, job: JobPaths, parts: list[Part], generation: int, verdict: int, exclusive: str = PROVEN
-) -> Manifest:
+def create(store: Store, job: JobPaths, parts: list[Part], generation: int, verdict: int) -> Manifest:
     """End a generation. Where another runner ended it first, its manifest is returned."""
     ordered = tuple(sorted(parts, key=lambda p: p.shard))
-    manifest = Manifest(generation, ordered, sum((p.counts for p in ordered), Counts()), verdict, exclusive)
+    exclusive = "assumed" if isinstance(store, SingleWriterStore) else "proven"
+    manifest = Manifest(generation, ordered, account(ordered), verdict, exclusive)
     for part in ordered:
         part.counts.check(f"{store.root}/{part.path}")
+    manifest.counts.check(f"{store.root}/{job.manifest(generation)}")
     if records.create(store, job.manifest(generation), manifest.to_json()):
         return manifest
     return Manifest.from_json(records.read(store, job.manifest(generation)))

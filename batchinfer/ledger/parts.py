@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from batchinfer.data import ordinals, part
+from batchinfer.data import footer, ordinals
+from batchinfer.data import part as files
 from batchinfer.errors import InputError, OutputError
 from batchinfer.ledger import chunks
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths
-from batchinfer.storage.store import Store
+from batchinfer.storage.store import Entry, Store
 
 _KEY = "shard"
 
@@ -108,6 +110,11 @@ class Part:
     counts: Counts
     dead_letters: str | None
     """Path of the dead-letter file that counts for this shard."""
+    retries: tuple[tuple[int, str], ...] = ()
+    """Dead rows of earlier parts that this one attempted again: their shard, and their ordinals in it (`data.ordinals`).
+
+    Known from the generation's plan, not from the part itself. What this part says of them counts, and no longer what theirs does.
+    """
 
     def to_json(self) -> dict[str, Any]:
         """A value that `from_json` reads."""
@@ -123,7 +130,20 @@ class Part:
             value["sha256"],
             Counts(**value["counts"]),
             value["dead_letters"],
+            tuple((shard, ordinals) for shard, ordinals in value["retries"]),
         )
+
+
+def account(parts: Iterable[Part]) -> Counts:
+    """The job's rows by what became of them, each once: where a row was attempted again, the newer part tells."""
+    total = Counts()
+    for part in parts:
+        total += part.counts
+        if part.retries:  # planned before, and dead until now; still so where the shard was given up
+            counts = part.counts
+            again = counts.planned - counts.not_attempted
+            total += Counts(planned=-counts.planned, dead=-again, not_attempted=-counts.not_attempted)
+    return total
 
 
 def commit(store: Store, job: JobPaths, decision: Decision, data: bytes, dead_letters: bytes | None) -> Part:
@@ -145,16 +165,35 @@ def read(store: Store, job: JobPaths, shard: int) -> Part:
     path = job.part(shard)
     where, data = f"{store.root}/{path}", store.read(path)
     try:
-        footer = part.read_footer(data)
+        stands = files.read_footer(data)
     except InputError as e:
         raise OutputError(f"{where}: this part is damaged ({e}); delete it and run again to make it anew") from e
-    decision = Decision.from_metadata(footer.metadata, where)
-    if decision.shard != shard or decision.counts.succeeded != footer.rows:
+    decision = Decision.from_metadata(stands.metadata, where)
+    if decision.shard != shard or decision.counts.succeeded != stands.rows:
         raise OutputError(
             f"{where}: this part says that it is of shard {decision.shard} with {decision.counts.succeeded} rows, "
-            f"and it has {footer.rows}: was it renamed or altered? Delete it and run again to make it anew"
+            f"and it has {stands.rows}: was it renamed or altered? Delete it and run again to make it anew"
         )
     return _describe(job, path, decision, data)
+
+
+def schema(store: Store, part: Part) -> pa.Schema:
+    """The columns of a part that stands. Raises OutputError where it is gone or damaged."""
+    return _fetch_footer(store, part).schema.remove_metadata()
+
+
+def decision(store: Store, part: Part) -> Decision:
+    """What a part that stands says of its rows. Raises OutputError where it is gone or damaged."""
+    found = files.ours(_fetch_footer(store, part).metadata)
+    return Decision.from_metadata(found, f"{store.root}/{part.path}")
+
+
+def _fetch_footer(store: Store, part: Part) -> footer.Footer:
+    where = f"{store.root}/{part.path}"
+    try:
+        return footer.parse(footer.fetch(store, part.path, part.bytes, where), part.bytes, where)
+    except InputError as e:
+        raise OutputError(f"{where}: this part is damaged ({e})") from e
 
 
 def list_shards(store: Store, job: JobPaths) -> set[int]:
@@ -162,12 +201,17 @@ def list_shards(store: Store, job: JobPaths) -> set[int]:
     return {shard for e in store.list(paths.DATA) if (shard := job.shard_of_part(e.path)) is not None}
 
 
-def remove_unnamed_dead_letters(store: Store, job: JobPaths, parts: list[Part]) -> None:
-    """Remove dead-letter files of this job that no part names: those of runners that lost the decision."""
-    named = {p.dead_letters for p in parts}
-    for entry in store.list(paths.DEAD_LETTERS):
-        if job.shard_of_dead_letters(entry.path) is not None and entry.path not in named:
-            store.delete(entry.path)
+def unnamed_dead_letters(store: Store, job: JobPaths, parts: Iterable[Part]) -> list[Entry]:
+    """Dead-letter files of these parts' shards that no part names: those of runners that lost the decision.
+
+    Those of other shards are left alone: a runner may be about to create the part that names them.
+    """
+    named = {p.shard: p.dead_letters for p in parts}
+    return [
+        e
+        for e in store.list(paths.DEAD_LETTERS)
+        if (shard := job.shard_of_dead_letters(e.path)) in named and e.path != named[shard]
+    ]
 
 
 def _describe(job: JobPaths, path: str, decision: Decision, data: bytes) -> Part:

@@ -26,9 +26,13 @@ def output_schema(
     budget: Budget,
     windows: Iterator[pa.Table],
     breaker: CircuitBreaker,
+    pinned: pa.Schema | None = None,
 ) -> pa.Schema:
-    """Every output column with its type: declared, known to the engine, or first seen."""
-    types = {name: parse_type(o.type) if o.type else description.outputs.get(name) for name, o in step.outputs.items()}
+    """Every output column with its type: pinned before, declared, known to the engine, or first seen."""
+    stands = {f.name: f.type for f in pinned or () if not pa.types.is_null(f.type)}
+    types = {
+        name: parse_type(o.type) if o.type else description.outputs.get(name) for name, o in step.outputs.items()
+    } | {name: stands[o.column] for name, o in step.outputs.items() if o.column in stands}
     if any(t is None for t in types.values()):
         _see_types(engine, step, types, budget, windows, breaker)
     seen = {name: pa.null() if kind is None else kind for name, kind in types.items()}  # a struct of no fields is false

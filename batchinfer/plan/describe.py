@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchinfer.engines import registry
 from batchinfer.job.spec import Step
-from batchinfer.plan.plan import Plan
+
+if TYPE_CHECKING:  # a plan shows itself by this module
+    from batchinfer.plan.plan import Plan
 
 _SHOWN = 8
 

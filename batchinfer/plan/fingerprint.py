@@ -42,11 +42,7 @@ def fingerprint(spec: JobSpec, files: Sequence[InputFile], identities: Mapping[s
     """What counts of a job, its pinned files, and its models' identities by step name."""
     material: dict[str, Any] = {
         "input": {
-            "files": {
-                "count": len(files),
-                "rows": sum(f.rows for f in files),
-                "digest": digest_of([[f.path, f.size, f.version, f.footer] for f in files]),
-            },
+            "files": _files(files),
             **spec.input.model_dump(mode="json", include={"where", "limit", "columns", "key"}),
         },
         "steps": {s.name: _step(s.model_dump(mode="json"), identities[s.name]) for s in spec.steps},
@@ -56,6 +52,30 @@ def fingerprint(spec: JobSpec, files: Sequence[InputFile], identities: Mapping[s
             "carry": list(spec.carry) if isinstance(spec.carry, tuple) else spec.carry,
             "compression": spec.output.compression,
         },
+    }
+    return Fingerprint(digest_of(material), material)
+
+
+def _files(files: Sequence[InputFile]) -> dict[str, Any]:
+    return {
+        "count": len(files),
+        "rows": sum(f.rows for f in files),
+        "digest": digest_of([[f.path, f.size, f.version, f.footer] for f in files]),
+    }
+
+
+def with_files(mark: Fingerprint, files: Sequence[InputFile]) -> Fingerprint:
+    """The fingerprint of the same over other files."""
+    material = {**mark.material, "input": {**mark.material["input"], "files": _files(files)}}
+    return Fingerprint(digest_of(material), material)
+
+
+def fixed(mark: Fingerprint) -> Fingerprint:
+    """What no retry may change: which rows there are, and the columns of the output."""
+    material = {
+        "input": {k: v for k, v in mark.material["input"].items() if k != "files"},
+        "output": mark.material["output"],
+        "outputs": sorted(o["column"] for step in mark.material["steps"].values() for o in step["outputs"].values()),
     }
     return Fingerprint(digest_of(material), material)
 

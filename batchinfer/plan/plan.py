@@ -18,6 +18,7 @@ from batchinfer.engines import registry
 from batchinfer.errors import InputError, JobFileError, Problem
 from batchinfer.job.place import nearest
 from batchinfer.job.spec import JobSpec, Step
+from batchinfer.plan import describe
 from batchinfer.plan.fingerprint import Fingerprint, fingerprint
 from batchinfer.plan.shards import Shard, auto_sizes, cut
 
@@ -74,9 +75,7 @@ class Plan:
         return f"Plan({self.spec.name!r}: {self.rows:,} rows, {len(self.shards):,} shards → {self.spec.output.path})"
 
     def _repr_html_(self) -> str:
-        from batchinfer.plan.describe import to_html
-
-        return to_html(self)
+        return describe.to_html(self)
 
 
 def make_plan(spec: JobSpec) -> Plan:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
+from numpy.typing import NDArray
 
 from batchinfer.data.hive import constant, partition_schema
 from batchinfer.data.inputs import RowRange
@@ -22,16 +24,27 @@ class Shard:
     """The unit of scheduling and of commit."""
 
     number: int
-    """From 0, in input order."""
+    """From 0, in input order, on through the generations."""
     first: int
-    """Ordinal in the plan of its first row."""
+    """The job's row that its first one is; the rows of a job are numbered from 0, in input order."""
     ranges: tuple[RowRange, ...]
     """In input order; neighbours in one file are one range."""
+    rows_at: tuple[int, ...] = ()
+    """In a retry: the job's row that each range begins with. Else a shard's rows follow each other from `first`."""
+    retries: tuple[tuple[int, str], ...] = ()
+    """In a retry: the dead rows that it attempts again, by the shard that left them and their ordinals in it (`data.ordinals`)."""
 
     @property
     def rows(self) -> int:
         """Ordinals that it spans, pruned rows included."""
         return sum(r.rows for r in self.ranges)
+
+    def job_rows(self) -> NDArray[np.int64]:
+        """The job's rows by the shard's ordinals: int64 of shape (rows,), ascending."""
+        if not self.rows_at:
+            return np.arange(self.first, self.first + self.rows, dtype=np.int64)
+        spans = [np.arange(at, at + r.rows, dtype=np.int64) for at, r in zip(self.rows_at, self.ranges, strict=True)]
+        return np.concatenate(spans)
 
 
 def cut(

@@ -27,6 +27,8 @@ class ErrorGroup:
     error_type: str
     message: str
     rows: int = 0
+    resolved: int = 0
+    """Of the rows, those that a retry settled."""
     examples: list[Example] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def group(dead_letters: pl.DataFrame, examples: int = 3) -> list[ErrorGroup]:
         kind = (row["error_class"], row["error_type"], row["message"])
         found = groups.setdefault(kind, ErrorGroup(*kind))
         found.rows += 1
+        found.resolved += row["resolved_by"] is not None
         if len(found.examples) < examples:
             found.examples.append(Example(row["source_file"], row["source_row"], row["key"]))
     return sorted(groups.values(), key=lambda g: -g.rows)

@@ -30,7 +30,12 @@ class Started:
     """The run has the job to itself; `decided` of the plan's shards were finished by earlier runs."""
 
     plan: Plan
+    """With the rows and shards of the generation that is run."""
     job: JobPaths
+    epoch: int
+    """Number of this runner."""
+    rows: Counts
+    """Of the job, as the generation before left them; its own count as not attempted here."""
     executor: str
     decided: int
     decided_rows: int
@@ -71,8 +76,16 @@ class GivenUp:
 
 
 @dataclass(frozen=True)
+class Broken:
+    """An exception ends the run; it is raised after this, the last event."""
+
+    rows: Counts
+    """Of the job, by what became of them so far."""
+
+
+@dataclass(frozen=True)
 class Finished:
-    """The end; always the last event."""
+    """The end; the last event of a run that no exception ends."""
 
     result: RunResult
 
@@ -97,11 +110,10 @@ class RunResult:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `run_results.json`."""
-        rows = asdict(self.rows)
         return {
             "state": str(self.state),
             "exit_code": self.exit_code,
-            "rows": {k: rows[k] for k in ("planned", "succeeded", "dead", "filtered", "not_attempted")},
+            "rows": rows_to_json(self.rows),
             "truncated": self.rows.truncated,
             "job": self.job.job8,
             "output": self.output,
@@ -114,5 +126,10 @@ class RunResult:
         }
 
 
-Event = Started | Settled | Ticked | Retried | GivenUp | Finished
+def rows_to_json(rows: Counts) -> dict[str, int]:
+    """The accounting, in its order."""
+    return {k: getattr(rows, k) for k in ("planned", "succeeded", "dead", "filtered", "not_attempted")}
+
+
+Event = Started | Settled | Ticked | Retried | GivenUp | Broken | Finished
 Listener = Callable[[Event], None]

@@ -1,58 +1,34 @@
-"""A generation: one plan of a job, from the first undecided shard to its manifest and verdict."""
+"""One generation of a job, from the first undecided shard to its manifest and verdict."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from batchinfer.errors import LockedError, OutputError
 from batchinfer.executors.protocol import Executor
-from batchinfer.ledger import jobs, manifests, parts, records
+from batchinfer.job.spec import Errors
+from batchinfer.ledger import manifests, parts, settings
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
-from batchinfer.ledger.parts import Counts, Part
+from batchinfer.ledger.parts import Counts, Part, account
 from batchinfer.measure.settings import Settings
-from batchinfer.plan import record
+from batchinfer.plan.generation import Generation
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
-from batchinfer.run.events import Event, GivenUp, Listener, Retried, RunResult, Settled, Started, State, Ticked
+from batchinfer.run.events import Broken, Event, GivenUp, Listener, Retried, RunResult, Settled, Started, State, Ticked
+from batchinfer.run.judge import judge, refuse_superseded
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
+from batchinfer.run.surroundings import Surroundings
 from batchinfer.storage import paths
 from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Usage
 
-GENERATION = 1
-"""A job has one generation so far."""
 TICK_SECONDS = 0.25
-
-
-def judge(store: Store, plan: Plan, job: Job, manifest: Manifest) -> RunResult:
-    """The verdict on a job whose rows are all attempted, by the threshold that is asked for now."""
-    jobs.remove_former(store, job)  # a runner of a replaced job may have woken up since
-    code = verdict(manifest.counts.dead, plan.spec.errors.threshold, manifest.counts.planned)
-    if code == 0:
-        try:
-            jobs.refuse_foreign_data(store)
-        except OutputError:
-            store.delete(paths.SUCCESS)
-            raise
-        manifests.mark_success(store)
-    else:
-        store.delete(paths.SUCCESS)
-    errors = (
-        ()
-        if code == 0
-        else (f"{manifest.counts.dead} dead rows, more than errors.threshold: {plan.spec.errors.threshold} allows",)
-    )
-    state = State.SUCCEEDED if code == 0 else State.PARTIAL
-    recorded = records.find(store, job.paths.settings)
-    settings = Settings.from_json(recorded) if recorded else None
-    return RunResult(state, code, manifest.counts, job.paths, store.root, settings, errors=errors)
 
 
 @dataclass(frozen=True)
@@ -64,13 +40,42 @@ class _Ending:
     error: str
 
 
-class Generation:
-    """One generation of a job, as far as one run takes it."""
+class GenerationRun:
+    """One generation of a job, as far as one run takes it.
 
-    def __init__(self, plan: Plan, store: Store, job: Job, listener: Listener, stop: StopRequest) -> None:
-        self._plan, self._store, self._job = plan, store, job
-        self._single_writer = isinstance(store, SingleWriterStore)
+    Args:
+        plan: what is asked for now; its rows and shards are replaced by those of the generation.
+        store: the output.
+        job: whose generation it is.
+        epoch: number of this runner.
+        generation: as recorded.
+        before: the manifest of the generation before; None for the first.
+        listener: told of everything.
+        stop: asks for an early end.
+        surroundings: see `run`.
+
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        job: Job,
+        epoch: int,
+        generation: Generation,
+        before: Manifest | None,
+        listener: Listener,
+        stop: StopRequest,
+        surroundings: Surroundings,
+    ) -> None:
+        reading = replace(plan.reading, window=generation.window)
+        self._plan = replace(plan, reading=reading, shards=generation.shards)
+        self._store, self._job, self._epoch, self._generation = store, job, epoch, generation
         self._listener, self._stop = listener, stop
+        self._listed = () if before is None else before.parts
+        self._planned = generation.planned + (0 if before is None else before.counts.planned)
+        self._tried_again = {s.number: s.retries for s in generation.shards}
+        self._surroundings, self._host = surroundings, surroundings.host
         self._parts: list[Part] = []
         self._given_up: list[Failed] = []
         self._deaths: Counter[int] = Counter()
@@ -82,42 +87,54 @@ class Generation:
 
     def result(self) -> RunResult:
         """Have every shard decided, then end the generation."""
-        shards = self._shards()
+        self._store.delete(paths.SUCCESS)  # a late runner of a job or generation before may have put it
+        shards = self._plan.shards
         decided = parts.list_shards(self._store, self._job.paths)
         left = deque(s for s in shards if s.number not in decided)
         before = [s for s in shards if s.number in decided]
         self._decided, self._decided_rows = len(before), sum(s.rows for s in before)
-        allotment, context = self._context(fresh=not decided)
-        self._tell(Started(self._plan, self._job.paths, allotment.executor, self._decided, self._decided_rows))
-        with ThreadPoolExecutor(4, thread_name_prefix="batchinfer-parts") as pool:
-            standing = [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
-            if self._plan.spec.errors.on_exceed == "abort":  # dead rows of former runs count from the start
-                self._parts += [future.result() for future in standing]
-                standing.clear()
-                self._ending = self._exceeded()
-            if left and self._ending is None:
-                self._work(left, allotment, context)
-            self._parts += [future.result() for future in standing]
+        allotment, context = self._context(fresh=self._generation.kind == "run" and not decided)
+        self._tell(
+            Started(
+                self._plan,
+                self._job.paths,
+                self._epoch,
+                self._counts(),
+                allotment.executor,
+                self._decided,
+                self._decided_rows,
+            )
+        )
+        standing: list[Future[Part]] = []
+        try:
+            with self._host.threads(4, "batchinfer-parts") as pool:
+                standing += [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
+                if self._plan.spec.errors.on_exceed == "abort":  # dead rows of former runs count from the start
+                    self._take_standing(standing)
+                    self._ending = self._exceeded()
+                if left and self._ending is None:
+                    self._work(left, allotment, context)
+            self._take_standing(standing)
+        except BaseException:
+            self._take_standing([future for future in standing if future.exception() is None])
+            self._tell(Broken(self._counts()))
+            raise
         return self._end(shards)
 
-    def _shards(self) -> tuple[Shard, ...]:
-        """The generation's shards as recorded by the run that began it."""
-        path = self._job.paths.plan(GENERATION)
-        recorded = records.find(self._store, path)
-        if recorded is None:
-            records.create(self._store, path, record.to_json(self._plan))
-            recorded = records.read(self._store, path)
-        if recorded["fingerprint"] != self._plan.fingerprint.digest:
-            raise OutputError(
-                f"{self._store.root}/{path}: the recorded plan is of another job; start afresh with --restart"
-            )
-        self._plan = replace(self._plan, reading=replace(self._plan.reading, window=recorded["window"]))
-        return record.shards_from_json(recorded)
+    def _take_standing(self, reads: list[Future[Part]]) -> None:
+        """The parts that former runs of this generation left."""
+        self._parts += [future.result() for future in reads]
+        reads.clear()
+
+    def _counts(self) -> Counts:
+        """The job's rows by what became of them so far."""
+        mine = [replace(p, retries=self._tried_again[p.shard]) for p in self._parts]
+        counts = account([*self._listed, *mine])
+        rest = self._planned - counts.planned
+        return replace(counts, planned=self._planned, not_attempted=counts.not_attempted + rest)
 
     def _context(self, *, fresh: bool) -> tuple[Allotment, Context]:
-        recorded = records.find(self._store, self._job.paths.settings)
-        if recorded is not None:
-            self._settings = Settings.from_json(recorded)
+        self._settings = settings.standing(self._store, self._job, self._generation)
         allotment = allot(self._plan.spec, self._settings.threads if self._settings else None)
         return allotment, Context(
             self._plan.spec,
@@ -126,33 +143,29 @@ class Generation:
             allotment.threads,
             breaker=fresh and self._plan.spec.errors.circuit_breaker,
             gpus=allotment.gpus,
-            single_writer=self._single_writer,
+            single_writer=isinstance(self._store, SingleWriterStore),
+            outputs=settings.outputs(self._store, self._job, self._generation.number),
         )
 
     def _work(self, left: deque[Shard], allotment: Allotment, context: Context) -> None:
-        executor = self._executor = _open(allotment, context, self._plan)
+        executor = self._executor = self._surroundings.open_executor(allotment, context)
         try:
             if self._settings is None:
-                self._settings = self._pin(executor.measure(list(left)))
+                measured = executor.measure(list(left))
+                self._settings = settings.pin(self._store, self._job, self._generation, measured)
             executor.start(self._settings)
             self._tell(Settled(self._settings, executor.workers))
             self._loop(executor, left)
         finally:
             executor.close()
 
-    def _pin(self, measured: Settings) -> Settings:
-        """Make the settings the job's; the ones that another runner pinned first are adopted."""
-        path = self._job.paths.settings
-        records.create(self._store, path, measured.to_json())
-        return Settings.from_json(records.read(self._store, path))
-
     def _loop(self, executor: Executor, left: deque[Shard]) -> None:
         by_number = {s.number: s for s in left}
         running = 0
         runtime = self._plan.spec.run.max_runtime
-        deadline = time.monotonic() + runtime if runtime else None
+        deadline = self._host.monotonic() + runtime if runtime else None
         while left or running:
-            if deadline is not None and time.monotonic() > deadline:
+            if deadline is not None and self._host.monotonic() > deadline:
                 self._stop.ask(f"run.max_runtime of {runtime:g} s is over")
             if self._stop and self._ending is None:
                 self._abort(executor, left, _stopped(self._stop))
@@ -179,8 +192,10 @@ class Generation:
     def _exceeded(self) -> _Ending | None:
         """The end of a job that is to stop at more dead rows than it may have, where it has more."""
         errors = self._plan.spec.errors
+        if errors.on_exceed != "abort" or self._generation.kind == "retry":  # which only ever makes fewer of them
+            return None
         dead = sum(p.counts.dead for p in self._parts)
-        if errors.on_exceed != "abort" or dead <= allowed_dead(errors.threshold, self._plan.rows):
+        if dead <= allowed_dead(errors.threshold, self._plan.rows):
             return None
         message = f"{dead} dead rows, more than errors.threshold: {errors.threshold} allows (errors.on_exceed is abort)"
         return _Ending(State.FAILED, 3, message)
@@ -213,18 +228,11 @@ class Generation:
         executor.stop()
 
     def _end(self, shards: tuple[Shard, ...]) -> RunResult:
-        standing = jobs.current(self._store)
-        if standing is None or standing.number != self._job.number:
-            raise LockedError(f"{self._store.root}: another job has been started on this output; this one is over")
+        refuse_superseded(self._store, self._job, self._generation.number)
         if len(self._parts) == len(shards):
-            code = verdict(sum(p.counts.dead for p in self._parts), self._plan.spec.errors.threshold, self._plan.rows)
-            exclusive = manifests.ASSUMED if self._single_writer else manifests.PROVEN
-            manifest = manifests.create(self._store, self._job.paths, self._parts, GENERATION, code, exclusive)
-            parts.remove_unnamed_dead_letters(self._store, self._job.paths, list(manifest.parts))
-            return self._told(judge(self._store, self._plan, self._job, manifest))
-        counts = sum((p.counts for p in self._parts), Counts())
-        rest = self._plan.rows - counts.planned
-        counts = replace(counts, planned=self._plan.rows, not_attempted=rest)
+            manifest = end(self._store, self._job, self._generation, self._listed, self._parts, self._plan.spec.errors)
+            return self._told(judge(self._store, self._plan.spec, self._job, manifest))
+        counts = self._counts()
         counts.check(self._store.root)
         errors = [f"shard {f.shard}: {f.error}" for f in self._given_up]
         ending = self._ending or _Ending(State.FAILED, 2, "")
@@ -249,15 +257,19 @@ class Generation:
         self._listener(event)
 
 
+def end(
+    store: Store, job: Job, generation: Generation, listed: Iterable[Part], own: Iterable[Part], errors: Errors
+) -> Manifest:
+    """End a generation whose shards are all decided: its manifest lists those parts that were `listed` before and its `own`."""
+    retries = {s.number: s.retries for s in generation.shards}
+    standing = [*listed, *(replace(p, retries=retries[p.shard]) for p in own)]
+    counts = account(standing)
+    code = verdict(counts.dead, errors.threshold, counts.planned)
+    manifest = manifests.create(store, job.paths, standing, generation.number, code)
+    for entry in parts.unnamed_dead_letters(store, job.paths, manifest.parts):
+        store.delete(entry.path)
+    return manifest
+
+
 def _stopped(stop: StopRequest) -> _Ending:
     return _Ending(State.CANCELLED, 130, stop.reason) if stop.cancelled else _Ending(State.INTERRUPTED, 75, stop.reason)
-
-
-def _open(allotment: Allotment, context: Context, plan: Plan) -> Executor:
-    if allotment.executor == "inline":
-        from batchinfer.executors.inline import InlineExecutor
-
-        return InlineExecutor(context)
-    from batchinfer.executors.ray import RayExecutor
-
-    return RayExecutor(context, allotment.workers, plan.spec.resources.address)

@@ -7,37 +7,49 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from batchinfer.errors import BatchinferError, LockedError, OutputError
-from batchinfer.ledger import epochs, jobs, manifests
+from batchinfer.errors import BatchinferError, FingerprintError, LockedError, OutputError
+from batchinfer.ledger import epochs, generations, jobs, manifests
 from batchinfer.ledger.epochs import Epoch
+from batchinfer.ledger.host import Host
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
+from batchinfer.plan.fingerprint import differences
+from batchinfer.plan.generation import Generation, first_generation
 from batchinfer.plan.plan import Plan
-from batchinfer.run import interrupts
+from batchinfer.run import interrupts, retrying
 from batchinfer.run.events import Finished, Listener, RunResult
-from batchinfer.run.generation import Generation, judge
+from batchinfer.run.generation import GenerationRun
+from batchinfer.run.judge import judge
+from batchinfer.run.retrying import Selection
 from batchinfer.run.stop import StopRequest
-from batchinfer.storage import paths
+from batchinfer.run.surroundings import USUAL, Surroundings
 from batchinfer.storage.single_writer import SingleWriterStore
-from batchinfer.storage.store import Store, open_store
+from batchinfer.storage.store import Store
 
 log = logging.getLogger(__name__)
 
 
-def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, restart: bool = False) -> RunResult:
+def run(
+    plan: Plan,
+    listener: Listener,
+    stop: StopRequest | None = None,
+    *,
+    restart: bool = False,
+    surroundings: Surroundings = USUAL,
+) -> RunResult:
     """Run a plan to its end, or as far as it goes.
 
-    Running it again continues; running a finished one repeats its verdict without work.
+    Running it again continues, a retry that was interrupted too; running a finished one repeats its verdict without work.
 
     Args:
         plan: from `make_plan`.
         listener: told of everything; must not raise.
         stop: a request to drain and end, which another thread or a signal handler may make at any time.
         restart: remove what a former job left, and begin anew.
+        surroundings: the machine, storage and workers to run with.
 
     Raises:
         RefusedError: see its kinds; nothing was run.
@@ -45,19 +57,84 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
         StorageError, ClusterError: these are away; what is finished is safe.
 
     """
-    store = open_store(plan.spec.output.path, plan.spec.storage, scratch=paths.SCRATCH)
-    began = time.monotonic()
+    host = surroundings.host
+    store = surroundings.open_store(plan.spec)
+    began = host.monotonic()
     if not restart and (finished := _finished(store, plan)) is not None:
-        job, manifest = finished
-        result = judge(store, plan, job, manifest)
+        result = judge(store, plan.spec, *finished)
     else:
         store = _probed(store, single_writer=plan.spec.run.single_writer)
-        job = _take(store, plan, restart=restart)
+        job = _take(store, plan, host, restart=restart)
         stop = StopRequest() if stop is None else stop
-        with _epoch(store, job, stop), interrupts.heard(stop):
+        with _epoch(store, job, stop, host) as epoch, interrupts.heard(stop):
             jobs.remove_former(store, job)
-            result = Generation(plan, store, job, listener, stop).result()
-    result = replace(result, seconds=time.monotonic() - began)
+            generation = _generation(store, job, plan)
+            before = manifests.latest(store, job.paths)
+            if before is not None and not generations.is_open(
+                generation, before
+            ):  # ended while we waited for our epoch
+                result = judge(store, plan.spec, job, before)
+            else:
+                result = GenerationRun(
+                    plan, store, job, epoch.number, generation, before, listener, stop, surroundings
+                ).result()
+    return _told(result, host.monotonic() - began, listener)
+
+
+def retry(
+    plan: Plan,
+    selection: Selection,
+    listener: Listener,
+    stop: StopRequest | None = None,
+    *,
+    surroundings: Surroundings = USUAL,
+) -> RunResult:
+    """Attempt dead rows of a finished job again, as a generation of its own.
+
+    The same call resumes a retry that was interrupted. Where no row is left to attempt, the verdict is repeated without work.
+
+    Args:
+        plan: of the job as it is now; model, code and input files may differ from those that it was run with.
+        selection: which dead rows.
+        listener: told of everything; must not raise.
+        stop: see `run`.
+        surroundings: see `run`.
+
+    Raises:
+        RefusedError: there is no finished job, or it differs in more than a retry may change; nothing was run.
+        LockedError, StorageError, ClusterError: see `run`.
+
+    """
+    host = surroundings.host
+    store = surroundings.open_store(plan.spec)
+    began = host.monotonic()
+    work = retrying.find(store, plan, selection, host)
+    if work.generation is None and work.interrupted is None:
+        result = judge(store, plan.spec, work.job, work.before)
+    else:
+        store = _probed(store, single_writer=plan.spec.run.single_writer)
+        stop = StopRequest() if stop is None else stop
+        with _epoch(store, work.job, stop, host) as epoch, interrupts.heard(stop):
+            begun = retrying.begin(store, plan, selection, host)
+            if begun.generation is None:
+                result = judge(store, plan.spec, begun.job, begun.before)
+            else:
+                result = GenerationRun(
+                    begun.plan,
+                    store,
+                    begun.job,
+                    epoch.number,
+                    begun.generation,
+                    begun.before,
+                    listener,
+                    stop,
+                    surroundings,
+                ).result()
+    return _told(result, host.monotonic() - began, listener)
+
+
+def _told(result: RunResult, seconds: float, listener: Listener) -> RunResult:
+    result = replace(result, seconds=seconds)
     listener(Finished(result))
     return result
 
@@ -81,39 +158,62 @@ def _probed(store: Store, *, single_writer: bool) -> Store:
 def _finished(store: Store, plan: Plan) -> tuple[Job, Manifest] | None:
     """The job and its manifest, where this very job has ended before."""
     job = jobs.current(store)
-    if job is None or job.fingerprint.digest != plan.fingerprint.digest:
+    if job is None or not generations.accepts(store, job.paths, job.fingerprint, plan.fingerprint):
         return None
     manifest = manifests.latest(store, job.paths)
-    return None if manifest is None else (job, manifest)
+    if manifest is None or generations.numbers(store, job.paths)[-1] > manifest.generation:
+        return None
+    return job, manifest
 
 
-def _take(store: Store, plan: Plan, *, restart: bool) -> Job:
+def _generation(store: Store, job: Job, plan: Plan) -> Generation:
+    """The job's newest generation, which is begun where there is none."""
+    numbers = generations.numbers(store, job.paths)
+    if numbers:
+        generation = generations.read(store, job.paths, numbers[-1])
+    else:
+        generation = generations.begin(store, job.paths, first_generation(plan))
+    if generation.fingerprint.digest != plan.fingerprint.digest and generations.is_open(
+        generation, manifests.latest(store, job.paths)
+    ):
+        changes = "\n".join(f"  {line}" for line in differences(generation.fingerprint, plan.fingerprint))
+        raise FingerprintError(
+            f"{store.root}: a {generation.kind} of this job was interrupted that differs from what is asked now in:\n{changes}\n"
+            f"Finish it as it was begun, or end it by another one: batchinfer retry {store.root}"
+        )
+    return generation
+
+
+def _take(store: Store, plan: Plan, host: Host, *, restart: bool) -> Job:
     """The job's record; a former job that is to be replaced must have no runner."""
     former = jobs.current(store)
     overwrite = plan.spec.output.mode == "overwrite"
-    if former is not None and (restart or (overwrite and former.fingerprint.digest != plan.fingerprint.digest)):
-        standing = epochs.newest(store, former.paths)
-        if standing is not None and epochs.is_alive(store, former.paths, standing):
+    if former is not None and (
+        restart or (overwrite and not generations.accepts(store, former.paths, former.fingerprint, plan.fingerprint))
+    ):
+        standing = epochs.newest(store, former.paths, host)
+        if standing is not None and epochs.is_alive(store, former.paths, standing, host):
             raise LockedError(
                 f"{store.root}: {standing.owner} is running the job that is to be replaced; stop it first"
             )
     return jobs.find_or_create(
-        store, plan.spec.name, plan.fingerprint, epochs.identity(), fresh=restart, overwrite=overwrite
+        store,
+        plan.spec.name,
+        plan.fingerprint,
+        host.identity(),
+        fresh=restart,
+        overwrite=overwrite,
+        written=plan.spec.written.to_json() if plan.spec.written is not None else None,
     )
 
 
 @contextlib.contextmanager
-def _epoch(store: Store, job: Job, stop: StopRequest) -> Iterator[None]:
+def _epoch(store: Store, job: Job, stop: StopRequest, host: Host) -> Iterator[Epoch]:
     """This runner's time; its end is recorded also when an error ends it, unless the store is away."""
-    epoch = Epoch.begin(
-        store,
-        job.paths,
-        lambda: stop.ask("another runner has taken over, or may have: this one couldn't say that it lives"),
-        lease=isinstance(store, SingleWriterStore),
-    )
+    epoch = Epoch.begin(store, job.paths, lambda: stop.ask("another runner has taken over, or may have"), host)
     how = "error"
     try:
-        yield
+        yield epoch
         how = "end"
     finally:
         with contextlib.suppress(BatchinferError):

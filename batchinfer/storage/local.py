@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from batchinfer.errors import AccessError, OutputError, StorageError
-from batchinfer.storage.store import Entry
+from batchinfer.storage.protocol import Entry
 
 T = TypeVar("T")
 

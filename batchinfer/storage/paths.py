@@ -40,7 +40,11 @@ class JobPaths:
     @property
     def settings(self) -> str:
         """What was measured or first seen."""
-        return f"{self.folder}/settings.json"
+        return self.settings_of(1)
+
+    def settings_of(self, generation: int) -> str:
+        """The settings that a generation runs with: the job's, or a retry's own, whose model may be another one."""
+        return f"{self.folder}/settings.json" if generation == 1 else f"{self.folder}/settings-{generation:04d}.json"
 
     @property
     def run_results(self) -> str:

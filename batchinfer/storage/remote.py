@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import tenacity
 
 from batchinfer.errors import AccessError, OutputError, RefusedError, StorageError
 from batchinfer.storage.faults import Fault, classify
-from batchinfer.storage.store import Entry
+from batchinfer.storage.protocol import Entry
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -29,7 +30,9 @@ def _is_passing(error: BaseException) -> bool:
 class FsspecStore:
     """Objects below `root` of an fsspec file system, which must be opened without a listing cache."""
 
-    def __init__(self, root: str, fs: Any, *, retry_seconds: float = RETRY_SECONDS) -> None:
+    def __init__(
+        self, root: str, fs: Any, *, retry_seconds: float = RETRY_SECONDS, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self.root = root
         self._fs = fs
         self._base: str = fs._strip_protocol(root).rstrip("/")
@@ -37,6 +40,7 @@ class FsspecStore:
             retry=tenacity.retry_if_exception(_is_passing),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
             stop=tenacity.stop_after_delay(retry_seconds),
+            sleep=sleep,
             before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
             reraise=True,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 
-from batchinfer.storage.store import Entry, Store
+from batchinfer.storage.protocol import Entry, Store
 
 
 class SingleWriterStore:

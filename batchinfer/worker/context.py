@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import pyarrow as pa
+
 from batchinfer.job.spec import JobSpec
 from batchinfer.ledger.parts import Part
 from batchinfer.plan.plan import Reading
@@ -27,6 +29,8 @@ class Context:
     """Share of GPUs that the worker has; None: whatever device there is."""
     single_writer: bool = False
     """Whether the output has no conditional creates, and nobody else is assumed to write there."""
+    outputs: pa.Schema | None = None
+    """Output columns with the types that earlier generations pinned, which a measurement keeps; None where there are none."""
 
 
 class Failure(StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from batchinfer.data.dead_letters import DeadRow, to_bytes
 from batchinfer.data.part import PartWriter
 from batchinfer.data.reader import Window
 from batchinfer.ledger import chunks, parts
+from batchinfer.ledger.host import HERE, Host
 from batchinfer.ledger.parts import Counts, Decision, Part
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
@@ -55,14 +57,20 @@ class ShardRun:
     """
 
     def __init__(
-        self, shard: Shard, context: Context, settings: Settings, store: Store, outcome: Future[Outcome]
+        self,
+        shard: Shard,
+        context: Context,
+        settings: Settings,
+        store: Store,
+        outcome: Future[Outcome],
+        host: Host = HERE,
     ) -> None:
         self.shard = shard
         self.outcome = outcome
         self.error: BaseException | None = None
         self._seconds = dict.fromkeys(Seconds.__dataclass_fields__, 0.0)
         self._rows = self._batches = self._tokens = self._padded = 0
-        self._context, self._settings, self._store = context, settings, store
+        self._context, self._settings, self._store, self._host = context, settings, store, host
         self._step = context.spec.steps[0]
         self._chunk_schema = chunks.schema(settings.outputs)
         carried = [context.reading.schema.field(c) for c in context.reading.carry]
@@ -153,7 +161,7 @@ class ShardRun:
         """Take the results of a batch; complete windows go into the part, in input order."""
         if fresh:
             self._unsaved.append(results)
-            self._saved_at = self._saved_at or time.monotonic()
+            self._saved_at = self._saved_at or self._host.monotonic()
         if rows.add(results):
             self._complete[rows.window.first] = rows
         while (whole := self._complete.pop(self._next, None)) is not None:
@@ -163,7 +171,9 @@ class ShardRun:
     def checkpoint_due(self) -> bool:
         """Whether the interval has passed since results were last made durable."""
         interval = self._context.spec.checkpoint.interval
-        return bool(self._unsaved) and self._saved_at is not None and time.monotonic() - self._saved_at >= interval
+        return (
+            bool(self._unsaved) and self._saved_at is not None and self._host.monotonic() - self._saved_at >= interval
+        )
 
     def checkpoint(self) -> None:
         """Make what is finished durable."""
@@ -171,7 +181,7 @@ class ShardRun:
             table = pa.concat_tables(self._unsaved)
             chunks.put(self._store, self._context.job, self.shard.number, table, self._step.name, self._settings.digest)
             self._unsaved = []
-        self._saved_at = time.monotonic()
+        self._saved_at = self._host.monotonic()
 
     def _write(self, rows: WindowRows) -> None:
         results = rows.in_order()
@@ -193,13 +203,14 @@ class ShardRun:
         at = np.searchsorted(window.ordinals, dead["_ordinal"].to_numpy())
         key = self._context.reading.key
         keys = window.table[key].take(pa.array(at)).to_pylist() if key else [None] * len(at)
-        for ordinal, error, name in zip(dead["_ordinal"].to_pylist(), dead["_dead"].to_pylist(), keys, strict=True):
-            path, source_row = window.source(ordinal)
+        ordinals, errors = dead["_ordinal"].to_pylist(), dead["_dead"].to_pylist()
+        sources = window.sources(ordinals)
+        for ordinal, (path, source_row), error, name in zip(ordinals, sources, errors, keys, strict=True):
             self._dead_ordinals.append(ordinal)
             self._dead.append(
                 DeadRow(
                     shard=self.shard.number,
-                    row=self.shard.first + ordinal,
+                    row=int(self._job_rows[ordinal]),
                     source_file=path,
                     source_row=source_row,
                     key=None if name is None else str(name),
@@ -207,6 +218,10 @@ class ShardRun:
                     **error,
                 )
             )
+
+    @functools.cached_property
+    def _job_rows(self) -> NDArray[np.int64]:
+        return self.shard.job_rows()
 
     def commit(self) -> Part:
         """Encode the part and decide the shard."""

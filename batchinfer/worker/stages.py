@@ -23,6 +23,7 @@ from batchinfer.errors import (
     StoppedError,
     TransientError,
 )
+from batchinfer.ledger.host import HERE, Host
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import batches, positions
 from batchinfer.pipeline.breaker import CircuitBreaker
@@ -45,7 +46,9 @@ class Stages:
     On a CPU, preparing and the device take turns: side by side they would fight for the same cores.
     """
 
-    def __init__(self, context: Context, store: Store, reader: Reader, engine: Engine, *, on_cpu: bool) -> None:
+    def __init__(
+        self, context: Context, store: Store, reader: Reader, engine: Engine, *, on_cpu: bool, host: Host = HERE
+    ) -> None:
         self.engine = engine
         self.settings: Settings | None = None
         self.stopping = threading.Event()
@@ -53,7 +56,7 @@ class Stages:
         """The shard on the device."""
         self.rows = self.dead = self.in_hand = 0
         """Rows finished, dead ones among them, and those of shards that are not decided yet."""
-        self._context, self._store, self._reader = context, store, reader
+        self._context, self._store, self._reader, self._host = context, store, reader, host
         self._spec, self._step = context.spec, context.spec.steps[0]
         self._breaker = CircuitBreaker(enabled=context.breaker)
         self._model = threading.RLock()
@@ -64,7 +67,7 @@ class Stages:
         shard, future = item
         assert self.settings is not None
         try:
-            run = ShardRun(shard, self._context, self.settings, self._store, future)
+            run = ShardRun(shard, self._context, self.settings, self._store, future, self._host)
         except BaseException as e:  # noqa: BLE001 - see _failed
             future.set_result(_failed(shard.number, e))
             return

@@ -92,6 +92,7 @@ class Worker:
                 self._context.threads,
                 rows,
                 breaker,
+                self._context.outputs,
             )
         )
         self._loaded = settings.precision

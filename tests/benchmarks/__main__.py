@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from batchinfer.measure.choose import CPU_TOKENS
 from tests.benchmarks import inputs
 
 
@@ -48,12 +49,15 @@ def compare(programs: dict[str, list[str]], baseline: str, rounds: int) -> dict[
 
 
 def text(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
-    """MiniLM embeddings: inline and one Ray worker beside a bare loop that also writes its Parquet."""
+    """MiniLM embeddings: inline and one Ray worker beside a bare loop that also writes its Parquet, with the batches of 2,048
+    tokens that the reference has and with as many as we take.
+    """
     source = folder / f"text-{rows}"
     if not source.exists():
         inputs.make_text(source, rows)
     programs = {
         "bare loop": ["bare-text", str(source), str(folder / "bare")],
+        "bare loop, batches as ours": ["bare-text", str(source), str(folder / "bare"), f"tokens={CPU_TOKENS}"],
         "inline": ["ours-text", str(source), str(folder / "inline")],
         "ray": ["ours-text", str(source), str(folder / "ray"), "executor=ray"],
     }

@@ -20,7 +20,7 @@ from typing import Any
 START = time.time()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).parents[2]
-TOKENS, MAX_TOKENS = 2048, 256
+MAX_TOKENS = 256
 
 
 def files(source: str) -> list[str]:
@@ -40,7 +40,9 @@ def write(table: Any, path: Path) -> None:
     pq.write_table(table, path, use_dictionary=False, compression="zstd", compression_level=1)
 
 
-def bare_text(source: str, out: Path, precision: str = "fp32", threads: str = "2", **_: str) -> float:
+def bare_text(
+    source: str, out: Path, precision: str = "fp32", threads: str = "2", tokens: str = "2048", **_: str
+) -> float:
     """All texts in memory, tokenised, sorted, batched under a token budget, embedded, written as one file."""
     import importlib.util
 
@@ -68,7 +70,7 @@ def bare_text(source: str, out: Path, precision: str = "fp32", threads: str = "2
         with torch.inference_mode():
             while at < len(order):
                 width = max(1, len(ids[order[at]]))
-                rows = order[at : at + max(1, TOKENS // width)]
+                rows = order[at : at + max(1, int(tokens) // width)]
                 x, mask = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
                 for n, i in enumerate(rows):
                     x[n, : len(ids[i])], mask[n, : len(ids[i])] = ids[i], 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from batchinfer.data.inputs import RowRange
 from batchinfer.data.part import PartWriter
-from batchinfer.data.reader import Reader, source
+from batchinfer.data.reader import Reader, sources
 from batchinfer.data.scan import scan
 from batchinfer.data.schema import unify
 from batchinfer.data.volumes import Volumes
@@ -113,8 +113,7 @@ def test_windows_hold_every_row_once_with_its_ordinal_and_source(
             at += w.rows
             assert w.table["x"].to_pylist() == [one.first + o for o in w.ordinals]
             assert w.table["x"].num_chunks <= 1
-            for o, x in zip(w.ordinals, w.table["x"].to_pylist(), strict=True):
-                path, row = w.source(int(o))
+            for (path, row), x in zip(w.sources(w.ordinals), w.table["x"].to_pylist(), strict=True):
                 assert sum(sizes[: int(Path(path).stem)]) + row == x
             seen += w.table["x"].to_pylist()
         assert at == one.rows
@@ -136,7 +135,7 @@ def test_rows_without_any_column_are_counted(tmp_path: Path) -> None:
 
 def test_source_finds_file_and_row() -> None:
     with pytest.raises(IndexError):
-        source([], 0)
+        sources([], [0])
 
 
 class CountingStore:

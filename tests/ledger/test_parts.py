@@ -72,16 +72,21 @@ def test_losing_the_decision_adopts_the_part_that_stands(store: Any, job: JobPat
     assert loser == winner
     assert loser.counts.dead == 1
     assert hashlib.sha256(store.read(job.part(2))).hexdigest() == winner.sha256
-    parts.remove_unnamed_dead_letters(store, job, [loser])
-    assert store.paths == [winner.dead_letters, winner.path]
+    (unnamed,) = parts.unnamed_dead_letters(store, job, [loser])
+    assert set(store.paths) == {winner.dead_letters, winner.path, unnamed.path}
 
 
-def test_dead_letters_of_other_jobs_are_not_ours_to_remove(store: Any, job: JobPaths) -> None:
-    other = JobPaths("ffffffff").dead_letters(2, "0" * 12)
-    store.put(other, b"")
-    store.put("_dead_letter/readme", b"")
-    parts.remove_unnamed_dead_letters(store, job, [])
-    assert store.paths == [other, "_dead_letter/readme"]
+def test_dead_letters_of_other_jobs_and_of_undecided_shards_are_not_ours_to_remove(store: Any, job: JobPaths) -> None:
+    part = parts.commit(store, job, *decide(dead=(1,)))
+    for path in (
+        JobPaths("ffffffff").dead_letters(2, "0" * 12),
+        job.dead_letters(3, "0" * 12),  # its part may be created in a moment
+        "_dead_letter/readme",
+    ):
+        store.put(path, b"")
+    assert parts.unnamed_dead_letters(store, job, [part]) == []
+    store.put(job.dead_letters(2, "0" * 12), b"")
+    assert [e.path for e in parts.unnamed_dead_letters(store, job, [part])] == [job.dead_letters(2, "0" * 12)]
 
 
 def test_a_part_that_could_not_be_created_leaves_the_chunks(store: Any, job: JobPaths) -> None:

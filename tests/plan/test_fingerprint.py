@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from batchinfer.data.inputs import InputFile, RowRange
 from batchinfer.engines.protocol import Identity
 from batchinfer.job.spec import JobSpec, Step
-from batchinfer.plan import record
 from batchinfer.plan.fingerprint import Fingerprint, differences, fingerprint
+from batchinfer.plan.generation import Generation, first_generation
 from batchinfer.plan.plan import Plan, Reading
 from batchinfer.plan.shards import Shard
 
@@ -188,10 +188,11 @@ def test_a_plan_reads_back_from_its_record() -> None:
     )
     reading = Reading(pa.schema([("x", pa.int64())]), None, ("x",), None, 64)
     plan = Plan(spec(), mark(spec()), reading, (*FILES, hive), shards, 35)
-    value = json.loads(json.dumps(record.to_json(plan)))
-    assert record.shards_from_json(value) == shards
-    assert record.files_from_json(value) == plan.files
-    assert (value["window"], value["rows"], value["fingerprint"]) == (64, 180, plan.fingerprint.digest)
+    generation = first_generation(plan)
+    assert Generation.from_json(json.loads(json.dumps(generation.to_json()))) == generation
+    assert (generation.shards, generation.files, generation.window) == (shards, plan.files, 64)
+    assert (generation.rows, generation.planned, generation.carried) == (180, 180, {"x": "int64"})
+    assert generation.fingerprint == plan.fingerprint
 
 
 def test_a_secret_among_the_options_is_neither_recorded_nor_shown_and_still_counts() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,12 @@ class Double:
 
 PROGRAM = """
 import json, sys
-from batchinfer import Job
+from batchinfer import Job, open_run
 from batchinfer.errors import BatchinferError
 
 try:
-    run = Job(**json.loads(sys.argv[1])).run()
+    job = Job(**json.loads(sys.argv[2]))
+    run = job.run() if sys.argv[1] == "run" else open_run(job.spec.output.path).retry(job=job)
 except BatchinferError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -91,11 +93,29 @@ class Workplace:
         listener = None if events is None else events.append
         return Job(**self.fields(**sections)).run(restart=restart, listener=listener)
 
-    def start(self, **sections: Any) -> subprocess.Popen[str]:
-        """Run in another process."""
+    def retry(self, *, only: Sequence[str] = (), events: list[Event] | None = None, **sections: Any) -> Run:
+        """Retry in this process, with the job as it is now."""
+        listener = None if events is None else events.append
+        job = Job(**self.fields(**sections))
+        return open_run(job.spec.output.path).retry(job=job, errors=only, listener=listener)
+
+    def edit(self, old: str, new: str) -> None:
+        """Change the model's source."""
+        source = self.folder / "code" / "doubling.py"
+        text = source.read_text()
+        assert old in text
+        source.write_text(text.replace(old, new))
+
+    def mend(self) -> None:
+        """Make the model answer -1 to a null."""
+        self.edit('raise TypeError("x is null")', "pass")
+        self.edit("2.0 * float(value)", "-1.0 if value is None else 2.0 * float(value)")
+
+    def start(self, verb: str = "run", **sections: Any) -> subprocess.Popen[str]:
+        """Run or retry in another process."""
         import json
 
-        command = [sys.executable, "-c", PROGRAM, json.dumps(self.fields(**sections))]
+        command = [sys.executable, "-c", PROGRAM, verb, json.dumps(self.fields(**sections))]
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     def opened(self, output: str = "output") -> Run:
@@ -108,6 +128,13 @@ class Workplace:
             hashlib.sha256(p.read_bytes()).hexdigest()
             for p in sorted((self.folder / output / "data").glob("*.parquet"))
         ]
+
+    def files(self, output: str = "output") -> dict[str, bytes]:
+        """What stands on an output, but for the signs of life of runners."""
+        root = self.folder / output
+        passing = ("epochs", "heartbeats", "closed", "probes", "scratch")
+        found = [p for p in sorted(root.rglob("*")) if p.is_file() and p.parent.name not in passing]
+        return {str(p.relative_to(root)): p.read_bytes() for p in found}
 
     def dead(self, output: str = "output") -> list[dict[str, Any]]:
         """The dead letters as rows."""

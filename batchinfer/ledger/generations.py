@@ -1,0 +1,73 @@
+"""The generations of a job as recorded: the highest-numbered plan is the current one, and its manifest is its end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from batchinfer.ledger import parts, records
+from batchinfer.ledger.manifests import Manifest
+from batchinfer.ledger.parts import Part
+from batchinfer.plan.fingerprint import Fingerprint
+from batchinfer.plan.generation import Generation
+from batchinfer.storage.paths import JobPaths
+from batchinfer.storage.store import Store
+
+
+def numbers(store: Store, job: JobPaths) -> range:
+    """The numbers of the generations that were begun, ascending."""
+    return range(1, records.newest(store, job.plan) + 1)
+
+
+def read(store: Store, job: JobPaths, number: int) -> Generation:
+    """A generation. Raises FileNotFoundError where it wasn't begun."""
+    return Generation.from_json(records.read(store, job.plan(number)))
+
+
+def every(store: Store, job: JobPaths) -> tuple[Generation, ...]:
+    """All generations that were begun, in order."""
+    return tuple(read(store, job, number) for number in numbers(store, job))
+
+
+def begin(store: Store, job: JobPaths, wanted: Generation) -> Generation:
+    """Record a generation; the one that another runner recorded under its number first is adopted."""
+    if records.create(store, job.plan(wanted.number), wanted.to_json()):
+        return wanted
+    return read(store, job, wanted.number)
+
+
+def is_open(generation: Generation, manifest: Manifest | None) -> bool:
+    """Whether a generation has not ended, by the newest manifest of its job."""
+    return manifest is None or manifest.generation < generation.number
+
+
+def accepts(store: Store, job: JobPaths, first: Fingerprint, other: Fingerprint) -> bool:
+    """Whether a run of this fingerprint is one of the job that began with `first`: its own, or what a retry was made with.
+
+    A retry over other input files than were planned makes no run over those files one of this job: their rows aren't in it.
+    """
+    if other.digest == first.digest:
+        return True
+    if _size(other) != _size(first):
+        return False
+    return any(read(store, job, n).fingerprint.digest == other.digest for n in numbers(store, job) if n > 1)
+
+
+def _size(fingerprint: Fingerprint) -> tuple[int, int] | None:
+    """Number and rows of the input files."""
+    files = fingerprint.material.get("input", {}).get("files", {})
+    return files.get("count"), files.get("rows")
+
+
+def parts_so_far(
+    store: Store, job: JobPaths, generations: tuple[Generation, ...], manifest: Manifest | None
+) -> list[Part]:
+    """The parts of the manifest and, while a generation is open, those of it that stand, which costs reading them."""
+    listed = list(manifest.parts) if manifest is not None else []
+    if not generations or not is_open(generations[-1], manifest):
+        return listed
+    standing = parts.list_shards(store, job)
+    return listed + [
+        replace(parts.read(store, job, shard.number), retries=shard.retries)
+        for shard in generations[-1].shards
+        if shard.number in standing
+    ]

@@ -1,0 +1,61 @@
+"""The verdict on a job whose rows are all attempted."""
+
+from __future__ import annotations
+
+from batchinfer.errors import LockedError, OutputError
+from batchinfer.job.spec import JobSpec
+from batchinfer.ledger import generations, jobs, manifests, records
+from batchinfer.ledger.jobs import Job
+from batchinfer.ledger.manifests import Manifest
+from batchinfer.measure.settings import Settings
+from batchinfer.run.events import RunResult, State
+from batchinfer.run.policy import verdict
+from batchinfer.storage import paths
+from batchinfer.storage.store import Store
+
+
+def judge(store: Store, spec: JobSpec, job: Job, manifest: Manifest) -> RunResult:
+    """Judge by the threshold that is asked for now, and tell readers of data/ by `_SUCCESS`.
+
+    Raises:
+        LockedError: another job or generation has been begun since.
+        OutputError: data/ holds a file of others.
+
+    """
+    refuse_superseded(store, job, manifest.generation)
+    jobs.remove_former(store, job)  # a runner of a replaced job may have woken up since
+    code = verdict(manifest.counts.dead, spec.errors.threshold, manifest.counts.planned)
+    if code == 0:
+        try:
+            jobs.refuse_foreign_data(store)
+            manifests.mark_success(store)
+            refuse_superseded(store, job, manifest.generation)  # it may have begun between the look and the mark
+        except (OutputError, LockedError):
+            store.delete(paths.SUCCESS)
+            raise
+    else:
+        store.delete(paths.SUCCESS)
+    errors = (
+        ()
+        if code == 0
+        else (f"{manifest.counts.dead} dead rows, more than errors.threshold: {spec.errors.threshold} allows",)
+    )
+    state = State.SUCCEEDED if code == 0 else State.PARTIAL
+    recorded = records.find(store, job.paths.settings_of(manifest.generation))
+    settings = Settings.from_json(recorded) if recorded else None
+    return RunResult(state, code, manifest.counts, job.paths, store.root, settings, errors=errors)
+
+
+def refuse_superseded(store: Store, job: Job, generation: int) -> None:
+    """Raise LockedError where a later job or generation has been begun on this output: what is known here is out of date.
+
+    The parts of a replaced job are removed: nobody else may look for them before the next run does.
+    """
+    standing = jobs.current(store)
+    if standing is None or standing.number != job.number:
+        jobs.withdraw(store, job)  # parts that came after the new job's beginning
+        raise LockedError(f"{store.root}: another job has been started on this output; this one is over")
+    if generations.numbers(store, job.paths)[-1] > generation:
+        raise LockedError(
+            f"{store.root}: another retry has been started on this output; run again to see what it came to"
+        )
