@@ -7,6 +7,7 @@ shard from storage and writes its own results.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -22,6 +23,7 @@ import ray.exceptions
 
 from batchinfer.errors import BatchinferError, ClusterError, DeviceError, HungError
 from batchinfer.executors.actor import Actor, Place
+from batchinfer.executors.reach import HeadWatch, answers
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
 from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress
@@ -61,6 +63,8 @@ class RayExecutor:
         self._stopped = False
         if self._started:
             _connect(context, workers, address)
+        self._head = HeadWatch(ray.get_runtime_context().gcs_address)
+        self._lost = False
         try:
             self.workers = workers or _cluster_workers()
             self._places += [Place(n, *self._actor(n), Progress(n, note="starting")) for n in range(self.workers)]
@@ -118,6 +122,11 @@ class RayExecutor:
         calls = [call for place in self._places for call in (*place.running, place.loading) if call is not None]
         if not calls:
             return []
+        if self._head.is_gone():
+            self._lost = True
+            raise ClusterError(
+                f"the head of the Ray cluster at {self._head.address} has gone: run the same command again when it is back"
+            )
         with _translated():
             ready, _ = ray.wait(calls, num_returns=1, timeout=seconds)
             if ready:  # take in what else is there
@@ -208,6 +217,10 @@ class RayExecutor:
 
     def close(self) -> None:
         """See Executor."""
+        if self._lost:
+            # Whatever asks the head now waits for it, and is ended by Ray after a minute, at the program's end too.
+            atexit.unregister(ray.shutdown)
+            return
         for place in self._places:
             with contextlib.suppress(Exception):
                 ray.kill(place.actor)
@@ -222,11 +235,26 @@ def _connect(context: Context, workers: int | None, address: str | None) -> None
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     with _translated(), _own_signals():
         if address is not None:
-            ray.init(address=address, **quiet)
+            if not answers(address):
+                raise ClusterError(
+                    f"no Ray cluster answers at {address}: is it running, and is this the address of its head?"
+                )
+            _join(address, quiet)
         else:
             cores = max(os.cpu_count() or 1, (workers or 1) * context.threads)
-            # "local": a Ray that somebody else started on this machine is not ours to take
+            # "local": else Ray joins whatever cluster it finds on this machine, or that RAY_ADDRESS names
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, **options)
+    except (ray.exceptions.AuthenticationError, ConnectionError, RuntimeError) as e:
+        raise ClusterError(
+            f"the Ray cluster at {address} doesn't let this program in ({type(e).__name__}: {_first_line(e)}): where it asks for "
+            "a token, as one begun by `ray start` does since Ray 2.60, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH here as there; else check that both run the same versions of Ray and Python"
+        ) from e
 
 
 @contextlib.contextmanager

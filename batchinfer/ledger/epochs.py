@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,11 +18,14 @@ from batchinfer.errors import BatchinferError, LockedError
 from batchinfer.ledger import records
 from batchinfer.ledger.host import HERE, Host
 from batchinfer.storage.paths import JobPaths
+from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 30.0
 _CLOSE_SECONDS = 5.0
+SETTLE_SECONDS = 2.0
+"""How long a runner that began in the same moment may take to show, where records can be overwritten."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class Epoch:
         self.number = number
         self._store, self._job, self._superseded, self._host = store, job, superseded, host
         self._notes: dict[str, Any] = {}
-        self._beats = 0
+        self._beats, self._stored = 0, host.monotonic()
         self._end = host.every(HEARTBEAT_SECONDS, self._beat, "batchinfer-heartbeat")
 
     @classmethod
@@ -136,7 +140,12 @@ class Epoch:
                     f"{store.root}: {standing.owner} is running this job; wait for it, or stop it, then run again"
                 )
             number = standing.number + 1 if standing else 1
-            if records.create(store, job.epoch(number), {**host.identity(), "at": _text(host.now())}):
+            record = {**host.identity(), "at": _text(host.now()), "runner": secrets.token_hex(8)}
+            if records.create(store, job.epoch(number), record):
+                if isinstance(store, SingleWriterStore):
+                    host.sleep(SETTLE_SECONDS)
+                    if records.read(store, job.epoch(number))["runner"] != record["runner"]:
+                        continue
                 return cls(store, job, number, superseded, host)
 
     def note(self, **notes: Any) -> None:
@@ -146,7 +155,9 @@ class Epoch:
 
     def _put_beat(self) -> None:
         put = None
-        while put is not self._notes:  # noted meanwhile, by the other thread: an older beat must not stay on a newer one
+        while (
+            put is not self._notes
+        ):  # noted meanwhile, by the other thread: an older beat must not stay on a newer one
             put = self._notes
             self._beats += 1
             beat = {"beat": self._beats, "at": _text(self._host.now()), **put}
@@ -156,7 +167,10 @@ class Epoch:
         """Give a sign of life; False when this runner's time is over."""
         try:
             self._put_beat()
-            if self.is_superseded():
+            now = self._host.monotonic()
+            late = isinstance(self._store, SingleWriterStore) and now - self._stored > STALE_SECONDS
+            self._stored = now
+            if late or self.is_superseded():
                 self._superseded()
                 return False
         except (BatchinferError, OSError):

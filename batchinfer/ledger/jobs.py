@@ -40,7 +40,7 @@ def probe(store: Store) -> None:
     if not first or second:
         raise OutputError(
             f"{store.root}: this store ignores conditional creates (If-None-Match), so two runners could overwrite each other's "
-            "results; use a store that supports them"
+            "results; use a store that supports them, or, where you see to it that no second run writes there, --single-writer"
         )
 
 

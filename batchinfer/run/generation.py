@@ -23,9 +23,10 @@ from batchinfer.run.judge import judge, refuse_superseded
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
-from batchinfer.run.suspects import Suspects
 from batchinfer.run.surroundings import Surroundings
+from batchinfer.run.suspects import Suspects
 from batchinfer.storage import paths
+from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Usage
 
@@ -144,6 +145,7 @@ class GenerationRun:
             allotment.threads,
             breaker=fresh and self._plan.spec.errors.circuit_breaker,
             gpus=allotment.gpus,
+            single_writer=isinstance(self._store, SingleWriterStore),
             outputs=settings.outputs(self._store, self._job, self._generation.number),
         )
 

@@ -6,10 +6,11 @@ All that lasts is on the store; what is in this process can be lost at any line 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
-from batchinfer.errors import FingerprintError, LockedError
+from batchinfer.errors import FingerprintError, LockedError, OutputError
 from batchinfer.ledger import epochs, generations, jobs, manifests
 from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.host import Host
@@ -25,7 +26,10 @@ from batchinfer.run.judge import judge
 from batchinfer.run.retrying import Selection
 from batchinfer.run.stop import StopRequest
 from batchinfer.run.surroundings import USUAL, Surroundings
+from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -59,7 +63,7 @@ def run(
     if not restart and (finished := _finished(store, plan)) is not None:
         result = judge(store, plan.spec, *finished)
     else:
-        jobs.probe(store)
+        store = _probed(store, single_writer=plan.spec.run.single_writer)
         job = _take(store, plan, host, restart=restart)
         stop = StopRequest() if stop is None else stop
         with _epoch(store, job, stop, host) as epoch, interrupts.heard(stop):
@@ -108,7 +112,7 @@ def retry(
     if work.generation is None and work.interrupted is None:
         result = judge(store, plan.spec, work.job, work.before)
     else:
-        jobs.probe(store)
+        store = _probed(store, single_writer=plan.spec.run.single_writer)
         stop = StopRequest() if stop is None else stop
         with _epoch(store, work.job, stop, host) as epoch, interrupts.heard(stop):
             begun = retrying.begin(store, plan, selection, host)
@@ -133,6 +137,22 @@ def _told(result: RunResult, seconds: float, listener: Listener) -> RunResult:
     result = replace(result, seconds=seconds)
     listener(Finished(result))
     return result
+
+
+def _probed(store: Store, *, single_writer: bool) -> Store:
+    """The store, if it keeps the promise on which everything rests; one without conditional creates where the user answers for it."""
+    try:
+        jobs.probe(store)
+    except OutputError:
+        if not single_writer:
+            raise
+        log.warning(
+            "%s: this store has no conditional creates, and --single-writer says that no other run writes there: if one does, "
+            "rows may be lost or predicted twice, and nothing will show it",
+            store.root,
+        )
+        return SingleWriterStore(store)
+    return store
 
 
 def _finished(store: Store, plan: Plan) -> tuple[Job, Manifest] | None:
@@ -190,7 +210,7 @@ def _take(store: Store, plan: Plan, host: Host, *, restart: bool) -> Job:
 @contextlib.contextmanager
 def _epoch(store: Store, job: Job, stop: StopRequest, host: Host) -> Iterator[Epoch]:
     """This runner's time; its end is recorded also when an error ends it, unless the store is away."""
-    epoch = Epoch.begin(store, job.paths, lambda: stop.ask("another runner has taken over"), host)
+    epoch = Epoch.begin(store, job.paths, lambda: stop.ask("another runner has taken over, or may have"), host)
     how = "error"
     try:
         yield epoch

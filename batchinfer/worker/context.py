@@ -27,6 +27,8 @@ class Context:
     """Whether the circuit breaker watches: not where rows of the job have succeeded before."""
     gpus: float | None = None
     """Share of GPUs that the worker has; None: whatever device there is."""
+    single_writer: bool = False
+    """Whether the output has no conditional creates, and nobody else is assumed to write there."""
     outputs: pa.Schema | None = None
     """Output columns with the types that earlier generations pinned, which a measurement keeps; None where there are none."""
 

@@ -124,11 +124,11 @@ class Quarantine:
                 with pace.call(len(rows)):
                     answer = self._answer(self._child, (request, rows), seconds)
                 self._child.warm = True
-                return answer
             except RowFailure as e:
                 if e.fault is Fault.POISONED:
                     self._end()
                 raise
+            return answer
 
     def _started(self) -> tuple[_Child, Description]:
         """A child that has the model loaded."""

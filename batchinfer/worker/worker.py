@@ -27,7 +27,8 @@ from batchinfer.pipeline.breaker import CircuitBreaker
 from batchinfer.plan.plan import input_columns
 from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
-from batchinfer.storage.store import open_store
+from batchinfer.storage.single_writer import SingleWriterStore
+from batchinfer.storage.store import Store, open_store
 from batchinfer.worker.context import Context, Outcome, Progress
 from batchinfer.worker.items import Call, Submitted
 from batchinfer.worker.pace import LEAST_SECONDS, Pace
@@ -47,7 +48,8 @@ class Worker:
         self._context, self._number = context, number
         self._spec = context.spec
         self._step = context.spec.steps[0]
-        self._store = open_store(self._spec.output.path, self._spec.storage, scratch=paths.SCRATCH)
+        store = open_store(self._spec.output.path, self._spec.storage, scratch=paths.SCRATCH)
+        self._store: Store = SingleWriterStore(store) if context.single_writer else store
         self._device = device.resolve_device(context.gpus) if registry.uses_torch(self._step) else "cpu"
         self._loaded: str | None = None
         self._note = "idle"

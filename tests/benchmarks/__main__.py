@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks text|table|start|plan|memory [--rounds N] [--rows N] [--folder DIR]`: JSON on standard output."""
+"""`python -m tests.benchmarks text|table|start|plan|memory|checkpoint [--rounds N] [--rows N] [--folder DIR]`: JSON on standard output."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from typing import Any
 
 from batchinfer.measure.choose import CPU_TOKENS
 from tests.benchmarks import inputs, turns
+
+NEVER = "9999h"
+"""A checkpoint interval that no run outlasts."""
 
 
 def compare(programs: dict[str, list[str]], baseline: str, rounds: int) -> dict[str, Any]:
@@ -176,12 +179,44 @@ def memory(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
     }
 
 
+def checkpoint(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
+    """What checkpoints cost: CPU seconds (user and system, children too) at the default interval beside none, in pairs.
+
+    `rows` are of the table; the text has one for every 1,500 of them.
+    """
+    weights = folder / "scorer.safetensors"
+    inputs.make_network(weights)
+    text_rows = max(64, rows // 1500)
+    sources = {"text": folder / f"text-{text_rows}", "table": folder / f"table-{rows}"}
+    if not sources["text"].exists():
+        inputs.make_text(sources["text"], text_rows)
+    if not sources["table"].exists():
+        inputs.make_table(sources["table"], rows)
+    result: dict[str, Any] = {"benchmark": "checkpoint", "rounds": rounds}
+    for kind, more in (("text", []), ("table", [f"weights={weights}"])):
+        source, out = sources[kind], folder / "checkpoint"
+        pairs: list[tuple[float, float]] = []
+        for number in range(rounds):
+            both = ("5s", NEVER) if number % 2 else (NEVER, "5s")
+            arguments = {i: [f"ours-{kind}", str(source), f"{out}-{i}", f"interval={i}", *more] for i in both}
+            cpu = {i: done["cpu_s"] for i, done in turns.run(arguments, str(inputs.ROOT)).items()}
+            pairs.append((cpu["5s"], cpu[NEVER]))
+        shares = [100 * (mine - without) / without for mine, without in pairs]
+        result[kind] = {
+            "median_overhead_percent": round(statistics.median(shares), 2),
+            "overhead_percent": [round(share, 2) for share in shares],
+            "cpu_s_default_and_without": pairs,
+        }
+    return result
+
+
 BENCHMARKS = {
     "text": (text, 4680),
     "table": (table, 8_000_000),
     "start": (start, 0),
     "plan": (plan, 10_000),
     "memory": (memory, 48_000_000),
+    "checkpoint": (checkpoint, 8_000_000),
 }
 
 

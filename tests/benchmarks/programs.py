@@ -239,6 +239,7 @@ def main() -> None:
     ready = PROGRAMS[kind](source, out, **dict(pair.split("=", 1) for pair in pairs))
     end = time.time()
     usage = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     rows = sum(pq.read_metadata(p).num_rows for p in parts(out))
     result = {
         "program": " ".join([kind, *(p for p in pairs if not p.startswith("weights="))]),
@@ -246,7 +247,7 @@ def main() -> None:
         "began": START,
         "ready": ready,
         "ended": end,
-        "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
+        "cpu_s": round(usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime, 2),
         "peak_mb": round(usage.ru_maxrss / 1024),
     }
     print(json.dumps(result), flush=True)

@@ -98,7 +98,18 @@ class Weather:
         """Whether nothing but deaths and requests to stop can make work be done again."""
         return self.runners == 1 and not any(
             getattr(self, name)
-            for name in ("pause", "stall", "refused", "lost", "late", "stale", "corrupt", "restarts", "retries", "blind")
+            for name in (
+                "pause",
+                "stall",
+                "refused",
+                "lost",
+                "late",
+                "stale",
+                "corrupt",
+                "restarts",
+                "retries",
+                "blind",
+            )
         )
 
     def __str__(self) -> str:
