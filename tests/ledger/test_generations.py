@@ -31,7 +31,9 @@ def mark(value: str = "old", count: int = 1) -> Fingerprint:
     return Fingerprint(digest_of(material), material)
 
 
-def generation(number: int, kind: Kind, shards: tuple[Shard, ...], fingerprint: Fingerprint | None = None) -> Generation:
+def generation(
+    number: int, kind: Kind, shards: tuple[Shard, ...], fingerprint: Fingerprint | None = None
+) -> Generation:
     return Generation(number, kind, fingerprint or mark(), 5, {"id": "int64"}, (FILE,), shards)
 
 
@@ -56,7 +58,9 @@ def decide(store: Any, job: JobPaths, shard: Shard, died: tuple[int, ...] = (), 
     )
     writer = PartWriter(pa.schema([("id", pa.int64())]))
     writer.write(pa.table({"id": pa.array([r for r in rows if r not in died], pa.int64())}))
-    return replace(parts.commit(store, job, decision, writer.finish(decision.to_metadata()), data), retries=shard.retries)
+    return replace(
+        parts.commit(store, job, decision, writer.finish(decision.to_metadata()), data), retries=shard.retries
+    )
 
 
 def test_a_generation_is_begun_once_and_the_loser_adopts_the_winners(store: Any, job: JobPaths) -> None:
@@ -107,7 +111,9 @@ def test_the_newest_letter_of_each_row_counts_until_a_part_settles_it(store: Any
         if shard is not None:
             standing.append(decide(store, job, shard, died, "B"))
         table = dead.letters(store, standing, every)
-        seen.append([(r["row"], r["error_type"], r["resolved_by"] and r["resolved_by"][5:17]) for r in table.to_pylist()])
+        seen.append(
+            [(r["row"], r["error_type"], r["resolved_by"] and r["resolved_by"][5:17]) for r in table.to_pylist()]
+        )
     two, three = "part-0000002", "part-0000003"
     assert seen == [
         [(2, "A", None), (3, "A", None), (15, "A", None)],

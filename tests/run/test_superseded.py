@@ -87,7 +87,9 @@ def test_success_is_taken_back_where_a_retry_was_begun_at_that_moment(workplace:
     assert not (workplace.folder / "output/data/_SUCCESS").exists()
 
 
-def test_a_runner_of_an_ended_generation_neither_ends_another_nor_removes_its_dead_letters(workplace: Workplace) -> None:
+def test_a_runner_of_an_ended_generation_neither_ends_another_nor_removes_its_dead_letters(
+    workplace: Workplace,
+) -> None:
     workplace.write(3000, bad={7, 2500})
     workplace.run()
     store = open_store(str(workplace.folder / "output"))
