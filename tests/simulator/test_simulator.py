@@ -29,7 +29,7 @@ def test_no_history_breaks_a_promise(capsys: pytest.CaptureFixture[str]) -> None
     assert total.seeds == SEEDS
     assert not total.violations, str(total)
     assert set(total.faults) == KINDS
-    assert min(total.faults.values()) >= 20
+    assert min(total.faults.values()) >= 10
 
 
 @pytest.mark.slow
@@ -55,13 +55,13 @@ def test_a_seed_is_one_history_in_any_process(seed: int) -> None:
 
 
 def test_a_failing_seed_is_told_operation_by_operation(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seed", "0", "--mutant", "success-before-the-manifest"]) == 1
+    seed = campaign.hunt("success-before-the-manifest", MOST).seeds - 1
+    assert main(["--seed", str(seed), "--mutant", "success-before-the-manifest"]) == 1
     told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("seed 0: ")
+    assert told[0].startswith(f"seed {seed}: ")
     assert told[-1].startswith("VIOLATION: run")
     assert "_SUCCESS over no manifest" in told[-1]
-    at = next(n for n, line in enumerate(told) if line.endswith("put data/_SUCCESS"))
-    assert "create _batchinfer/" not in told[at + 1]
+    assert told[-3].endswith("put data/_SUCCESS")
 
 
 def test_many_seeds_are_summed_up_with_the_command_that_tells_each(capsys: pytest.CaptureFixture[str]) -> None:

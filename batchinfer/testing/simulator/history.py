@@ -25,6 +25,7 @@ from batchinfer.run.resources import Allotment
 from batchinfer.run.retrying import Selection
 from batchinfer.run.stop import StopRequest
 from batchinfer.run.surroundings import Surroundings
+from batchinfer.storage import paths
 from batchinfer.storage.remote import RETRY_SECONDS, FsspecStore
 from batchinfer.storage.store import Store
 from batchinfer.testing.simulator.bucket import ROOT, Bucket, Client
@@ -116,6 +117,9 @@ class World:
             noisy=self.weather.noisy,
             forgiving=bool(self.weather.stale),  # parts of a replaced job can only be found by listing
         )
+        self.bucket.watch = self._changed
+        self._unsaved: Counter[str] = Counter()
+        """Rows that the model was called with in each process since that last saved any."""
         self._processes: dict[str, Process] = {}
         self._starts: list[Started] = []
 
@@ -153,7 +157,8 @@ class World:
             started = self.start(how)
             if chance.random() < weather.stopped:
                 self._stop_later(started, chance.uniform(0.5, 15.0))
-            self.scheduler.join(started.task, chance.uniform(0.5, 40.0) if weather.runners > 1 else 900.0)
+            gap = chance.uniform(0.0, 2.0 if weather.duel else 40.0) if weather.runners > 1 else 900.0
+            self.scheduler.join(started.task, gap)
             while len(self._alive()) >= weather.runners:
                 self.scheduler.pause(5.0)
         self.fate.calm = True
@@ -211,11 +216,13 @@ class World:
             self.failed("the bytes of the parts differ from those of an undisturbed run")
         if not self.weather.only_crashes or job.poison - job.filtered:  # isolating rows takes calls of its own
             return
-        # Of each worker that dies, what it did since its last checkpoint: the batches of an interval, and the one with which it begins.
-        allowed = self.fate.counts["crash"] * self.weather.workers * BATCH * (math.ceil(job.interval / job.pace) + 1)
-        redone = self.history.seen - (job.rows - len(job.filtered))
-        if redone > allowed:
-            self.failed(f"{redone} rows were done again, {allowed} may be after {self.fate.counts['crash']} deaths")
+        unsaved, redone = self._unsaved.total(), self.history.seen - (job.rows - len(job.filtered))
+        if redone > unsaved:
+            self.failed(f"{redone} rows were done again, and only {unsaved} were not saved when workers died")
+        # The batches of an interval, and the one with which it begins.
+        most = BATCH * (math.ceil(job.interval / job.pace) + 1)
+        if max(self._unsaved.values(), default=0) > most:
+            self.failed(f"{max(self._unsaved.values())} rows were not saved when a worker died, {most} may be")
 
     # Processes.
 
@@ -312,7 +319,7 @@ class World:
             process,
             self._host,
             self._store,
-            lambda _process: self._parts(job),
+            lambda worker: self._parts(job, worker),
             on_ray=self.weather.on_ray,
         )
         if self.weather.on_ray:
@@ -329,12 +336,18 @@ class World:
                 self.note(process.name, "ends after its driver")
                 self.scheduler.kill(process)
 
-    def _parts(self, job: Shape) -> tuple[Input, Model]:
+    def _parts(self, job: Shape, worker: Process) -> tuple[Input, Model]:
         noise = Random(self._chance.random()) if self.weather.noisy else None
-        return Input(job), Model(job, self.fate.step, self._count, noise)
+        return Input(job), Model(job, self.fate.step, lambda rows: self._count(worker, rows), noise)
 
-    def _count(self, rows: int) -> None:
+    def _count(self, worker: Process, rows: int) -> None:
         self.history.seen += rows
+        self._unsaved[worker.name] += rows
+
+    def _changed(self, who: str, path: str, old: bytes | None, new: bytes | None) -> None:
+        if new is not None and ("/wip/" in path or path.startswith(f"{paths.DATA}/part")):
+            self._unsaved[who] = 0
+        self.oracle.changed(who, path, old, new)
 
 
 @functools.cache

@@ -313,7 +313,7 @@ def a_listing_tells_the_newest_record() -> Iterator[None]:
 @mutant
 def late_parts_stay() -> Iterator[None]:
     """The runner of a replaced job leaves what it put under data/ since."""
-    with mock.patch.object(jobs, "withdraw", return_value=None):
+    with mock.patch.object(jobs, "withdraw"):
         yield
 
 

@@ -47,7 +47,6 @@ class Oracle:
         """Who began them."""
         self._stray: str | None = None
         """Who put the _SUCCESS that stands, where what it vouched for was replaced since that runner began."""
-        bucket.watch = self.changed
 
     # Who comes and goes.
 

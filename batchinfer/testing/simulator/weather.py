@@ -53,6 +53,8 @@ class Weather:
     workers: int = 1
     blind: bool = False
     """Every runner takes every other one for dead, so that nothing but the protocol keeps them apart."""
+    duel: bool = False
+    """Runners start within seconds of each other."""
     gives_up: bool = False
     """The store raises at the first fault, as it does after minutes of them."""
     noisy: bool = False
@@ -74,7 +76,11 @@ class Weather:
             "noisy": chance.random() < 0.4,
         }
         if kind < 0.35:  # crashes alone, one runner after the other: the work done again can be bounded exactly
-            return cls(crash=0.04 * chance.random(), stopped=rate(0.5), **common)  # type: ignore[arg-type]
+            return cls(crash=0.02 * chance.random(), stopped=rate(0.5), **common)  # type: ignore[arg-type]
+        if kind < 0.55:  # runners side by side over the same shards
+            duel = {**common, "noisy": chance.random() < 0.8, "starts": 3, "runners": 3, "blind": True, "duel": True}
+            restarts = 0.3 if chance.random() < 0.3 else 0.0
+            return cls(pause=0.02 * chance.random(), stall=rate(0.05), restarts=restarts, **duel)  # type: ignore[arg-type]
         return cls(
             crash=rate(0.04),
             pause=rate(0.03),
@@ -83,7 +89,7 @@ class Weather:
             lost=rate(0.2),
             late=rate(0.05),
             stale=rate(0.4),
-            corrupt=rate(1.0),
+            corrupt=0.8 if chance.random() < 0.6 else 0.0,
             stopped=rate(0.5),
             runners=chance.randint(1, 3),
             restarts=0.35 if chance.random() < 0.4 else 0.0,
