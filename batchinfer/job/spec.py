@@ -164,7 +164,9 @@ class Retry(Model):
     """What is tried again."""
 
     max_retries: Annotated[int, Field(strict=True, ge=0, description="replacements of a worker for one shard")] = 3
-    timeout: Annotated[Duration | None, Field(description="one model call; default: a bound from the measured pace")] = None
+    timeout: Annotated[
+        Duration | None, Field(description="one model call; default: a bound from the measured pace")
+    ] = None
 
 
 class Errors(Model):

@@ -146,7 +146,9 @@ class Epoch:
 
     def _put_beat(self) -> None:
         put = None
-        while put is not self._notes:  # noted meanwhile, by the other thread: an older beat must not stay on a newer one
+        while (
+            put is not self._notes
+        ):  # noted meanwhile, by the other thread: an older beat must not stay on a newer one
             put = self._notes
             self._beats += 1
             beat = {"beat": self._beats, "at": _text(self._host.now()), **put}

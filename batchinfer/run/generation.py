@@ -23,8 +23,8 @@ from batchinfer.run.judge import judge, refuse_superseded
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
-from batchinfer.run.suspects import Suspects
 from batchinfer.run.surroundings import Surroundings
+from batchinfer.run.suspects import Suspects
 from batchinfer.storage import paths
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Usage

@@ -98,7 +98,14 @@ class Stages:
             self._former, self._quarantined = future, item.quarantined
             engine = self._engine_for(item.quarantined)
             run = ShardRun(
-                shard, self._context, self.settings, self._store, future, engine, self._host, quarantined=item.quarantined
+                shard,
+                self._context,
+                self.settings,
+                self._store,
+                future,
+                engine,
+                self._host,
+                quarantined=item.quarantined,
             )
         except BaseException as e:  # noqa: BLE001 - see _failed
             future.set_result(_failed(shard.number, e))

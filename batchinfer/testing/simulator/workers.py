@@ -112,7 +112,7 @@ class SimulatedExecutor:
             self._context,
             store,
             reader,  # type: ignore[arg-type]
-            lambda _quarantined: model,  # type: ignore[arg-type,return-value]
+            lambda _quarantined: model,
             lambda function: function(),
             on_cpu=True,
             host=host,
