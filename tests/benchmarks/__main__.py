@@ -14,25 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from batchinfer.measure.choose import CPU_TOKENS
-from tests.benchmarks import inputs
-
-
-def run(*arguments: str) -> dict[str, Any]:
-    """One program in a process of its own; its JSON line."""
-    command = [sys.executable, "-m", "tests.benchmarks.programs", *arguments]
-    done = subprocess.run(command, cwd=inputs.ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps(result), file=sys.stderr, flush=True)
-    return result
+from tests.benchmarks import inputs, turns
 
 
 def compare(programs: dict[str, list[str]], baseline: str, rounds: int) -> dict[str, Any]:
-    """All programs in turn, `rounds` times, in rotating order; ratios of steady rows per second to the baseline's, by round."""
+    """All programs in short turns, `rounds` times, in rotating order; ratios of steady rows per second to the baseline's, by round."""
     names = list(programs)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(rounds):
-        for name in itertools.islice(itertools.cycle(names), number, number + len(names)):
-            results[name].append(run(*programs[name]))
+        order = list(itertools.islice(itertools.cycle(names), number, number + len(names)))
+        for name, result in turns.run({n: programs[n] for n in order}, str(inputs.ROOT)).items():
+            results[name].append(result)
     summary: dict[str, Any] = {"baseline": baseline, "rounds": rounds, "programs": {}}
     for name in names:
         pairs = zip(results[baseline], results[name], strict=True)
@@ -173,7 +165,8 @@ def memory(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
         source = folder / f"one-group-{count}"
         if not source.exists():
             inputs.make_table(source, count, group=250_000)
-        peaks[count] = run("ours-table", str(source), str(folder / "memory"), f"weights={weights}")["peak_mb"]
+        program = ["ours-table", str(source), str(folder / "memory"), f"weights={weights}"]
+        peaks[count] = turns.run({"inline": program}, str(inputs.ROOT))["inline"]["peak_mb"]
     size = sum(p.stat().st_size for p in source.glob("*.parquet"))
     return {
         "benchmark": "memory",
