@@ -123,11 +123,11 @@ class Quarantine:
                 seconds = pace.limit(len(rows)) + (0.0 if self._child.warm else _FIRST_SECONDS)
                 with pace.call(len(rows)):
                     answer = self._answer(self._child, (request, rows), seconds)
-                self._child.warm = True
             except RowFailure as e:
                 if e.fault is Fault.POISONED:
                     self._end()
                 raise
+            self._child.warm = True
             return answer
 
     def _started(self) -> tuple[_Child, Description]:

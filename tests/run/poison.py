@@ -136,7 +136,8 @@ class Poisoned:
 
     def run_to_the_end(self, runs: int) -> list[int]:
         """The exit codes of the program, run until it ends by itself with a verdict."""
-        codes, said = [], ""
+        codes: list[int] = []
+        said = ""
         while not codes or codes[-1] != 0:
             assert len(codes) < runs, f"{codes}: {said}"
             code, said = self.run()

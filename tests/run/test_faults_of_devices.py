@@ -95,6 +95,7 @@ def test_a_row_that_never_fits_is_dead_and_leaves_the_size_of_batches_alone(lab:
     assert [rows for _, _, rows in lab.calls()][-8:] == [16] * 8
 
 
+@pytest.mark.slow
 def test_nothing_that_a_broken_device_answers_is_kept_and_its_row_is_found_elsewhere(lab: Lab) -> None:
     x = [100.0 + n for n in range(256)]
     x[40] = -1.0
