@@ -60,6 +60,14 @@ def services(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """Every mutant and 100,000 seeds of the ledger's simulator; arguments replace the latter: `nox -s simulate -- --seeds 5000`."""
+    session.install("-e", ".")
+    session.run("python", "-m", "batchinfer.testing.simulator", "--mutants")
+    session.run("python", "-m", "batchinfer.testing.simulator", *(session.posargs or ["--seeds", "100000"]))
+
+
+@nox.session
 def gpu(session: nox.Session) -> None:
     """What only a GPU can show."""
     session.install("-e", ".[quickstart]", *group("test"))

@@ -14,28 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from batchinfer.measure.choose import CPU_TOKENS
-from tests.benchmarks import inputs
+from tests.benchmarks import inputs, turns
 
 NEVER = "9999h"
 """A checkpoint interval that no run outlasts."""
 
 
-def run(*arguments: str) -> dict[str, Any]:
-    """One program in a process of its own; its JSON line."""
-    command = [sys.executable, "-m", "tests.benchmarks.programs", *arguments]
-    done = subprocess.run(command, cwd=inputs.ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps(result), file=sys.stderr, flush=True)
-    return result
-
-
 def compare(programs: dict[str, list[str]], baseline: str, rounds: int) -> dict[str, Any]:
-    """All programs in turn, `rounds` times, in rotating order; ratios of steady rows per second to the baseline's, by round."""
+    """All programs in short turns, `rounds` times, in rotating order; ratios of steady rows per second to the baseline's, by round."""
     names = list(programs)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(rounds):
-        for name in itertools.islice(itertools.cycle(names), number, number + len(names)):
-            results[name].append(run(*programs[name]))
+        order = list(itertools.islice(itertools.cycle(names), number, number + len(names)))
+        for name, result in turns.run({n: programs[n] for n in order}, str(inputs.ROOT)).items():
+            results[name].append(result)
     summary: dict[str, Any] = {"baseline": baseline, "rounds": rounds, "programs": {}}
     for name in names:
         pairs = zip(results[baseline], results[name], strict=True)
@@ -176,7 +168,8 @@ def memory(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
         source = folder / f"one-group-{count}"
         if not source.exists():
             inputs.make_table(source, count, group=250_000)
-        peaks[count] = run("ours-table", str(source), str(folder / "memory"), f"weights={weights}")["peak_mb"]
+        program = ["ours-table", str(source), str(folder / "memory"), f"weights={weights}"]
+        peaks[count] = turns.run({"inline": program}, str(inputs.ROOT))["inline"]["peak_mb"]
     size = sum(p.stat().st_size for p in source.glob("*.parquet"))
     return {
         "benchmark": "memory",
@@ -203,12 +196,14 @@ def checkpoint(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
     for kind, more in (("text", []), ("table", [f"weights={weights}"])):
         source, out = sources[kind], folder / "checkpoint"
         pairs: list[tuple[float, float]] = []
+        programs = {
+            interval: [f"ours-{kind}", str(source), str(out / interval), f"interval={interval}", *more]
+            for interval in ("5s", NEVER)
+        }
         for number in range(rounds):
-            cpu = {}
-            for interval in ("5s", NEVER) if number % 2 else (NEVER, "5s"):
-                arguments = [f"ours-{kind}", str(source), str(out), f"interval={interval}", *more]
-                cpu[interval] = run(*arguments)["cpu_s"]
-            pairs.append((cpu["5s"], cpu[NEVER]))
+            order = list(programs)[:: -1 if number % 2 else 1]
+            results = turns.run({name: programs[name] for name in order}, str(inputs.ROOT))
+            pairs.append((results["5s"]["cpu_s"], results[NEVER]["cpu_s"]))
         shares = [100 * (mine - without) / without for mine, without in pairs]
         result[kind] = {
             "median_overhead_percent": round(statistics.median(shares), 2),

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.programs KIND INPUT OUTPUT [key=value …]
 
-`steady_s` is from the first model ready to the last byte written, `end_to_end_s` from the start of the process.
+`ready` is when the first model was, `ended` when the last byte was written (seconds since the epoch).
 """
 
 from __future__ import annotations
@@ -244,8 +244,9 @@ def main() -> None:
     result = {
         "program": " ".join([kind, *(p for p in pairs if not p.startswith("weights="))]),
         "rows": rows,
-        "steady_s": round(end - ready, 3),
-        "end_to_end_s": round(end - START, 3),
+        "began": START,
+        "ready": ready,
+        "ended": end,
         "cpu_s": round(usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime, 2),
         "peak_mb": round(usage.ru_maxrss / 1024),
     }

@@ -11,7 +11,7 @@ import secrets
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 from unittest import mock
@@ -167,7 +167,7 @@ class World:
             self.scheduler.join(started.task)
         self.scheduler.pause(60.0)  # workers that outlive their driver come to an end
         self._finish()
-        self.history.parts = self.oracle.bytes_of_parts()
+        self.history.parts, self.history.shape = self.oracle.first_generation()
 
     def _draw_start(self) -> How:
         """Go on, begin anew, perhaps with another model, or try dead rows again, perhaps with a mended one."""
@@ -196,23 +196,23 @@ class World:
                 if begun and begun[-1].kind == "retry" and self.oracle.manifest(current[1]):
                     how = self._chance.choice(("run", "retry"))
             started = self.start(how)
-            self.scheduler.join(started.task)
-            for other in self._alive():  # a runner that is refused waits for the one that lives
-                self.scheduler.join(other.task)
-            if started.result is not None and started.result.state in (State.SUCCEEDED, State.PARTIAL):
+            others = [s for s in self._alive() if s is not started]
+            for one in (started, *others):  # whoever is refused waits for the one that lives
+                self.scheduler.join(one.task)
+            if not others and started.result is not None and started.result.state in (State.SUCCEEDED, State.PARTIAL):
                 self.oracle.end(started.code)
                 return
         self.failed(f"the job has not ended after {LAST_STARTS} starts in calm weather")
 
     def check(self) -> None:
         """What can be said of a whole history."""
-        job = shape(self.number, self.version)
-        if not self.weather.noisy and self.history.parts != undisturbed(replace(job, repair=0)):
+        job = self.history.shape
+        if not self.weather.noisy and self.history.parts != undisturbed(job):
             self.failed("the bytes of the parts differ from those of an undisturbed run")
         if not self.weather.only_crashes or job.poison - job.filtered:  # isolating rows takes calls of its own
             return
-        # Of each worker that dies, what it did since its last checkpoint: an interval, the batch in which that ended, and the next.
-        allowed = self.fate.counts["crash"] * self.weather.workers * BATCH * (int(job.interval / job.pace) + 2)
+        # Of each worker that dies, what it did since its last checkpoint: the batches of an interval, and the one with which it begins.
+        allowed = self.fate.counts["crash"] * self.weather.workers * BATCH * (math.ceil(job.interval / job.pace) + 1)
         redone = self.history.seen - (job.rows - len(job.filtered))
         if redone > allowed:
             self.failed(f"{redone} rows were done again, {allowed} may be after {self.fate.counts['crash']} deaths")
@@ -288,7 +288,7 @@ class World:
 
     def _host(self, process: Process) -> Host:
         wrong = {"red": 0.0, "blue": -3600.0}.get(process.machine, 0.0)
-        return SimulatedHost(self.scheduler, process, self._processes, wrong)
+        return SimulatedHost(self.scheduler, process, self._processes, wrong, blind=self.weather.blind)
 
     def _store(self, process: Process) -> Store:
         client = Client(self.bucket, process.name, self.fate)
@@ -341,7 +341,7 @@ class World:
 def undisturbed(job: Shape) -> dict[int, bytes]:
     """The parts of a run that nothing happens to."""
     world = World(0, Weather(starts=1))
-    world.number, world.version = job.number, job.version
+    world.number, world.version, world.repair = job.number, job.version, job.repair
     return world.run().parts
 
 

@@ -18,9 +18,16 @@ class SimulatedHost(Host):
     """The machine of one process."""
 
     def __init__(
-        self, scheduler: Scheduler, process: Process, processes: Mapping[str, Process], wrong: float = 0.0
+        self,
+        scheduler: Scheduler,
+        process: Process,
+        processes: Mapping[str, Process],
+        wrong: float,
+        *,
+        blind: bool,
     ) -> None:
         self._scheduler, self._process, self._processes = scheduler, process, processes
+        self._blind = blind
         self._wrong = timedelta(seconds=wrong)
 
     def monotonic(self) -> float:
@@ -71,6 +78,8 @@ class SimulatedHost(Host):
 
     def seen(self, record: dict[str, Any]) -> str:
         """See Host."""
+        if self._blind:
+            return "dead"
         process = self._processes.get(record["name"])
         if process is None or process.machine != self._process.machine or process is self._process:
             return "unknown"

@@ -69,8 +69,8 @@ def shape(number: int, version: int, repair: int = 0) -> Shape:
     """One of the jobs."""
     chance = Random(f"shape {number}")
     long = chance.random() < 0.3
-    rows = chance.randint(8, 24)
-    shard = chance.choice((12, 16, 24)) if long else chance.choice((4, 6, 8, 9))
+    rows = chance.randint(16, 36) if long else chance.randint(8, 20)
+    shard = chance.choice((16, 24)) if long else chance.choice((4, 6, 8, 9))
     kinds = [
         frozenset(n for n in range(rows) if chance.random() < share) if chance.random() < 0.5 else frozenset[int]()
         for share in (0.08, 0.06, 0.15)

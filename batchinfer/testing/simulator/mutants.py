@@ -14,6 +14,7 @@ import pyarrow as pa
 from batchinfer.ledger import chunks, jobs, manifests, parts, records
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Decision, Part
+from batchinfer.run import judge
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.remote import FsspecStore
@@ -215,13 +216,6 @@ def chunks_are_not_checked() -> Iterator[None]:
 
 
 @mutant
-def rows_of_chunks_count_twice() -> Iterator[None]:
-    """A row that two chunks hold is taken from both."""
-    with mock.patch.object(chunks, "_first_of_each", lambda table: table.sort_by("_ordinal")):
-        yield
-
-
-@mutant
 def success_before_the_manifest() -> Iterator[None]:
     """Readers are told that all is there before it is written down what all is."""
     right = manifests.create
@@ -302,6 +296,47 @@ def a_restart_leaves_success() -> Iterator[None]:
         return right(Sparing(store), *arguments, **options)
 
     with mock.patch.object(jobs, "find_or_create", find_or_create):
+        yield
+
+
+@mutant
+def a_listing_tells_the_newest_record() -> Iterator[None]:
+    """A late listing hides the job, the generation or the manifest that counts."""
+
+    def newest(store: Store, spell: Callable[[int], str]) -> int:
+        return max(records.numbers(store, spell(1).rpartition("/")[0]), default=0)
+
+    with mock.patch.object(records, "newest", newest):
+        yield
+
+
+@mutant
+def late_parts_stay() -> Iterator[None]:
+    """The runner of a replaced job leaves what it put under data/ since."""
+    with mock.patch.object(jobs, "withdraw", lambda _store, _job: None):
+        yield
+
+
+@mutant
+def success_is_not_looked_at_again() -> Iterator[None]:
+    """A verdict is marked although its job or generation was replaced in that moment."""
+    right, mark = judge.refuse_superseded, manifests.mark_success
+    marked: list[int] = []
+
+    def refuse_superseded(store: Store, job: jobs.Job, generation: int) -> None:
+        if marked:
+            marked.clear()
+        else:
+            right(store, job, generation)
+
+    def mark_success(store: Store) -> None:
+        mark(store)
+        marked.append(1)
+
+    with (
+        mock.patch.object(judge, "refuse_superseded", refuse_superseded),
+        mock.patch.object(manifests, "mark_success", mark_success),
+    ):
         yield
 
 

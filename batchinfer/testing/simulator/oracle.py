@@ -300,12 +300,11 @@ class Oracle:
                 f"_SUCCESS {'stands' if paths.SUCCESS in self._bucket.objects else 'is missing'} with {exit_code}"
             )
 
-    def bytes_of_parts(self) -> dict[int, bytes]:
-        """The parts of the current job's first generation by shard; those of retries depend on what was dead when."""
+    def first_generation(self) -> tuple[dict[int, bytes], Shape]:
+        """The parts of the current job's first generation by shard, and its model; what a retry holds depends on what was dead when."""
         current = self.current()
         assert current is not None
-        job = JobPaths(current[1])
-        shards = {s.number for s in self.generations(current[1])[0].shards}
-        return {
-            n: self._bucket.objects[p] for p in self.parts() if (n := job.shard_of_part(p)) in shards and n is not None
-        }
+        job, first = JobPaths(current[1]), self.generations(current[1])[0]
+        numbers = {s.number for s in first.shards}
+        found = {job.shard_of_part(p): self._bucket.objects[p] for p in sorted(self.parts())}
+        return {n: data for n, data in found.items() if n in numbers and n is not None}, self.shape_of(first)

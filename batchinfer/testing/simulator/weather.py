@@ -14,6 +14,8 @@ from batchinfer.testing.simulator.scheduler import Process, Scheduler
 
 DISASTERS = 12
 """Faults of a history at most; then it is calm, so that every history can end."""
+AMID_A_SHARD = 5.0
+"""How much more often than elsewhere a process dies or stops while it works on a shard, where there is most to lose."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Weather:
     on_ray: bool = False
     """Workers are processes of their own, which may outlive their driver."""
     workers: int = 1
+    blind: bool = False
+    """Every runner takes every other one for dead, so that nothing but the protocol keeps them apart."""
     gives_up: bool = False
     """The store raises at the first fault, as it does after minutes of them."""
     noisy: bool = False
@@ -69,7 +73,7 @@ class Weather:
             "workers": chance.randint(1, 2) if on_ray else 1,
             "noisy": chance.random() < 0.4,
         }
-        if kind < 0.25:  # crashes alone, one runner after the other: the work done again can be bounded exactly
+        if kind < 0.35:  # crashes alone, one runner after the other: the work done again can be bounded exactly
             return cls(crash=0.04 * chance.random(), stopped=rate(0.5), **common)  # type: ignore[arg-type]
         return cls(
             crash=rate(0.04),
@@ -79,11 +83,12 @@ class Weather:
             lost=rate(0.2),
             late=rate(0.05),
             stale=rate(0.4),
-            corrupt=rate(0.5),
+            corrupt=rate(1.0),
             stopped=rate(0.5),
             runners=chance.randint(1, 3),
             restarts=0.35 if chance.random() < 0.4 else 0.0,
             retries=0.4 if chance.random() < 0.5 else 0.0,
+            blind=chance.random() < 0.3,
             gives_up=chance.random() < 0.2,
             **common,  # type: ignore[arg-type]
         )
@@ -93,7 +98,18 @@ class Weather:
         """Whether nothing but deaths and requests to stop can make work be done again."""
         return self.runners == 1 and not any(
             getattr(self, name)
-            for name in ("pause", "stall", "refused", "lost", "late", "stale", "corrupt", "restarts", "retries")
+            for name in (
+                "pause",
+                "stall",
+                "refused",
+                "lost",
+                "late",
+                "stale",
+                "corrupt",
+                "restarts",
+                "retries",
+                "blind",
+            )
         )
 
     def __str__(self) -> str:
@@ -124,21 +140,21 @@ class Fate:
         """Virtual time in seconds."""
         return self._scheduler.now
 
-    def strikes(self, kind: str) -> bool:
+    def strikes(self, kind: str, weight: float = 1.0) -> bool:
         """Whether a fault of this kind happens now; uses up one of those that the history may have."""
-        rate: float = getattr(self.weather, kind)
+        rate: float = weight * getattr(self.weather, kind)
         if not rate or self.calm or self.counts.total() >= DISASTERS or self._chance.random() >= rate:
             return False
         self.counts[kind] += 1
         return True
 
-    def step(self, seconds: float) -> None:
-        """Let time pass, in which the process of the caller may die or be stopped."""
+    def step(self, seconds: float, weight: float = AMID_A_SHARD) -> None:
+        """Let time pass, in which the process of the caller may die or be stopped: the more likely the greater the weight."""
         process = self._scheduler.me().process
-        if self.strikes("crash"):
+        if self.strikes("crash", weight):
             self._note(process.name, "is killed")
             self._scheduler.kill(process)
-        if self.strikes("pause"):
+        if self.strikes("pause", weight):
             # A worker that is stopped for good is a hang, and its driver's to end; a driver may wake up when all is over.
             pause = self._chance.choice(
                 (3.0, 20.0, 45.0, 120.0, 400.0) if process.hired else (3.0, 20.0, 45.0, 120.0, math.inf)
@@ -153,7 +169,8 @@ class Fate:
         if self.strikes("stall"):
             latency = self._chance.uniform(5.0, 60.0)
             self._note(who, f"{verb} {path}: takes {latency:.0f} s")
-        self.step(latency)
+        amid = path.startswith((f"{paths.DATA}/part", paths.DEAD_LETTERS)) or "/wip/" in path
+        self.step(latency, AMID_A_SHARD if amid else 1.0)
         self._note(who, f"{verb} {path}")
         if verb == "read" and "/wip/" in path and self.strikes("corrupt"):
             self._note("storage", self._bucket.damage(path, self._chance))
