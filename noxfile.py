@@ -43,14 +43,6 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
-def simulate(session: nox.Session) -> None:
-    """Every mutant and 100,000 seeds of the ledger's simulator; arguments replace the latter: `nox -s simulate -- --seeds 5000`."""
-    session.install("-e", ".")
-    session.run("python", "-m", "batchinfer.testing.simulator", "--mutants")
-    session.run("python", "-m", "batchinfer.testing.simulator", *(session.posargs or ["--seeds", "100000"]))
-
-
-@nox.session
 def chaos(session: nox.Session) -> None:
     """The long run of faults, which ends with its table: `nox -s chaos -- --repeat 20 --seed 1 --table chaos.json`."""
     session.install("-e", ".[quickstart,s3,gcs,azure]", *group("test"))
@@ -65,6 +57,14 @@ def services(session: nox.Session) -> None:
         session.error("Azurite needs Node: install it, so that npm is on the PATH")
     session.install("-e", ".[quickstart,s3,gcs,azure]", *group("test"))
     session.run("pytest", "-m", "services", "tests/chaos", env=QUIET)
+
+
+@nox.session
+def simulate(session: nox.Session) -> None:
+    """Every mutant and 100,000 seeds of the ledger's simulator; arguments replace the latter: `nox -s simulate -- --seeds 5000`."""
+    session.install("-e", ".")
+    session.run("python", "-m", "batchinfer.testing.simulator", "--mutants")
+    session.run("python", "-m", "batchinfer.testing.simulator", *(session.posargs or ["--seeds", "100000"]))
 
 
 @nox.session

@@ -123,10 +123,7 @@ class RayExecutor:
         if not calls:
             return []
         if self._head.is_gone():
-            self._lost = True
-            raise ClusterError(
-                f"the head of the Ray cluster at {self._head.address} has gone: run the same command again when it is back"
-            )
+            raise self._headless()
         with _translated():
             ready, _ = ray.wait(calls, num_returns=1, timeout=seconds)
             if ready:  # take in what else is there
@@ -147,10 +144,18 @@ class RayExecutor:
                     outcomes += self._outcomes(place, call)
         return outcomes
 
+    def _headless(self) -> ClusterError:
+        self._lost = True
+        return ClusterError(
+            f"the head of the Ray cluster at {self._head.address} has gone: run the same command again when it is back"
+        )
+
     def _outcomes(self, place: Place, call: Any) -> list[Outcome]:
         try:
             outcome: Outcome = ray.get(call)
         except _DEATHS as e:
+            if not self._head.comes_back():  # asking it for a replacement would never end
+                raise self._headless() from e
             return self._replace(place, f"worker {place.number} died: {_first_line(e)}", Failure.DIED)
         except ray.exceptions.RayError as e:
             shard = place.running.pop(call)

@@ -30,6 +30,15 @@ class HeadWatch:
         self.address = address
         self._looked = self._answered = time.monotonic()
 
+    def comes_back(self) -> bool:
+        """Whether the head answers now, or before it has been silent for too long."""
+        end = time.monotonic() + GONE_SECONDS
+        while not answers(self.address, seconds=1.0):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.5)
+        return True
+
     def is_gone(self) -> bool:
         """Whether the head has been silent for too long."""
         now = time.monotonic()

@@ -196,11 +196,14 @@ def checkpoint(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
     for kind, more in (("text", []), ("table", [f"weights={weights}"])):
         source, out = sources[kind], folder / "checkpoint"
         pairs: list[tuple[float, float]] = []
+        programs = {
+            interval: [f"ours-{kind}", str(source), str(out / interval), f"interval={interval}", *more]
+            for interval in ("5s", NEVER)
+        }
         for number in range(rounds):
-            both = ("5s", NEVER) if number % 2 else (NEVER, "5s")
-            arguments = {i: [f"ours-{kind}", str(source), f"{out}-{i}", f"interval={i}", *more] for i in both}
-            cpu = {i: done["cpu_s"] for i, done in turns.run(arguments, str(inputs.ROOT)).items()}
-            pairs.append((cpu["5s"], cpu[NEVER]))
+            order = list(programs)[:: -1 if number % 2 else 1]
+            results = turns.run({name: programs[name] for name in order}, str(inputs.ROOT))
+            pairs.append((results["5s"]["cpu_s"], results[NEVER]["cpu_s"]))
         shares = [100 * (mine - without) / without for mine, without in pairs]
         result[kind] = {
             "median_overhead_percent": round(statistics.median(shares), 2),

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -243,7 +244,7 @@ def actors(process: subprocess.Popen[str]) -> list[psutil.Process]:
     found = []
     for one in descendants(process):
         try:
-            if "_Actor" in " ".join(one.cmdline()):
+            if re.match(r"ray::_?Actor\b", " ".join(one.cmdline())):
                 found.append(one)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue

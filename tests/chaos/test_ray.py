@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -146,7 +147,7 @@ def test_workers_of_a_cluster_killed_one_after_another(
             running = [
                 p
                 for p in psutil.Process(two._process.pid).children(recursive=True)
-                if any("ray::_Actor" in word for word in p.cmdline())
+                if re.match(r"ray::_?Actor\b", " ".join(p.cmdline()))
             ]
             if process.poll() is None and running:
                 dice.choice(running).kill()
