@@ -67,7 +67,8 @@ class _Verifier:
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="batchinfer-verify") as pool:
             checked = list(
                 pool.map(
-                    lambda p: self._part(job, known, *p, recorded.get(p[0].number), originals[p[1].number]), wanted
+                    lambda p: self._part(job, known, p[0], p[1], recorded.get(p[0].number), originals[p[1].number]),
+                    wanted,
                 )
             )
         for one in checked:
