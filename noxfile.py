@@ -38,8 +38,33 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The whole suite; arguments go to pytest."""
-    session.install("-e", ".[quickstart,s3]", *group("test"))
+    session.install("-e", ".[quickstart,s3,gcs,azure]", *group("test"))
     session.run("pytest", *session.posargs, env=QUIET)
+
+
+@nox.session
+def simulate(session: nox.Session) -> None:
+    """Every mutant and 100,000 seeds of the ledger's simulator; arguments replace the latter: `nox -s simulate -- --seeds 5000`."""
+    session.install("-e", ".")
+    session.run("python", "-m", "batchinfer.testing.simulator", "--mutants")
+    session.run("python", "-m", "batchinfer.testing.simulator", *(session.posargs or ["--seeds", "100000"]))
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """The long run of faults, which ends with its table: `nox -s chaos -- --repeat 20 --seed 1 --table chaos.json`."""
+    session.install("-e", ".[quickstart,s3,gcs,azure]", *group("test"))
+    session.run("pytest", "-m", "chaos", "tests/chaos", *session.posargs, env=QUIET)
+    session.notify("services")
+
+
+@nox.session
+def services(session: nox.Session) -> None:
+    """What needs a service that pip can't install: Azurite, through npm."""
+    if shutil.which("npm") is None:
+        session.error("Azurite needs Node: install it, so that npm is on the PATH")
+    session.install("-e", ".[quickstart,s3,gcs,azure]", *group("test"))
+    session.run("pytest", "-m", "services", "tests/chaos", env=QUIET)
 
 
 @nox.session
@@ -58,7 +83,7 @@ def build(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--wheel", "--outdir", str(place), silent=True)
     (wheel,) = place.glob("*.whl")
     session.install("--force-reinstall", "--no-deps", str(wheel))
-    session.install(f"{wheel}[quickstart,s3]")
+    session.install(f"{wheel}[quickstart,s3,gcs,azure]")
     made = shutil.ignore_patterns("__pycache__", "out", "generated")
     for name in ("tests", "jobs"):  # beside them the sources would be imported, not the wheel
         shutil.copytree(name, place / name, ignore=made)

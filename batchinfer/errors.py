@@ -14,6 +14,8 @@ BatchinferError                 exit 1   anything not foreseen below
     ├── StorageError                     the store is away, full, or refuses
     ├── LockedError                      another runner works on this output
     ├── StoppedError                     asked to stop, and stopped
+    ├── DeviceError                      the device's context is broken; another process may use the device
+    ├── HungError                        a call of the model took too long
     └── ClusterError                     the cluster can't be reached, or is gone
 """
 
@@ -125,6 +127,14 @@ class StoppedError(TransientError):
 
     def __reduce__(self) -> tuple[Callable[..., StoppedError], tuple[str]]:
         return functools.partial(type(self), cancelled=self._cancelled), (str(self),)
+
+
+class DeviceError(TransientError):
+    """The device's context is broken: nothing that this process computes counts any more, but another process may go on."""
+
+
+class HungError(TransientError):
+    """A call of the model took longer than it may; the thread that made it is lost."""
 
 
 class ClusterError(TransientError):

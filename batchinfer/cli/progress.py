@@ -110,7 +110,8 @@ def note(event: Event) -> str | None:
     if isinstance(event, Settled):
         return f"running with {count(event.workers, 'worker')}, {precision(event.settings)}"
     if isinstance(event, Retried):
-        return f"{event.failed.error}; it was replaced, and shard {event.failed.shard} is tried again (death {event.deaths})"
+        where = ", its model in a child process" if event.quarantined else ""
+        return f"{event.failed.error}; it was replaced, and shard {event.failed.shard} is tried again{where} (death {event.deaths})"
     if isinstance(event, GivenUp):
         return f"shard {event.failed.shard} given up: {event.failed.error}"
     return None

@@ -43,6 +43,13 @@ class LogLevel(StrEnum):
 
 
 Progress = Annotated[ProgressMode, typer.Option(help="auto: a bar on a terminal, else plain lines.")]
+SingleWriter = Annotated[
+    bool,
+    typer.Option(
+        "--single-writer",
+        help="Run on a store without conditional creates: you see to it that no second run writes there.",
+    ),
+]
 Logging = Annotated[LogLevel, typer.Option(help="Of libraries, on stderr.")]
 
 
@@ -52,6 +59,7 @@ def run(
     param: Params = None,
     set_: Sets = None,
     restart: Annotated[bool, typer.Option("--restart", help="Remove the former output and begin anew.")] = False,
+    single_writer: SingleWriter = False,
     as_json: Json = False,
     progress: Progress = ProgressMode.AUTO,
     log_level: Logging = LogLevel.WARNING,
@@ -60,7 +68,7 @@ def run(
     from batchinfer.api import Job
 
     def begin() -> Begun:
-        asked = Job.from_yaml(job, assignments(param), set_ or ())
+        asked = Job.from_yaml(job, assignments(param), [*(set_ or ()), *_of_flags(single_writer)])
         return asked.spec, lambda listener, stop: asked.run(restart=restart, listener=listener, stop=stop)
 
     return follow(begin, "was complete already", as_json=as_json, progress=progress, log_level=log_level)
@@ -78,6 +86,7 @@ def retry(
         ),
     ] = None,
     retryable: Annotated[bool, typer.Option("--retryable", help="Only rows whose error may pass by itself.")] = False,
+    single_writer: SingleWriter = False,
     as_json: Json = False,
     progress: Progress = ProgressMode.AUTO,
     log_level: Logging = LogLevel.WARNING,
@@ -87,13 +96,13 @@ def retry(
     from batchinfer.job.load import load
 
     def begin() -> Begun:
-        given = assignments(param)
+        given, values = assignments(param), [*(set_ or ()), *_of_flags(single_writer)]
         if output.endswith(JOB_FILES):
-            spec = load(output, given, set_ or ())
+            spec = load(output, given, values)
             former = open_run(spec.output.path, spec.storage)
         else:
             former = open_run(output)
-            spec = former.recorded_job(given, set_ or ())
+            spec = former.recorded_job(given, values)
         asked = Job.from_spec(spec)
         return spec, lambda listener, stop: former.retry(
             errors=error or (), retryable=retryable, job=asked, listener=listener, stop=stop
@@ -101,6 +110,10 @@ def retry(
 
     nothing = "no dead row is like that" if error or retryable else "no row is dead"
     return follow(begin, nothing, as_json=as_json, progress=progress, log_level=log_level)
+
+
+def _of_flags(single_writer: bool) -> list[str]:
+    return ["run.single_writer=true"] if single_writer else []
 
 
 def follow(
@@ -119,18 +132,19 @@ def follow(
     from batchinfer.cli.progress import Tally
     from batchinfer.cli.signals import Signals
     from batchinfer.cli.summary import summary
+    from batchinfer.cli.watchdog import Watchdog
     from batchinfer.run.events import Event
 
     logging.basicConfig(
         level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s", handlers=[_StderrHandler()]
     )
     tally = Tally()
-    with Signals() as signals, stdout_kept_clean():
+    with Signals() as signals, Watchdog() as watchdog, stdout_kept_clean():
         spec, work = begin()
         with _display(progress, tally, signals.stop) as display:
 
             def listen(event: Event) -> None:
-                for listener in (signals.watch, tally, display):
+                for listener in (signals.watch, watchdog, tally, display):
                     listener(event)
 
             work(listen, signals.stop)

@@ -27,6 +27,13 @@ def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
         )
     if speed := _speed(result, tally.work_seconds):
         rows.append(("speed" if result.usage.rows else "ran with", speed))
+    if result.usage.halved:
+        rows.append(
+            (
+                "memory",
+                f"a batch did not fit and was cut in two, {count(result.usage.halved, 'time')}: smaller batching.rows or tokens avoid it",
+            )
+        )
     if result.rows.succeeded or result.state in (State.SUCCEEDED, State.PARTIAL):
         so_far = "" if result.state in (State.SUCCEEDED, State.PARTIAL) else " (so far)"
         rows.append(

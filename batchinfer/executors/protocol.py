@@ -17,24 +17,28 @@ class Executor(Protocol):
     """`inline` or `ray`."""
     workers: int
 
-    def measure(self, shards: Sequence[Shard]) -> Settings:
-        """Let one worker load the model and settle what the job leaves open. Raises ModelError, ClusterError."""
+    def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:
+        """Let one worker load the model and settle what the job leaves open. Raises ModelError, ClusterError.
 
-    def start(self, settings: Settings) -> None:
-        """Have the model loaded in every worker. Raises ModelError, ClusterError."""
+        `quarantined`: in a child process of the worker, since one of the first rows may have ended a process before.
+        """
+
+    def start(self, settings: Settings, *, quarantined: bool = False) -> None:
+        """Have the model loaded in every worker, unless the first shards will be in quarantine. Raises ModelError, ClusterError."""
 
     def wants(self) -> int:
         """How many shards it would take now, so that no worker waits for the next one."""
 
-    def submit(self, shard: Shard) -> None:
-        """Give a shard to a worker."""
+    def submit(self, shard: Shard, *, quarantined: bool = False) -> None:
+        """Give a shard to a worker; one in quarantine has its model in a child process of the worker."""
 
     def wait(self, seconds: float) -> list[Outcome]:
         """Outcomes that have come in, waiting up to `seconds` for the first. One for each submitted shard, whatever happens.
 
         A worker that died gives `Failure.DIED` for its shard, or `Failure.LOST` for each where it had several; it is replaced,
-        and the replacement gets one shard at a time, so that the next death names the shard. Raises ClusterError when no
-        replacement can be had.
+        and the replacement gets one shard at a time, so that the next death names the shard. One whose call takes too long is
+        ended and replaced like it, with `Failure.HUNG` for the shard in that call; one that answers `Failure.POISONED` is
+        replaced too. Raises ClusterError when no replacement can be had.
         """
 
     def progress(self) -> list[Progress]:

@@ -28,8 +28,6 @@ def check(data: dict[str, Any]) -> Iterator[Finding]:
     yield from _repeated_inputs(data)
     yield from _output_beside_input(data)
     yield from _templates(data, ())
-    if isinstance(data.get("retry"), dict) and data["retry"].get("timeout") is not None:
-        yield Finding(("retry", "timeout"), "this version doesn't enforce a timeout yet: leave it out")
 
 
 def output_parameters(params: Any, references: dict[Place, tuple[Reference, ...]]) -> Iterator[Finding]:

@@ -164,7 +164,9 @@ class Retry(Model):
     """What is tried again."""
 
     max_retries: Annotated[int, Field(strict=True, ge=0, description="replacements of a worker for one shard")] = 3
-    timeout: Annotated[Duration | None, Field(description="one model call; reserved, this version refuses it")] = None
+    timeout: Annotated[
+        Duration | None, Field(description="one model call; default: a bound from the measured pace")
+    ] = None
 
 
 class Errors(Model):
@@ -203,6 +205,10 @@ class RunOptions(Model):
 
     max_runtime: Annotated[Duration | None, Field(description="stop then; the same command resumes")] = None
     inputs_changed: Annotated[Literal["error"], Field(description="since the job was planned")] = "error"
+    single_writer: Annotated[
+        Switch,
+        Field(description="run on a store without conditional creates: you see to it that no second run writes there"),
+    ] = False
 
 
 class JobSpec(Model):

@@ -86,7 +86,7 @@ resources:                        # of each worker
 
 retry:
   max_retries: 3                  # replacements of a worker for one shard
-  timeout: null                   # one model call; reserved, nothing enforces it yet
+  timeout: null                   # one model call; null: ten times the measured pace, a minute at least
 
 errors:
   threshold: 0                    # dead rows that are fine: a number, "0.1%", or -1 for any

@@ -21,6 +21,7 @@ DEAD_TYPE = pa.struct(
         ("message", pa.string()),
         ("attempts", pa.int32()),
         ("retryable", pa.bool_()),
+        ("exit_signal", pa.string()),
     ]
 )
 
@@ -46,7 +47,8 @@ def put(store: Store, job: JobPaths, shard: int, results: pa.Table, step: str, s
 def load(store: Store, job: JobPaths, shard: int, outputs: pa.Schema, settings: str) -> pa.Table:
     """Every row that the shard's chunks hold, each ordinal once, sorted by ordinal.
 
-    A chunk that is torn, altered, of another shard or of other settings, or gone since the listing is passed over: its rows are computed again.
+    A chunk that is torn, altered, of another shard, other settings or another version of batchinfer, or gone since the listing is passed
+    over: its rows are computed again.
     """
     tables = [schema(outputs).empty_table()]
     for entry in store.list(job.chunks(shard)):
@@ -60,7 +62,8 @@ def load(store: Store, job: JobPaths, shard: int, outputs: pa.Schema, settings: 
             continue
         table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
         metadata = table.schema.metadata or {}
-        if metadata.get(_SETTINGS) == settings.encode() and metadata.get(_SHARD) == str(shard).encode():
+        ours = metadata.get(_SETTINGS) == settings.encode() and metadata.get(_SHARD) == str(shard).encode()
+        if ours and table.schema.equals(tables[0].schema):
             tables.append(table.replace_schema_metadata(None))
     return _first_of_each(pa.concat_tables(tables))
 

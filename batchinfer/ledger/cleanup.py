@@ -41,8 +41,7 @@ def clean(store: Store, job: Job) -> list[Leftover]:
 
 
 def _find(store: Store, job: Job) -> Iterator[Leftover]:
-    numbers = records.numbers(store, paths.JOBS)
-    former = {records.read(store, paths.job_record(n))["job8"] for n in numbers if n < job.number}
+    former = {records.read(store, paths.job_record(n))["job8"] for n in range(1, job.number)}
     decided = parts.list_shards(store, job.paths)
     for folder in (paths.DATA, paths.DEAD_LETTERS, paths.STATE):
         for entry in store.list(folder):

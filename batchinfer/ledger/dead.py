@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -13,18 +12,20 @@ from numpy.typing import NDArray
 
 from batchinfer.data.dead_letters import DEAD_LETTER_SCHEMA
 from batchinfer.errors import OutputError
+from batchinfer.ledger.host import HERE, Host
 from batchinfer.ledger.parts import Part
 from batchinfer.plan.generation import Generation
 from batchinfer.storage.store import Store
 
 
-def letters(store: Store, parts: Iterable[Part], generations: Iterable[Generation]) -> pa.Table:
+def letters(store: Store, parts: Iterable[Part], generations: Iterable[Generation], host: Host = HERE) -> pa.Table:
     """One dead letter for every row that ever died, in input order; `resolved_by` is the path of the part that settled it.
 
     Args:
         store: the output.
         parts: those that count, with what they retried.
         generations: all of the job.
+        host: whose threads read.
 
     Raises:
         OutputError: a file of dead letters is gone or damaged.
@@ -32,7 +33,7 @@ def letters(store: Store, parts: Iterable[Part], generations: Iterable[Generatio
     """
     ordered = sorted(parts, key=lambda p: p.shard)
     named = [p for p in ordered if p.dead_letters]
-    with ThreadPoolExecutor(8, thread_name_prefix="batchinfer-dead") as pool:
+    with host.threads(8, "batchinfer-dead") as pool:
         tables = list(pool.map(lambda part: _read(store, part), named))
     table = pa.concat_tables([DEAD_LETTER_SCHEMA.empty_table(), *tables])
     newest = _last_of_each(table["row"].to_numpy())

@@ -8,96 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
-import threading
-import time
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 from batchinfer.errors import BatchinferError, LockedError
 from batchinfer.ledger import records
+from batchinfer.ledger.host import HERE, Host
 from batchinfer.storage.paths import JobPaths
+from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 30.0
-_JOIN_SECONDS = 2.0
-
-
-def identity() -> dict[str, Any]:
-    """Who this process is: host, boot, process and its start, versions of what runs."""
-    return {
-        "host": platform.node(),
-        "boot": _boot_id(),
-        "pid_namespace": _pid_namespace(),
-        "pid": os.getpid(),
-        "process_start": _process_start(os.getpid()),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("batchinfer", "pyarrow", "polars", "torch", "ray")},
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _boot_id() -> str | None:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-
-
-def _process(pid: int) -> tuple[str, str] | None:
-    """State letter and start in clock ticks since boot of a process (fields 3 and 22 of /proc/<pid>/stat); None where it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return fields[0], fields[19]
-
-
-def _process_start(pid: int) -> str | None:
-    process = _process(pid)
-    return process[1] if process else None
-
-
-def _pid_namespace() -> str | None:
-    """Containers of one host share its boot, and with a host network its name, but not its process numbers."""
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return None
-
-
-def _seen_here(record: dict[str, Any]) -> str:
-    """What this machine knows of a recorded process of its own boot, so that nobody waits for a heartbeat: `alive` or `dead`.
-
-    `unknown` for another machine's or container's process, for one that is stopped (SIGSTOP): it may wake up, but is not worth
-    waiting for longer than its heartbeat says; and for this very process, such as a notebook's, which may have ended a run before
-    without being able to record it.
-    """
-    boot = _boot_id()
-    if (
-        boot is None
-        or record.get("boot") != boot
-        or record.get("host") != platform.node()
-        or not record.get("process_start")
-        or record.get("pid_namespace", _pid_namespace()) != _pid_namespace()
-    ):
-        return "unknown"
-    process = _process(int(record["pid"]))
-    if process is None or process[1] != record["process_start"] or process[0] in "ZX":
-        return "dead"
-    return "unknown" if process[0] in "Tt" or int(record["pid"]) == os.getpid() else "alive"
+_CLOSE_SECONDS = 5.0
+SETTLE_SECONDS = 2.0
+"""How long a runner that began in the same moment may take to show, where records can be overwritten."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +48,10 @@ class Standing:
 
 def latest(store: Store, job: JobPaths) -> int:
     """Number of the newest epoch of the job; 0 before the first."""
-    return max(records.numbers(store, f"{job.folder}/epochs"), default=0)
+    return records.newest(store, job.epoch)
 
 
-def newest(store: Store, job: JobPaths) -> Standing | None:
+def newest(store: Store, job: JobPaths, host: Host = HERE) -> Standing | None:
     """The newest epoch of the job; None before the first."""
     number = latest(store, job)
     if not number:
@@ -133,7 +61,7 @@ def newest(store: Store, job: JobPaths) -> Standing | None:
     if records.find(store, job.closed(number)) is not None:
         return Standing(number, "closed", owner, b"")
     sign = _sign(store, job, number)
-    return Standing(number, _seen_here(record), owner, sign, _time_in(sign) or record.get("at"))
+    return Standing(number, host.seen(record), owner, sign, _time_in(sign) or record.get("at"))
 
 
 def _sign(store: Store, job: JobPaths, number: int) -> bytes:
@@ -141,10 +69,6 @@ def _sign(store: Store, job: JobPaths, number: int) -> bytes:
         return store.read(job.heartbeat(number))
     except FileNotFoundError:
         return b""
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _time_in(heartbeat: bytes) -> str | None:
@@ -155,12 +79,7 @@ def _time_in(heartbeat: bytes) -> str | None:
 
 
 def is_alive(
-    store: Store,
-    job: JobPaths,
-    standing: Standing,
-    *,
-    wait: Callable[[float], object] = time.sleep,
-    seconds: float = STALE_SECONDS,
+    store: Store, job: JobPaths, standing: Standing, host: Host = HERE, *, seconds: float = STALE_SECONDS
 ) -> bool:
     """Whether an epoch's runner lives: where that isn't known, its heartbeat is watched for `seconds` of our own time.
 
@@ -170,7 +89,7 @@ def is_alive(
         return standing.state == "alive"
     waited = 0.0
     while waited < seconds:
-        wait(1.0)
+        host.sleep(1.0)
         waited += 1.0
         if records.find(store, job.closed(standing.number)) is not None:
             return False
@@ -179,60 +98,101 @@ def is_alive(
     return False
 
 
+@dataclass(frozen=True)
+class Trace:
+    """What a runner left for the one after it."""
+
+    clean: bool
+    """Whether it recorded its end."""
+    notes: dict[str, Any]
+    """What it noted last."""
+
+
+def trace(store: Store, job: JobPaths, number: int) -> Trace | None:
+    """What the runner of an epoch left; None where there is no such epoch."""
+    if number < 1:
+        return None
+    return Trace(records.find(store, job.closed(number)) is not None, records.find(store, job.heartbeat(number)) or {})
+
+
 class Epoch:
     """This runner's time on the job; a context that beats until it ends and then says how it ended."""
 
-    def __init__(
-        self, store: Store, job: JobPaths, number: int, superseded: Callable[[], object] = lambda: None
-    ) -> None:
+    def __init__(self, store: Store, job: JobPaths, number: int, superseded: Callable[[], object], host: Host) -> None:
         self.number = number
-        self._store, self._job, self._superseded = store, job, superseded
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="batchinfer-heartbeat", daemon=True)
+        self._store, self._job, self._superseded, self._host = store, job, superseded, host
+        self._notes: dict[str, Any] = {}
+        self._beats, self._stored = 0, host.monotonic()
+        self._end = host.every(HEARTBEAT_SECONDS, self._beat, "batchinfer-heartbeat")
 
     @classmethod
     def begin(
-        cls,
-        store: Store,
-        job: JobPaths,
-        superseded: Callable[[], object] = lambda: None,
-        *,
-        wait: Callable[[float], object] = time.sleep,
+        cls, store: Store, job: JobPaths, superseded: Callable[[], object] = lambda: None, host: Host = HERE
     ) -> Epoch:
         """Become the job's runner. Raises LockedError while another one is alive.
 
         `superseded` is called once, from another thread, when a later runner has taken over: this one was taken for dead.
         """
         while True:
-            standing = newest(store, job)
-            if standing is not None and is_alive(store, job, standing, wait=wait):
+            standing = newest(store, job, host)
+            if standing is not None and is_alive(store, job, standing, host):
                 raise LockedError(
                     f"{store.root}: {standing.owner} is running this job; wait for it, or stop it, then run again"
                 )
             number = standing.number + 1 if standing else 1
-            if records.create(store, job.epoch(number), {**identity(), "at": _now()}):
-                epoch = cls(store, job, number, superseded)
-                epoch._thread.start()
-                return epoch
+            record = {**host.identity(), "at": _text(host.now()), "runner": secrets.token_hex(8)}
+            if records.create(store, job.epoch(number), record):
+                if isinstance(store, SingleWriterStore):
+                    host.sleep(SETTLE_SECONDS)
+                    if records.read(store, job.epoch(number))["runner"] != record["runner"]:
+                        continue
+                return cls(store, job, number, superseded, host)
 
-    def _beat(self) -> None:
-        beats = 0
-        while not self._ended.wait(HEARTBEAT_SECONDS):
-            beats += 1
-            try:
-                self._store.put(self._job.heartbeat(self.number), records.to_bytes({"beat": beats, "at": _now()}))
-                if self.is_superseded():
-                    self._superseded()
-                    return
-            except (BatchinferError, OSError):
-                continue  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
+    def note(self, **notes: Any) -> None:
+        """Put JSON values into this heartbeat and all that follow, for the runner after this one. Raises StorageError, AccessError."""
+        self._notes = {**self._notes, **notes}
+        self._put_beat()
+
+    def _put_beat(self) -> None:
+        put = None
+        while (
+            put is not self._notes
+        ):  # noted meanwhile, by the other thread: an older beat must not stay on a newer one
+            put = self._notes
+            self._beats += 1
+            beat = {"beat": self._beats, "at": _text(self._host.now()), **put}
+            self._store.put(self._job.heartbeat(self.number), records.to_bytes(beat))
+
+    def _beat(self) -> bool:
+        """Give a sign of life; False when this runner's time is over."""
+        try:
+            self._put_beat()
+            now = self._host.monotonic()
+            late = isinstance(self._store, SingleWriterStore) and now - self._stored > STALE_SECONDS
+            self._stored = now
+            if late or self.is_superseded():
+                self._superseded()
+                return False
+        except (BatchinferError, OSError):
+            pass  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
+        return True
 
     def is_superseded(self) -> bool:
         """Whether a later runner has taken over."""
         return latest(self._store, self._job) > self.number
 
     def close(self, how: str) -> None:
-        """Stop beating and record the clean end."""
-        self._ended.set()
-        self._thread.join(_JOIN_SECONDS)  # a beat that the store holds up changes nothing about the end
-        self._store.put(self._job.closed(self.number), records.to_bytes({"end": how}))
+        """Stop beating and record the clean end, unless the store is away: that counts as an unclean one.
+
+        Whoever ends a run sends a signal and waits for seconds, and a store that is away is waited for far longer.
+        """
+        self._end()
+        self._host.within(_CLOSE_SECONDS, lambda: self._close(how), "batchinfer-close")
+
+    def _close(self, how: str) -> None:
+        with contextlib.suppress(BatchinferError):
+            self._store.put(self._job.closed(self.number), records.to_bytes({"end": how}))
+
+
+def _text(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")

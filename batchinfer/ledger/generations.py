@@ -13,9 +13,9 @@ from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store
 
 
-def numbers(store: Store, job: JobPaths) -> list[int]:
+def numbers(store: Store, job: JobPaths) -> range:
     """The numbers of the generations that were begun, ascending."""
-    return records.numbers(store, f"{job.folder}/plans")
+    return range(1, records.newest(store, job.plan) + 1)
 
 
 def read(store: Store, job: JobPaths, number: int) -> Generation:

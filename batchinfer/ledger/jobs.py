@@ -40,20 +40,20 @@ def probe(store: Store) -> None:
     if not first or second:
         raise OutputError(
             f"{store.root}: this store ignores conditional creates (If-None-Match), so two runners could overwrite each other's "
-            "results; use a store that supports them"
+            "results; use a store that supports them, or, where you see to it that no second run writes there, --single-writer"
         )
 
 
 def current(store: Store) -> Job | None:
     """The job that the output belongs to; None for an output without one."""
-    numbers = records.numbers(store, paths.JOBS)
-    if not numbers:
+    number = records.newest(store, paths.job_record)
+    if not number:
         return None
-    path = paths.job_record(numbers[-1])
+    path = paths.job_record(number)
     record = records.read(store, path)
     try:
         mark = Fingerprint.from_json(record["fingerprint"])
-        return Job(numbers[-1], JobPaths(record["job8"]), record["name"], mark, record.get("written"))
+        return Job(number, JobPaths(record["job8"]), record["name"], mark, record.get("written"))
     except (KeyError, TypeError) as e:
         raise OutputError(f"{store.root}/{path}: not the record of a job ({e!r}); was it edited?") from e
 
@@ -139,12 +139,16 @@ def remove_former(store: Store, job: Job) -> None:
         store.delete(path)
 
 
+def withdraw(store: Store, job: Job) -> None:
+    """Remove what a runner of `job` put where readers look, after the job was replaced: its parts and dead letters."""
+    for folder in (paths.DATA, paths.DEAD_LETTERS):
+        for entry in store.list(folder):
+            if paths.job8_of(entry.path) == job.paths.job8:
+                store.delete(entry.path)
+
+
 def _jobs(store: Store, before: int) -> set[JobPaths]:
-    return {
-        JobPaths(records.read(store, paths.job_record(n))["job8"])
-        for n in records.numbers(store, paths.JOBS)
-        if n < before
-    }
+    return {JobPaths(records.read(store, paths.job_record(n))["job8"]) for n in range(1, before)}
 
 
 def refuse_foreign_data(store: Store) -> None:
@@ -152,7 +156,7 @@ def refuse_foreign_data(store: Store) -> None:
 
     Raises OutputError where data/ holds a file that no job here wrote.
     """
-    known = _jobs(store, before=1 << 62)
+    known = _jobs(store, before=records.newest(store, paths.job_record) + 1)
     for entry in store.list(paths.DATA):
         ours = entry.path == paths.SUCCESS or any(j.shard_of_part(entry.path) is not None for j in known)
         if not ours and not entry.path.rpartition("/")[2].startswith("."):

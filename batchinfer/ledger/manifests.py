@@ -9,6 +9,7 @@ from batchinfer.ledger import records
 from batchinfer.ledger.parts import Counts, Part, account
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths
+from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store
 
 
@@ -22,6 +23,8 @@ class Manifest:
     """Of the job: each planned row once."""
     verdict: int
     """Exit code of the run that wrote it; a later run with another threshold may judge otherwise."""
+    exclusive: str = "proven"
+    """`proven`: the store keeps conditional creates; `assumed`: the user said that nobody else writes."""
 
     def to_json(self) -> dict[str, Any]:
         """A value that `from_json` reads."""
@@ -30,6 +33,7 @@ class Manifest:
             "parts": [p.to_json() for p in self.parts],
             "rows": asdict(self.counts),
             "verdict": self.verdict,
+            "exclusive": self.exclusive,
         }
 
     @classmethod
@@ -40,12 +44,13 @@ class Manifest:
             tuple(Part.from_json(p) for p in value["parts"]),
             Counts(**value["rows"]),
             value["verdict"],
+            value.get("exclusive", "proven"),
         )
 
 
 def newest(store: Store, job: JobPaths) -> int:
     """Number of the newest generation that has ended; 0 before the first."""
-    return max(records.numbers(store, f"{job.folder}/manifests"), default=0)
+    return records.newest(store, job.manifest)
 
 
 def latest(store: Store, job: JobPaths) -> Manifest | None:
@@ -57,7 +62,8 @@ def latest(store: Store, job: JobPaths) -> Manifest | None:
 def create(store: Store, job: JobPaths, parts: list[Part], generation: int, verdict: int) -> Manifest:
     """End a generation. Where another runner ended it first, its manifest is returned."""
     ordered = tuple(sorted(parts, key=lambda p: p.shard))
-    manifest = Manifest(generation, ordered, account(ordered), verdict)
+    exclusive = "assumed" if isinstance(store, SingleWriterStore) else "proven"
+    manifest = Manifest(generation, ordered, account(ordered), verdict, exclusive)
     for part in ordered:
         part.counts.check(f"{store.root}/{part.path}")
     manifest.counts.check(f"{store.root}/{job.manifest(generation)}")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from batchinfer.errors import OutputError
@@ -45,6 +46,22 @@ def from_bytes(data: bytes, where: str) -> dict[str, Any]:
 def numbers(store: Store, folder: str) -> list[int]:
     """The numbers of a folder's records, ascending; any other file there is passed over."""
     return sorted(n for e in store.list(folder) if (n := number_of(e.path)) is not None)
+
+
+def newest(store: Store, spell: Callable[[int], str]) -> int:
+    """The highest number of a folder's records, which are numbered from 1 without a gap; 0 where there is none.
+
+    A listing may be late. So it only says where to begin: what stands beyond it is found by reading on.
+
+    Args:
+        store: the output.
+        spell: the path of a record by its number.
+
+    """
+    number = max(numbers(store, spell(1).rpartition("/")[0]), default=0)
+    while find(store, spell(number + 1)) is not None:
+        number += 1
+    return number
 
 
 def create(store: Store, path: str, value: dict[str, Any]) -> bool:

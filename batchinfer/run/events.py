@@ -62,10 +62,12 @@ class Ticked:
 
 @dataclass(frozen=True)
 class Retried:
-    """A worker died; its shard is tried again."""
+    """A worker died, hung, or broke its device; its shard is tried again."""
 
     failed: Failed
     deaths: int
+    quarantined: bool = False
+    """Whether its model runs in a child process from now on."""
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from batchinfer.executors.protocol import Executor
 from batchinfer.job.spec import Errors
 from batchinfer.ledger import manifests, parts, settings
+from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, Part, account
@@ -23,6 +23,10 @@ from batchinfer.run.judge import judge, refuse_superseded
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.stop import StopRequest
+from batchinfer.run.surroundings import Surroundings
+from batchinfer.run.suspects import Suspects
+from batchinfer.storage import paths
+from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Usage
 
@@ -45,11 +49,12 @@ class GenerationRun:
         plan: what is asked for now; its rows and shards are replaced by those of the generation.
         store: the output.
         job: whose generation it is.
-        epoch: number of this runner.
+        epoch: this runner's.
         generation: as recorded.
         before: the manifest of the generation before; None for the first.
         listener: told of everything.
         stop: asks for an early end.
+        surroundings: see `run`.
 
     """
 
@@ -58,11 +63,12 @@ class GenerationRun:
         plan: Plan,
         store: Store,
         job: Job,
-        epoch: int,
+        epoch: Epoch,
         generation: Generation,
         before: Manifest | None,
         listener: Listener,
         stop: StopRequest,
+        surroundings: Surroundings,
     ) -> None:
         reading = replace(plan.reading, window=generation.window)
         self._plan = replace(plan, reading=reading, shards=generation.shards)
@@ -71,9 +77,10 @@ class GenerationRun:
         self._listed = () if before is None else before.parts
         self._planned = generation.planned + (0 if before is None else before.counts.planned)
         self._tried_again = {s.number: s.retries for s in generation.shards}
+        self._surroundings, self._host = surroundings, surroundings.host
         self._parts: list[Part] = []
         self._given_up: list[Failed] = []
-        self._deaths: Counter[int] = Counter()
+        self._suspects = Suspects(store, job, epoch)
         self._decided = self._decided_rows = 0
         self._usage = Usage()
         self._ending: _Ending | None = None
@@ -82,6 +89,7 @@ class GenerationRun:
 
     def result(self) -> RunResult:
         """Have every shard decided, then end the generation."""
+        self._store.delete(paths.SUCCESS)  # a late runner of a job or generation before may have put it
         shards = self._plan.shards
         decided = parts.list_shards(self._store, self._job.paths)
         left = deque(s for s in shards if s.number not in decided)
@@ -92,7 +100,7 @@ class GenerationRun:
             Started(
                 self._plan,
                 self._job.paths,
-                self._epoch,
+                self._epoch.number,
                 self._counts(),
                 allotment.executor,
                 self._decided,
@@ -101,7 +109,7 @@ class GenerationRun:
         )
         standing: list[Future[Part]] = []
         try:
-            with ThreadPoolExecutor(4, thread_name_prefix="batchinfer-parts") as pool:
+            with self._host.threads(4, "batchinfer-parts") as pool:
                 standing += [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
                 if self._plan.spec.errors.on_exceed == "abort":  # dead rows of former runs count from the start
                     self._take_standing(standing)
@@ -137,16 +145,19 @@ class GenerationRun:
             allotment.threads,
             breaker=fresh and self._plan.spec.errors.circuit_breaker,
             gpus=allotment.gpus,
+            single_writer=isinstance(self._store, SingleWriterStore),
             outputs=settings.outputs(self._store, self._job, self._generation.number),
         )
 
     def _work(self, left: deque[Shard], allotment: Allotment, context: Context) -> None:
-        executor = self._executor = _open(allotment, context, self._plan)
+        executor = self._executor = self._surroundings.open_executor(allotment, context)
         try:
+            self._suspects.begin([s.number for s in left], executor.workers)
+            quarantined = self._suspects.quarantined(left[0].number)
             if self._settings is None:
-                measured = executor.measure(list(left))
+                measured = executor.measure(list(left), quarantined=quarantined)
                 self._settings = settings.pin(self._store, self._job, self._generation, measured)
-            executor.start(self._settings)
+            executor.start(self._settings, quarantined=quarantined)
             self._tell(Settled(self._settings, executor.workers))
             self._loop(executor, left)
         finally:
@@ -156,14 +167,15 @@ class GenerationRun:
         by_number = {s.number: s for s in left}
         running = 0
         runtime = self._plan.spec.run.max_runtime
-        deadline = time.monotonic() + runtime if runtime else None
+        deadline = self._host.monotonic() + runtime if runtime else None
         while left or running:
-            if deadline is not None and time.monotonic() > deadline:
+            if deadline is not None and self._host.monotonic() > deadline:
                 self._stop.ask(f"run.max_runtime of {runtime:g} s is over")
             if self._stop and self._ending is None:
                 self._abort(executor, left, _stopped(self._stop))
             while left and executor.wants() > 0:
-                executor.submit(left.popleft())
+                shard = left.popleft()
+                executor.submit(shard, quarantined=self._suspects.quarantined(shard.number))
                 running += 1
             outcomes = executor.wait(TICK_SECONDS)
             running -= len(outcomes)
@@ -197,11 +209,11 @@ class GenerationRun:
         """Act on a failed shard; True when it is to be tried again."""
         if failed.failure is Failure.STOPPED:
             return False
-        if failed.failure is Failure.DIED:
-            self._deaths[failed.shard] += 1
-        match decide(failed, self._deaths[failed.shard], self._plan.spec.retry.max_retries):
+        retries = self._plan.spec.retry.max_retries
+        deaths = self._suspects.count(failed, retries)
+        match decide(failed, deaths, retries):
             case Action.RETRY:
-                self._tell(Retried(failed, self._deaths[failed.shard]))
+                self._tell(Retried(failed, deaths, self._suspects.quarantined(failed.shard)))
                 return self._ending is None
             case Action.GIVE_UP:
                 self._given_up.append(failed)
@@ -266,13 +278,3 @@ def end(
 
 def _stopped(stop: StopRequest) -> _Ending:
     return _Ending(State.CANCELLED, 130, stop.reason) if stop.cancelled else _Ending(State.INTERRUPTED, 75, stop.reason)
-
-
-def _open(allotment: Allotment, context: Context, plan: Plan) -> Executor:
-    if allotment.executor == "inline":
-        from batchinfer.executors.inline import InlineExecutor
-
-        return InlineExecutor(context)
-    from batchinfer.executors.ray import RayExecutor
-
-    return RayExecutor(context, allotment.workers, plan.spec.resources.address)

@@ -47,9 +47,13 @@ def judge(store: Store, spec: JobSpec, job: Job, manifest: Manifest) -> RunResul
 
 
 def refuse_superseded(store: Store, job: Job, generation: int) -> None:
-    """Raise LockedError where a later job or generation has been begun on this output: what is known here is out of date."""
+    """Raise LockedError where a later job or generation has been begun on this output: what is known here is out of date.
+
+    The parts of a replaced job are removed: nobody else may look for them before the next run does.
+    """
     standing = jobs.current(store)
     if standing is None or standing.number != job.number:
+        jobs.withdraw(store, job)  # parts that came after the new job's beginning
         raise LockedError(f"{store.root}: another job has been started on this output; this one is over")
     if generations.numbers(store, job.paths)[-1] > generation:
         raise LockedError(

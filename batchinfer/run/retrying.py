@@ -12,6 +12,7 @@ from batchinfer.data.part import PartWriter
 from batchinfer.data.types import parse_type
 from batchinfer.errors import FingerprintError, InputError, LockedError, OutputError
 from batchinfer.ledger import dead, generations, jobs, manifests, parts, settings
+from batchinfer.ledger.host import HERE, Host
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, Decision
@@ -63,7 +64,7 @@ class Work:
     """What there is to do: the interrupted one, or one that isn't recorded yet; None where no row is left to attempt."""
 
 
-def find(store: Store, plan: Plan, selection: Selection) -> Work:
+def find(store: Store, plan: Plan, selection: Selection, host: Host = HERE) -> Work:
     """What there is to do; changes nothing.
 
     Raises:
@@ -88,7 +89,7 @@ def find(store: Store, plan: Plan, selection: Selection) -> Work:
     if interrupted is not None and _is(interrupted, plan, selection):
         return Work(job, before, plan, interrupted, interrupted)
     standing = generations.parts_so_far(store, job.paths, known, before)
-    letters = selection.of(dead.counted(dead.letters(store, standing, known)))
+    letters = selection.of(dead.counted(dead.letters(store, standing, known, host)))
     shards = retry_shards(letters, plan, {s.number: s for g in known for s in g.shards})
     new = Generation(
         known[-1].number + 1,
@@ -103,14 +104,14 @@ def find(store: Store, plan: Plan, selection: Selection) -> Work:
     return Work(job, before, plan, interrupted, new if shards else None)
 
 
-def begin(store: Store, plan: Plan, selection: Selection) -> Work:
+def begin(store: Store, plan: Plan, selection: Selection, host: Host = HERE) -> Work:
     """Find the work and record the generation that does it. Call it as the job's runner.
 
     An interrupted retry that isn't this one is ended where it stands: the rows of its undecided shards stay dead.
 
     Raises what `find` raises, and LockedError where another retry is begun at the same moment.
     """
-    work = find(store, plan, selection)
+    work = find(store, plan, selection, host)
     if work.interrupted is not None and work.generation is not work.interrupted:
         work = replace(work, before=_give_up(store, work, work.interrupted))
     if work.generation is None or work.generation is work.interrupted:

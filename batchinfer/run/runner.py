@@ -6,13 +6,14 @@ All that lasts is on the store; what is in this process can be lost at any line 
 from __future__ import annotations
 
 import contextlib
-import time
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
-from batchinfer.errors import BatchinferError, FingerprintError, LockedError
+from batchinfer.errors import FingerprintError, LockedError, OutputError
 from batchinfer.ledger import epochs, generations, jobs, manifests
 from batchinfer.ledger.epochs import Epoch
+from batchinfer.ledger.host import Host
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.plan.fingerprint import differences
@@ -24,11 +25,21 @@ from batchinfer.run.generation import GenerationRun
 from batchinfer.run.judge import judge
 from batchinfer.run.retrying import Selection
 from batchinfer.run.stop import StopRequest
-from batchinfer.storage import paths
-from batchinfer.storage.store import Store, open_store
+from batchinfer.run.surroundings import USUAL, Surroundings
+from batchinfer.storage.single_writer import SingleWriterStore
+from batchinfer.storage.store import Store
+
+log = logging.getLogger(__name__)
 
 
-def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, restart: bool = False) -> RunResult:
+def run(
+    plan: Plan,
+    listener: Listener,
+    stop: StopRequest | None = None,
+    *,
+    restart: bool = False,
+    surroundings: Surroundings = USUAL,
+) -> RunResult:
     """Run a plan to its end, or as far as it goes.
 
     Running it again continues, a retry that was interrupted too; running a finished one repeats its verdict without work.
@@ -38,6 +49,7 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
         listener: told of everything; must not raise.
         stop: a request to drain and end, which another thread or a signal handler may make at any time.
         restart: remove what a former job left, and begin anew.
+        surroundings: the machine, storage and workers to run with.
 
     Raises:
         RefusedError: see its kinds; nothing was run.
@@ -45,15 +57,16 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
         StorageError, ClusterError: these are away; what is finished is safe.
 
     """
-    store = open_store(plan.spec.output.path, plan.spec.storage, scratch=paths.SCRATCH)
-    began = time.monotonic()
+    host = surroundings.host
+    store = surroundings.open_store(plan.spec)
+    began = host.monotonic()
     if not restart and (finished := _finished(store, plan)) is not None:
         result = judge(store, plan.spec, *finished)
     else:
-        jobs.probe(store)
-        job = _take(store, plan, restart=restart)
+        store = _probed(store, single_writer=plan.spec.run.single_writer)
+        job = _take(store, plan, host, restart=restart)
         stop = StopRequest() if stop is None else stop
-        with _epoch(store, job, stop) as epoch, interrupts.heard(stop):
+        with _epoch(store, job, stop, host) as epoch, interrupts.heard(stop):
             jobs.remove_former(store, job)
             generation = _generation(store, job, plan)
             before = manifests.latest(store, job.paths)
@@ -62,11 +75,20 @@ def run(plan: Plan, listener: Listener, stop: StopRequest | None = None, *, rest
             ):  # ended while we waited for our epoch
                 result = judge(store, plan.spec, job, before)
             else:
-                result = GenerationRun(plan, store, job, epoch.number, generation, before, listener, stop).result()
-    return _told(result, began, listener)
+                result = GenerationRun(
+                    plan, store, job, epoch, generation, before, listener, stop, surroundings
+                ).result()
+    return _told(result, host.monotonic() - began, listener)
 
 
-def retry(plan: Plan, selection: Selection, listener: Listener, stop: StopRequest | None = None) -> RunResult:
+def retry(
+    plan: Plan,
+    selection: Selection,
+    listener: Listener,
+    stop: StopRequest | None = None,
+    *,
+    surroundings: Surroundings = USUAL,
+) -> RunResult:
     """Attempt dead rows of a finished job again, as a generation of its own.
 
     The same call resumes a retry that was interrupted. Where no row is left to attempt, the verdict is repeated without work.
@@ -76,35 +98,61 @@ def retry(plan: Plan, selection: Selection, listener: Listener, stop: StopReques
         selection: which dead rows.
         listener: told of everything; must not raise.
         stop: see `run`.
+        surroundings: see `run`.
 
     Raises:
         RefusedError: there is no finished job, or it differs in more than a retry may change; nothing was run.
         LockedError, StorageError, ClusterError: see `run`.
 
     """
-    store = open_store(plan.spec.output.path, plan.spec.storage, scratch=paths.SCRATCH)
-    began = time.monotonic()
-    work = retrying.find(store, plan, selection)
+    host = surroundings.host
+    store = surroundings.open_store(plan.spec)
+    began = host.monotonic()
+    work = retrying.find(store, plan, selection, host)
     if work.generation is None and work.interrupted is None:
         result = judge(store, plan.spec, work.job, work.before)
     else:
-        jobs.probe(store)
+        store = _probed(store, single_writer=plan.spec.run.single_writer)
         stop = StopRequest() if stop is None else stop
-        with _epoch(store, work.job, stop) as epoch, interrupts.heard(stop):
-            begun = retrying.begin(store, plan, selection)
+        with _epoch(store, work.job, stop, host) as epoch, interrupts.heard(stop):
+            begun = retrying.begin(store, plan, selection, host)
             if begun.generation is None:
                 result = judge(store, plan.spec, begun.job, begun.before)
             else:
                 result = GenerationRun(
-                    begun.plan, store, begun.job, epoch.number, begun.generation, begun.before, listener, stop
+                    begun.plan,
+                    store,
+                    begun.job,
+                    epoch,
+                    begun.generation,
+                    begun.before,
+                    listener,
+                    stop,
+                    surroundings,
                 ).result()
-    return _told(result, began, listener)
+    return _told(result, host.monotonic() - began, listener)
 
 
-def _told(result: RunResult, began: float, listener: Listener) -> RunResult:
-    result = replace(result, seconds=time.monotonic() - began)
+def _told(result: RunResult, seconds: float, listener: Listener) -> RunResult:
+    result = replace(result, seconds=seconds)
     listener(Finished(result))
     return result
+
+
+def _probed(store: Store, *, single_writer: bool) -> Store:
+    """The store, if it keeps the promise on which everything rests; one without conditional creates where the user answers for it."""
+    try:
+        jobs.probe(store)
+    except OutputError:
+        if not single_writer:
+            raise
+        log.warning(
+            "%s: this store has no conditional creates, and --single-writer says that no other run writes there: if one does, "
+            "rows may be lost or predicted twice, and nothing will show it",
+            store.root,
+        )
+        return SingleWriterStore(store)
+    return store
 
 
 def _finished(store: Store, plan: Plan) -> tuple[Job, Manifest] | None:
@@ -136,15 +184,15 @@ def _generation(store: Store, job: Job, plan: Plan) -> Generation:
     return generation
 
 
-def _take(store: Store, plan: Plan, *, restart: bool) -> Job:
+def _take(store: Store, plan: Plan, host: Host, *, restart: bool) -> Job:
     """The job's record; a former job that is to be replaced must have no runner."""
     former = jobs.current(store)
     overwrite = plan.spec.output.mode == "overwrite"
     if former is not None and (
         restart or (overwrite and not generations.accepts(store, former.paths, former.fingerprint, plan.fingerprint))
     ):
-        standing = epochs.newest(store, former.paths)
-        if standing is not None and epochs.is_alive(store, former.paths, standing):
+        standing = epochs.newest(store, former.paths, host)
+        if standing is not None and epochs.is_alive(store, former.paths, standing, host):
             raise LockedError(
                 f"{store.root}: {standing.owner} is running the job that is to be replaced; stop it first"
             )
@@ -152,7 +200,7 @@ def _take(store: Store, plan: Plan, *, restart: bool) -> Job:
         store,
         plan.spec.name,
         plan.fingerprint,
-        epochs.identity(),
+        host.identity(),
         fresh=restart,
         overwrite=overwrite,
         written=plan.spec.written.to_json() if plan.spec.written is not None else None,
@@ -160,13 +208,12 @@ def _take(store: Store, plan: Plan, *, restart: bool) -> Job:
 
 
 @contextlib.contextmanager
-def _epoch(store: Store, job: Job, stop: StopRequest) -> Iterator[Epoch]:
+def _epoch(store: Store, job: Job, stop: StopRequest, host: Host) -> Iterator[Epoch]:
     """This runner's time; its end is recorded also when an error ends it, unless the store is away."""
-    epoch = Epoch.begin(store, job.paths, lambda: stop.ask("another runner has taken over"))
+    epoch = Epoch.begin(store, job.paths, lambda: stop.ask("another runner has taken over, or may have"), host)
     how = "error"
     try:
         yield epoch
         how = "end"
     finally:
-        with contextlib.suppress(BatchinferError):
-            epoch.close(how)
+        epoch.close(how)

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from batchinfer.errors import AccessError, OutputError, StorageError
-from batchinfer.storage.store import Entry
+from batchinfer.storage.protocol import Entry
 
 T = TypeVar("T")
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free space, then run the same command again",
     errno.EDQUOT: "the quota is used up: free space, then run the same command again",
-    errno.EROFS: "the file system is read-only",
     errno.EIO: "the disk reports an input/output error",
 }
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -39,6 +38,8 @@ def _translated(path: Path) -> Iterator[None]:
             f"{path}: no permission ({e.strerror}): check owner and mode of the file and its folder"
         ) from e
     except OSError as e:
+        if e.errno == errno.EROFS:
+            raise AccessError(f"{path}: the file system is read-only: mount it for writing, or use another path") from e
         raise StorageError(f"{path}: {_ADVICE.get(e.errno or 0, e.strerror or str(e))}") from e
 
 
@@ -130,7 +131,8 @@ class LocalStore:
                 if e.errno in _NO_LINKS:
                     raise OutputError(
                         f"{target}: this file system has no hard links, and without them two runners could overwrite each "
-                        "other's results: use another disk, or a bucket by its URL"
+                        "other's results: use another disk, or a bucket by its URL, or, where you see to it that no second "
+                        "run writes there, --single-writer"
                     ) from e
                 raise
             else:

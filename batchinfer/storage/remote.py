@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import tenacity
 
-from batchinfer.errors import AccessError, OutputError, StorageError
-from batchinfer.storage.store import Entry
+from batchinfer.errors import AccessError, OutputError, RefusedError, StorageError
+from batchinfer.storage.faults import Fault, classify
+from batchinfer.storage.protocol import Entry
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -17,31 +20,19 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 300.0
 """How long a fault of the store is retried before it counts as gone."""
 
-_CLIENT_LIBRARIES = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
-_CREDENTIAL_ERRORS = {
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "DefaultCredentialsError",
-    "ClientAuthenticationError",
-    "TokenRetrievalError",
-}
 _VERSION_KEYS = ("ETag", "etag", "generation", "content_settings", "LastModified", "mtime", "created")
 
 
 def _is_passing(error: BaseException) -> bool:
-    """Whether the same request may succeed later: decided by type, never by text."""
-    if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)):
-        return False
-    if isinstance(error, (OSError, TimeoutError)):
-        return True
-    kind = type(error)
-    return kind.__module__.partition(".")[0] in _CLIENT_LIBRARIES and kind.__name__ not in _CREDENTIAL_ERRORS
+    return classify(error) is Fault.PASSING
 
 
 class FsspecStore:
     """Objects below `root` of an fsspec file system, which must be opened without a listing cache."""
 
-    def __init__(self, root: str, fs: Any, *, retry_seconds: float = RETRY_SECONDS) -> None:
+    def __init__(
+        self, root: str, fs: Any, *, retry_seconds: float = RETRY_SECONDS, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self.root = root
         self._fs = fs
         self._base: str = fs._strip_protocol(root).rstrip("/")
@@ -49,6 +40,7 @@ class FsspecStore:
             retry=tenacity.retry_if_exception(_is_passing),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
             stop=tenacity.stop_after_delay(retry_seconds),
+            sleep=sleep,
             before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
             reraise=True,
         )
@@ -59,20 +51,23 @@ class FsspecStore:
     def _call(self, verb: str, path: str, request: Callable[[], T]) -> T:
         try:
             return self._retrying(request)
-        except (FileNotFoundError, FileExistsError):
-            raise
-        except PermissionError as e:
-            raise AccessError(
-                f"{self.root}/{path}: the store refused to {verb} it: check credentials and their rights ({e})"
-            ) from e
         except Exception as e:
-            kind = type(e)
-            if kind.__name__ in _CREDENTIAL_ERRORS:
-                raise AccessError(f"{self.root}: no usable credentials to {verb} {path}: {e}") from e
-            if _is_passing(e) or isinstance(e, OSError):
-                raise StorageError(
-                    f"{self.root}/{path}: could not {verb} it: {kind.__name__}: {e}; run the same command again to go on"
-                ) from e
+            fault, what = classify(e), f"{self.root}/{path}"
+            match fault:
+                case Fault.PASSING:
+                    raise StorageError(
+                        f"{what}: could not {verb} it: {type(e).__name__}: {e}; run the same command again to go on"
+                    ) from e
+                case Fault.DENIED:
+                    raise AccessError(
+                        f"{what}: the store refused to {verb} it: check credentials and their rights ({e})"
+                    ) from e
+                case Fault.REFUSED:
+                    raise RefusedError(
+                        f"{what}: the store can't {verb} it: {type(e).__name__}: {e}; check the URL and the options under storage"
+                    ) from e
+                case Fault.MISSING if not isinstance(e, OSError):
+                    raise FileNotFoundError(what) from e
             raise
 
     def list(self, prefix: str = "") -> list[Entry]:
@@ -83,6 +78,8 @@ class FsspecStore:
                 found = self._fs.find(self._full(prefix), detail=True)
             except FileNotFoundError:
                 return []
+            if not isinstance(found, dict):  # adlfs gives bare names where the prefix is an object
+                found = {path: self._fs.info(path) for path in found}
             entries = (
                 self._entry(path, info or self._fs.info(path))
                 for path, info in found.items()
@@ -105,9 +102,9 @@ class FsspecStore:
         def request() -> bytes:
             try:
                 return bytes(self._fs.cat_file(self._full(path), start=start or None, end=stop))
-            except (FileNotFoundError, PermissionError):
-                raise
-            except Exception:
+            except Exception as e:
+                if classify(e) in (Fault.MISSING, Fault.DENIED):
+                    raise
                 # Services refuse a range that begins past the end, each with an error of its own.
                 if (start or stop is not None) and start >= int(self._fs.info(self._full(path))["size"]):
                     return b""
@@ -135,9 +132,10 @@ class FsspecStore:
         def request() -> bool:
             try:
                 self._fs.pipe_file(self._full(path), data, mode="create")
-            except (PermissionError, FileNotFoundError):
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever was said, what stands there decides
+            except Exception as error:
+                if classify(error) in (Fault.MISSING, Fault.DENIED):
+                    raise
+                # Whatever was said, what stands there decides.
                 try:
                     return bool(self._fs.cat_file(self._full(path)) == data)
                 except FileNotFoundError:
@@ -155,10 +153,5 @@ class FsspecStore:
     def delete(self, path: str) -> None:
         """See Store.delete."""
 
-        def request() -> None:
-            try:
-                self._fs.rm_file(self._full(path))
-            except FileNotFoundError:
-                return
-
-        self._call("delete", path, request)
+        with contextlib.suppress(FileNotFoundError):
+            self._call("delete", path, lambda: self._fs.rm_file(self._full(path)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import pyarrow as pa
@@ -27,6 +27,8 @@ class Context:
     """Whether the circuit breaker watches: not where rows of the job have succeeded before."""
     gpus: float | None = None
     """Share of GPUs that the worker has; None: whatever device there is."""
+    single_writer: bool = False
+    """Whether the output has no conditional creates, and nobody else is assumed to write there."""
     outputs: pa.Schema | None = None
     """Output columns with the types that earlier generations pinned, which a measurement keeps; None where there are none."""
 
@@ -46,6 +48,10 @@ class Failure(StrEnum):
     """The worker's process is gone, and this shard was all that it had in hand."""
     LOST = "lost"
     """The worker's process is gone; it had other shards in hand too, so that this one may be innocent."""
+    HUNG = "hung"
+    """A call of the model took too long; the worker was replaced."""
+    POISONED = "poisoned"
+    """The device's context is broken; the worker must be replaced."""
     UNEXPECTED = "unexpected"
     """Anything else."""
 
@@ -77,6 +83,8 @@ class Usage:
     tokens: int = 0
     padded_tokens: int = 0
     """Tokens with padding, as the model saw them."""
+    halved: int = 0
+    """Batches that did not fit into memory, and were cut in two."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -85,6 +93,7 @@ class Usage:
             self.batches + other.batches,
             self.tokens + other.tokens,
             self.padded_tokens + other.padded_tokens,
+            self.halved + other.halved,
         )
 
 
@@ -125,6 +134,10 @@ class Progress:
     """Of the rows, those of the shard that isn't decided yet."""
     note: str = ""
     """loading, measuring, running, idle."""
+    overdue: float | None = None
+    """Seconds that the model's call in hand was allowed, where it has taken longer."""
+    patience: float = 60.0
+    """Seconds of silence after which the worker is taken for hung."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +145,20 @@ class RowError:
     """Why a row could not be predicted."""
 
     error_class: str
-    """`exception` or `invalid_output`."""
+    """`exception`, `invalid_output`, `out_of_memory`, `process_death`, `timeout` or `device_error`."""
     error_type: str
     """Name of the exception's type, or what is wrong with the output."""
     message: str
     attempts: int
+    """How often the row failed alone; a row of an invalid output has one."""
     retryable: bool = False
+    """Whether the row may be predicted with nothing changed, such as on a machine with more memory."""
+    exit_signal: str | None = None
+    """What ended the process: a signal such as SIGSEGV, or an exit code such as `exit 7`."""
+
+    def after(self, attempts: int) -> RowError:
+        """The same error after so many attempts."""
+        return replace(self, attempts=attempts)
 
     def to_json(self) -> Mapping[str, object]:
         """The value of a chunk's `_dead` column."""
@@ -147,4 +168,5 @@ class RowError:
             "message": self.message,
             "attempts": self.attempts,
             "retryable": self.retryable,
+            "exit_signal": self.exit_signal,
         }

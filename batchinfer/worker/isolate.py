@@ -1,4 +1,4 @@
-"""Find the rows that make a batch fail, and get the results of all others, by bisection."""
+"""Find the rows that make a batch fail, and get the results of all others, by cutting it into ever smaller groups."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from batchinfer.data.dead_letters import tidy
 from batchinfer.errors import BatchinferError
 from batchinfer.worker.context import RowError
+from batchinfer.worker.failures import row_error
 
 T = TypeVar("T")
+
+GROUPS = 4
+"""As many calls as halves need, in half as many steps: a step costs a process where the row kills it."""
 
 
 @dataclass
@@ -28,7 +31,7 @@ class Isolated(Generic[T]):
 
 
 def isolate(attempt: Callable[[NDArray[np.intp]], T], rows: NDArray[np.intp]) -> Isolated[T]:
-    """Bisect `rows`, which failed together, until each bad row stands alone and has failed alone twice.
+    """Cut `rows`, which failed together, until each bad row stands alone and has failed alone twice.
 
     Errors of batchinfer's own (a model that breaks its contract, storage that is away) are no row's fault and are raised.
     """
@@ -36,7 +39,7 @@ def isolate(attempt: Callable[[NDArray[np.intp]], T], rows: NDArray[np.intp]) ->
     pending = [rows]  # each of these has failed once as it stands
     while pending:
         group = pending.pop()
-        for part in np.array_split(group, min(2, len(group))):
+        for part in np.array_split(group, min(GROUPS, len(group))):
             found.calls += 1
             try:
                 result = attempt(part)
@@ -50,12 +53,3 @@ def isolate(attempt: Callable[[NDArray[np.intp]], T], rows: NDArray[np.intp]) ->
             else:
                 found.results.append((part, result))
     return found
-
-
-def row_error(error: BaseException, attempts: int) -> RowError:
-    """What a dead letter says of an exception."""
-    try:
-        message = str(error)
-    except Exception:  # noqa: BLE001 - a model may raise anything, also what can't say what it is
-        message = "(the exception could not be put into words)"
-    return RowError("exception", type(error).__name__, tidy(message), attempts)

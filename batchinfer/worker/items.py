@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 
 from batchinfer.data.reader import Window
 from batchinfer.engines.protocol import Prepared
+from batchinfer.plan.shards import Shard
+from batchinfer.worker.context import Outcome
 from batchinfer.worker.shard_run import ShardRun, WindowRows
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A shard as it was taken in."""
+
+    shard: Shard
+    outcome: Future[Outcome]
+    quarantined: bool = False
+    """Whether its model runs in a child process."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,13 @@
-"""Thread counts and waiting of the libraries that run in a worker's process."""
+"""A worker's process: the thread counts of its libraries, and whether one that was ended is gone."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
 
 
 def settle(threads: int, *, own: bool) -> None:
@@ -27,3 +32,54 @@ def settle(threads: int, *, own: bool) -> None:
         import pyarrow as pa
 
         pa.set_cpu_count(threads)
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process of one machine, told from any other that gets its number later."""
+
+    machine: str
+    """Its boot, and the name space of its numbers."""
+    pid: int
+    started: str
+    """Clock ticks since boot."""
+
+
+def this_process() -> ProcessId | None:
+    """Who we are; None where there is no /proc."""
+    pid = os.getpid()
+    state = _state(pid)
+    return None if state is None else ProcessId(_machine(), pid, state[1])
+
+
+def make_sure_it_ended(former: ProcessId, seconds: float) -> bool:
+    """End a process of this machine and wait until it is gone, with its memory and its device; False if it still isn't.
+
+    Nothing to do for a process of another machine.
+    """
+    end = time.monotonic() + seconds
+    while former.machine == _machine() and (state := _state(former.pid)) is not None:
+        if state[1] != former.started or state[0] in "ZX":
+            return True
+        if time.monotonic() > end:
+            return False
+        with contextlib.suppress(OSError):
+            os.kill(former.pid, signal.SIGKILL)
+        time.sleep(0.1)
+    return True
+
+
+def _machine() -> str:
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return ""
+
+
+def _state(pid: int) -> tuple[str, str] | None:
+    """State letter and start of a process; None where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[0], fields[19]

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from batchinfer.data.dead_letters import DeadRow, to_bytes
 from batchinfer.data.part import PartWriter
 from batchinfer.data.reader import Window
+from batchinfer.engines.protocol import Engine
 from batchinfer.ledger import chunks, parts
+from batchinfer.ledger.host import HERE, Host
 from batchinfer.ledger.parts import Counts, Decision, Part
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
@@ -56,14 +58,26 @@ class ShardRun:
     """
 
     def __init__(
-        self, shard: Shard, context: Context, settings: Settings, store: Store, outcome: Future[Outcome]
+        self,
+        shard: Shard,
+        context: Context,
+        settings: Settings,
+        store: Store,
+        outcome: Future[Outcome],
+        engine: Engine,
+        host: Host = HERE,
+        *,
+        quarantined: bool = False,
     ) -> None:
         self.shard = shard
         self.outcome = outcome
+        self.engine, self.quarantined = engine, quarantined
+        self.halved = 0
+        """Batches that did not fit into memory."""
         self.error: BaseException | None = None
         self._seconds = dict.fromkeys(Seconds.__dataclass_fields__, 0.0)
         self._rows = self._batches = self._tokens = self._padded = 0
-        self._context, self._settings, self._store = context, settings, store
+        self._context, self._settings, self._store, self._host = context, settings, store, host
         self._step = context.spec.steps[0]
         self._chunk_schema = chunks.schema(settings.outputs)
         carried = [context.reading.schema.field(c) for c in context.reading.carry]
@@ -106,7 +120,7 @@ class ShardRun:
     @property
     def usage(self) -> Usage:
         """What the shard cost so far."""
-        return Usage(Seconds(**self._seconds), self._rows, self._batches, self._tokens, self._padded)
+        return Usage(Seconds(**self._seconds), self._rows, self._batches, self._tokens, self._padded, self.halved)
 
     def no_rows(self) -> pa.Table:
         """Results of a window that has no rows left."""
@@ -154,7 +168,7 @@ class ShardRun:
         """Take the results of a batch; complete windows go into the part, in input order."""
         if fresh:
             self._unsaved.append(results)
-            self._saved_at = self._saved_at or time.monotonic()
+            self._saved_at = self._saved_at or self._host.monotonic()
         if rows.add(results):
             self._complete[rows.window.first] = rows
         while (whole := self._complete.pop(self._next, None)) is not None:
@@ -164,7 +178,9 @@ class ShardRun:
     def checkpoint_due(self) -> bool:
         """Whether the interval has passed since results were last made durable."""
         interval = self._context.spec.checkpoint.interval
-        return bool(self._unsaved) and self._saved_at is not None and time.monotonic() - self._saved_at >= interval
+        return (
+            bool(self._unsaved) and self._saved_at is not None and self._host.monotonic() - self._saved_at >= interval
+        )
 
     def checkpoint(self) -> None:
         """Make what is finished durable."""
@@ -172,7 +188,7 @@ class ShardRun:
             table = pa.concat_tables(self._unsaved)
             chunks.put(self._store, self._context.job, self.shard.number, table, self._step.name, self._settings.digest)
             self._unsaved = []
-        self._saved_at = time.monotonic()
+        self._saved_at = self._host.monotonic()
 
     def _write(self, rows: WindowRows) -> None:
         results = rows.in_order()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -14,25 +15,26 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batchinfer.data.reader import Reader, Window
-from batchinfer.engines.protocol import Engine
+from batchinfer.engines.protocol import Engine, Prepared
 from batchinfer.errors import (
     BatchinferError,
     CircuitBreakerError,
+    DeviceError,
     InputError,
     RefusedError,
     StoppedError,
     TransientError,
 )
+from batchinfer.ledger.host import HERE, Host
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import batches, positions
 from batchinfer.pipeline.breaker import CircuitBreaker
 from batchinfer.plan.plan import input_columns
-from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
-from batchinfer.worker.check import check
-from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome
+from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome, RowError
+from batchinfer.worker.inference import Inference
 from batchinfer.worker.isolate import isolate
-from batchinfer.worker.items import Batch, End, Outputs, Read, Results
+from batchinfer.worker.items import Batch, End, Outputs, Read, Results, Submitted
 from batchinfer.worker.shard_run import ShardRun, WindowRows
 
 
@@ -43,28 +45,68 @@ class Stages:
     too, and becomes the row's error or the shard's outcome.
 
     On a CPU, preparing and the device take turns: side by side they would fight for the same cores.
+
+    Args:
+        context: the job.
+        store: the output.
+        reader: the input.
+        engine_for: the engine for a shard, ready for it, given whether the shard is in quarantine.
+        on_device: calls a function on the device's thread and gives what it gives.
+        on_cpu: the model's device is the CPU.
+        host: the machine.
+
     """
 
-    def __init__(self, context: Context, store: Store, reader: Reader, engine: Engine, *, on_cpu: bool) -> None:
-        self.engine = engine
-        self.settings: Settings | None = None
+    def __init__(
+        self,
+        context: Context,
+        store: Store,
+        reader: Reader,
+        engine_for: Callable[[bool], Engine],
+        on_device: Callable[[Callable[[], Any]], Any],
+        *,
+        on_cpu: bool,
+        host: Host = HERE,
+    ) -> None:
         self.stopping = threading.Event()
         self.shard: int | None = None
         """The shard on the device."""
         self.rows = self.dead = self.in_hand = 0
         """Rows finished, dead ones among them, and those of shards that are not decided yet."""
-        self._context, self._store, self._reader = context, store, reader
-        self._spec, self._step = context.spec, context.spec.steps[0]
+        self._context, self._store, self._reader, self._host = context, store, reader, host
+        self._engine_for, self._on_device = engine_for, on_device
+        self._former: Future[Outcome] | None = None
+        self._quarantined = False
+        self._step = context.spec.steps[0]
         self._breaker = CircuitBreaker(enabled=context.breaker)
         self._model = threading.RLock()
+        self.inference = Inference(context.spec, self.stopping, self._model)
         self._preparing: contextlib.AbstractContextManager[Any] = self._model if on_cpu else contextlib.nullcontext()
 
-    def read(self, item: tuple[Shard, Future[Outcome]]) -> Iterator[Read | End]:
+    @property
+    def settings(self) -> Settings | None:
+        """The job's; None before the worker is started."""
+        return self.inference.settings
+
+    def read(self, item: Submitted) -> Iterator[Read | End]:
         """The shard's windows."""
-        shard, future = item
+        shard, future = item.shard, item.outcome
         assert self.settings is not None
         try:
-            run = ShardRun(shard, self._context, self.settings, self._store, future)
+            if item.quarantined != self._quarantined and self._former is not None:
+                concurrent.futures.wait([self._former])  # two engines are never loaded side by side
+            self._former, self._quarantined = future, item.quarantined
+            engine = self._engine_for(item.quarantined)
+            run = ShardRun(
+                shard,
+                self._context,
+                self.settings,
+                self._store,
+                future,
+                engine,
+                self._host,
+                quarantined=item.quarantined,
+            )
         except BaseException as e:  # noqa: BLE001 - see _failed
             future.set_result(_failed(shard.number, e))
             return
@@ -108,91 +150,51 @@ class Stages:
             return
         assert self.settings is not None
         table = window.table.select(input_columns(self._step))
-        good = np.arange(len(table))
-        dead: Results | None = None
+        pieces, dead = self._piecewise(run.engine, table)
+        for good, prepared in pieces:
+            for some in batches(len(good), prepared.lengths, self.settings.budget):
+                at = positions(some)
+                ordinals = window.ordinals[good[at]]
+                if (known := run.from_checkpoint(ordinals)) is not None:
+                    yield Results(run, rows, known, fresh=False)
+                else:
+                    yield Batch(run, rows, prepared, at, ordinals, prepared.batch(some))
+        if dead:  # after the others: the circuit breaker shall see what succeeds first
+            at = np.array([n for n, _ in dead], np.intp)
+            yield Results(run, rows, run.dead_rows(window.ordinals[at], [e for _, e in dead]), fresh=True)
+
+    def _piecewise(
+        self, engine: Engine, table: pa.Table
+    ) -> tuple[list[tuple[NDArray[np.intp], Prepared]], list[tuple[int, RowError]]]:
+        """The rows prepared, by position, and those that can't be: as a whole where that goes, else what goes together."""
+        every = np.arange(len(table))
         try:
-            prepared = self.engine.prepare(table)
+            return [(every, engine.prepare(table))], []
         except BatchinferError:
             raise
-        except BaseException:  # noqa: BLE001 - whatever a row raises, isolate finds the row
-            found = isolate(lambda some: self.engine.prepare(table.take(pa.array(some))), good)
-            at = np.array([n for n, _ in found.dead], np.intp)
-            dead = Results(run, rows, run.dead_rows(window.ordinals[at], [e for _, e in found.dead]), fresh=True)
-            good = np.setdiff1d(good, at)
-            if not len(good):
-                yield dead
-                return
-            prepared = self.engine.prepare(table.take(pa.array(good)))
-        for some in batches(len(good), prepared.lengths, self.settings.budget):
-            at = positions(some)
-            ordinals = window.ordinals[good[at]]
-            if (known := run.from_checkpoint(ordinals)) is not None:
-                yield Results(run, rows, known, fresh=False)
-            else:
-                yield Batch(run, rows, prepared, at, ordinals, prepared.batch(some))
-        if dead is not None:  # after the others: the circuit breaker shall see what succeeds first
-            yield dead
+        except BaseException:  # noqa: BLE001, S110 - whatever a row raises, isolate finds the row
+            pass
+        found = isolate(lambda some: engine.prepare(table.take(pa.array(some))), every)
+        good = np.setdiff1d(every, [n for n, _ in found.dead])
+        if not len(good):
+            return [], found.dead
+        try:
+            return [(good, engine.prepare(table.take(pa.array(good))))], found.dead
+        except BatchinferError:
+            raise
+        except BaseException:  # noqa: BLE001 - each was prepared, but not together with all others
+            return sorted(found.results, key=lambda piece: int(piece[0][0])), found.dead
 
     def infer(self, item: Batch | Results | End) -> Iterator[Outputs | Results | End]:
         """What the model gives for the batch."""
-        if not isinstance(item, Batch):
-            yield item
-            return
-        run = item.run
-        if self.stopping.is_set():
-            run.fail(StoppedError("stopped before the shard was finished"))
-        if run.error is not None:
-            return
-        self.shard = run.shard.number
-        try:
-            with self._model, run.timed("infer"):
-                outputs = self.engine.infer(item.payload)
-            run.count(item.prepared.lengths, item.rows)
-        except BaseException as e:  # noqa: BLE001 - isolate raises what is no row's fault
-            yield from self._isolated(item, e)
+        if isinstance(item, Batch):
+            self.shard = item.run.shard.number
+            yield from self.inference.outputs(item)
         else:
-            yield Outputs(item, outputs)
+            yield item
 
-    def _isolated(self, item: Batch, error: BaseException) -> Iterator[Results]:
-        """The results of a batch that fails as a whole: the rows that do so alone are dead."""
-        run = item.run
-
-        def attempt(some: NDArray[np.intp]) -> Any:
-            if self.stopping.is_set():  # many bad rows are many calls, and a stop has seconds
-                raise StoppedError("stopped before the shard was finished")
-            run.count(item.prepared.lengths, item.rows[some])
-            return self._checked(
-                item, some, self.engine.finish(self.engine.infer(item.prepared.batch(item.rows[some])))
-            )
-
-        if isinstance(error, BatchinferError):
-            run.fail(error)
-            return
-        try:
-            with self._model, run.timed("infer"):
-                found = isolate(attempt, np.arange(len(item.rows)))
-        except BaseException as e:  # noqa: BLE001 - see _failed
-            run.fail(e)
-            return
-        tables = [table for _, table in found.results]
-        if found.dead:
-            at = np.array([n for n, _ in found.dead])
-            tables.append(run.dead_rows(item.ordinals[at], [e for _, e in found.dead]))
-        yield Results(run, item.window, pa.concat_tables(tables), fresh=True)
-
-    def _checked(self, item: Batch, some: NDArray[np.intp], columns: Any) -> pa.Table:
-        """Finished outputs of some rows of a batch (positions in it), checked, as results."""
-        assert self.settings is not None
-        outputs, invalid = check(
-            columns, len(some), self._step, self.settings.outputs, self._spec.errors.on_invalid_output
-        )
-        truncated = item.prepared.truncated
-        return item.run.results(
-            item.ordinals[some], outputs, None if truncated is None else truncated[item.rows[some]], invalid
-        )
-
-    def write(self, item: Outputs | Results | End) -> Iterator[Any]:
-        """Nothing: results go into the part, and at its end the shard gets its outcome."""
+    def write(self, item: Outputs | Results | End) -> None:
+        """Put results into the part, and at its end give the shard its outcome."""
         run = item.batch.run if isinstance(item, Outputs) else item.run
         try:
             if isinstance(item, End):
@@ -206,22 +208,18 @@ class Stages:
             run.fail(e)
             if isinstance(item, End):
                 run.outcome.set_result(_failed(run.shard.number, e))
-        yield from ()
 
-    def _finished(self, item: Outputs) -> Iterator[Results]:
-        batch = item.batch
-        try:
-            with batch.run.timed("write"):
-                columns = self.engine.finish(item.outputs)
-                table = self._checked(batch, np.arange(len(batch.rows)), columns)
-        except BaseException as e:  # noqa: BLE001 - isolate raises what is no row's fault
-            yield from self._isolated(batch, e)
-        else:
-            yield Results(batch.run, batch.window, table, fresh=True)
+    def _finished(self, item: Outputs) -> Iterable[Results]:
+        results = self.inference.finished(item)
+        if results is not None:
+            return [results]
+        # Frameworks keep much by thread: the model is called on the device's alone.
+        isolated: Iterable[Results] = self._on_device(lambda: list(self.inference.isolated(item.batch)))
+        return isolated
 
     def _accept(self, item: Results) -> None:
         run = item.run
-        if run.error is not None and not item.fresh:
+        if run.error is not None and (not item.fresh or isinstance(run.error, DeviceError)):
             return
         dead = item.table["_dead"]
         if dead.null_count:
@@ -233,7 +231,8 @@ class Stages:
         self.rows += len(dead)
         self.dead += len(dead) - dead.null_count
         self.in_hand += len(dead)
-        if run.checkpoint_due():
+        found = run.quarantined and item.fresh and dead.null_count < len(dead)  # it took processes to find
+        if found or run.checkpoint_due():
             with run.timed("commit"):
                 run.checkpoint()
 
@@ -260,6 +259,8 @@ def _failed(shard: int, error: BaseException) -> Failed:
         kind = Failure.INPUT
     elif isinstance(error, (RefusedError, CircuitBreakerError)):
         kind = Failure.REFUSED
+    elif isinstance(error, DeviceError):
+        kind = Failure.POISONED
     elif isinstance(error, TransientError):
         kind = Failure.TRANSIENT
     text = "".join(traceback.format_exception(error))

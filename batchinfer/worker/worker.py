@@ -7,28 +7,38 @@ A shard that is read while another is on the device costs no waiting between the
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from batchinfer.data.reader import Reader
 from batchinfer.data.where import Where
 from batchinfer.engines import device, registry
+from batchinfer.engines.protocol import Engine
+from batchinfer.errors import HungError
 from batchinfer.measure.choose import choose, load
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.breaker import CircuitBreaker
 from batchinfer.plan.plan import input_columns
 from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
-from batchinfer.storage.store import open_store
+from batchinfer.storage.single_writer import SingleWriterStore
+from batchinfer.storage.store import Store, open_store
 from batchinfer.worker.context import Context, Outcome, Progress
-from batchinfer.worker.items import Call
+from batchinfer.worker.items import Call, Submitted
+from batchinfer.worker.pace import LEAST_SECONDS, Pace
+from batchinfer.worker.quarantine import Quarantine
 from batchinfer.worker.stages import Stages
+from batchinfer.worker.watched import Watched
 
 AHEAD = 2
 """Shards that a worker should be given at once, so that the next one is read while one is computed."""
+_LOOK_SECONDS = 0.1
 
 
 class Worker:
@@ -38,26 +48,33 @@ class Worker:
         self._context, self._number = context, number
         self._spec = context.spec
         self._step = context.spec.steps[0]
-        self._store = open_store(self._spec.output.path, self._spec.storage, scratch=paths.SCRATCH)
-        self._engine = registry.open_engine(self._step, self._spec.code)
+        store = open_store(self._spec.output.path, self._spec.storage, scratch=paths.SCRATCH)
+        self._store: Store = SingleWriterStore(store) if context.single_writer else store
         self._device = device.resolve_device(context.gpus) if registry.uses_torch(self._step) else "cpu"
         self._loaded: str | None = None
         self._note = "idle"
+        timeout = self._spec.retry.timeout
+        self._pace = Pace(timeout)
+        self._engine = Watched(lambda: registry.open_engine(self._step, self._spec.code), self._pace)
         reader, on_cpu = self._open_reader(), self._device == "cpu"
-        self._stages = Stages(context, self._store, reader, self._engine, on_cpu=on_cpu)
+        self._stages = Stages(context, self._store, reader, self._engine_for, self._urgently, on_cpu=on_cpu)
+        self._quarantine = Quarantine(self._step, self._spec.code, self._device, timeout, self._stages.stopping)
         self._to_read: queue.Queue[Any] = queue.Queue()
         self._to_prepare: queue.Queue[Any] = queue.Queue(2)
         self._to_device: queue.Queue[Any] = queue.Queue(2)
         self._to_write: queue.Queue[Any] = queue.Queue(8)
-        stages: list[tuple[str, queue.Queue[Any], Callable[[Any], Iterator[Any]], queue.Queue[Any] | None]] = [
-            ("read", self._to_read, self._stages.read, self._to_prepare),
-            ("prepare", self._to_prepare, self._stages.prepare, self._to_device),
-            ("device", self._to_device, self._stages.infer, self._to_write),
-            ("write", self._to_write, self._stages.write, None),
+        self._urgent: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        """Calls that can't wait behind batches: what the writing thread waits for, with the device's outputs held up by it."""
+        stages = self._stages
+        work: list[tuple[str, Callable[[], None]]] = [
+            ("read", lambda: self._pass_on(self._to_read, stages.read, self._to_prepare)),
+            ("prepare", lambda: self._pass_on(self._to_prepare, stages.prepare, self._to_device)),
+            ("device", self._drive),
+            ("write", self._write),
         ]
         self._threads = [
-            threading.Thread(target=self._pass_on, args=(i, w, o), name=f"batchinfer-{number}-{n}", daemon=True)
-            for n, i, w, o in stages
+            threading.Thread(target=function, name=f"batchinfer-{number}-{name}", daemon=True)
+            for name, function in work
         ]
         for thread in self._threads:
             thread.start()
@@ -67,8 +84,11 @@ class Worker:
         where = Where(reading.where) if reading.where else None
         return Reader(reading.schema, where, options=self._spec.storage)
 
-    def measure(self, shards: Sequence[Shard]) -> Settings:
-        """Load the model, find out on the first rows what is left to choose, and say it. Raises ModelError."""
+    def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:
+        """Load the model, find out on the first rows what is left to choose, and say it. Raises ModelError, HungError, DeviceError.
+
+        `quarantined`: in a child process, where one of these rows may have ended a process before.
+        """
         self._note = "measuring"
         inputs = input_columns(self._step)
         reader = self._open_reader()
@@ -80,9 +100,10 @@ class Worker:
         )
         rows = sum(s.rows for s in shards)
         breaker = CircuitBreaker(enabled=self._context.breaker)
+        engine = self._quarantine if quarantined else self._engine
         settings: Settings = self._on_device(
             lambda: choose(
-                self._engine,
+                engine,
                 self._step,
                 sample,
                 self._spec.batching,
@@ -93,55 +114,132 @@ class Worker:
                 self._context.outputs,
             )
         )
-        self._loaded = settings.precision
-        return settings
+        self._loaded = None if quarantined else settings.precision
+        by_row = (self._quarantine.pace if quarantined else self._pace).by_row
+        return replace(settings, measured={**settings.measured, "seconds_per_row": by_row}) if by_row else settings
 
-    def start(self, settings: Settings) -> None:
-        """Load the model as the settings say. Raises ModelError."""
+    def start(self, settings: Settings, *, quarantined: bool = False) -> None:
+        """Load the model as the settings say; not yet where the first shards are in quarantine. Raises ModelError."""
+        self._stages.inference.settings = settings
+        for pace in (self._pace, self._quarantine.pace):
+            pace.begin_at(settings.measured.get("seconds_per_row"))
+        if not quarantined:
+            self._load(settings)
+        self._note = "idle"
+
+    def _load(self, settings: Settings) -> None:
         self._note = "loading"
         if self._loaded != settings.precision:
             self._on_device(lambda: load(self._engine, self._step, self._device, settings.precision, settings.threads))
             self._loaded = settings.precision
-        self._stages.settings = settings
-        self._note = "idle"
 
-    def submit(self, shard: Shard) -> Future[Outcome]:
-        """Take a shard in; the future never raises. `start` must have been called."""
+    def _engine_for(self, quarantined: bool) -> Engine:
+        """The engine that a shard needs, loaded; the other one is let go of, as there may be no memory for both."""
+        settings = self._stages.settings
+        assert settings is not None
+        if not quarantined:
+            self._quarantine.close()
+            self._load(settings)
+            return self._engine
+        if self._loaded is not None:
+            self._on_device(self._engine.drop)
+            self._loaded = None
+        self._quarantine.use(settings.precision, settings.threads)
+        return self._quarantine
+
+    def submit(self, shard: Shard, *, quarantined: bool = False) -> Future[Outcome]:
+        """Take a shard in; the future never raises. `start` must have been called.
+
+        `quarantined`: the model runs in a child process, so that a row that ends it or hangs is found and costs no worker.
+        """
         assert self._stages.settings is not None
         future: Future[Outcome] = Future()
-        self._to_read.put((shard, future))
+        self._to_read.put(Submitted(shard, future, quarantined))
         return future
+
+    @property
+    def has_seen_deaths(self) -> bool:
+        """Whether a row has ended a process in quarantine."""
+        return self._quarantine.ended > 0
 
     def progress(self) -> Progress:
         """What the worker is doing now."""
         stages, shard = self._stages, self._stages.shard
         note = self._note if shard is None else "running"
-        return Progress(self._number, shard, stages.rows, stages.dead, stages.in_hand, note)
+        return Progress(
+            self._number,
+            shard,
+            stages.rows,
+            stages.dead,
+            stages.in_hand,
+            note,
+            overdue=self._engine.overdue,
+            patience=max(LEAST_SECONDS, self._pace.allowed),
+        )
 
     def stop(self) -> None:
         """Finish the batch in hand, checkpoint what is done, and give the rest back as stopped."""
         self._stages.stopping.set()
 
     def close(self) -> None:
-        """End the threads, after the shards that were taken in."""
+        """End the threads, after the shards that were taken in; a call that hangs is left alone."""
         self._to_read.put(None)
         for thread in self._threads:
-            thread.join()
+            while thread.is_alive() and self._engine.overdue is None:
+                thread.join(0.2)
+        self._quarantine.close()
 
-    def _pass_on(
-        self, inbox: queue.Queue[Any], work: Callable[[Any], Iterator[Any]], outbox: queue.Queue[Any] | None
-    ) -> None:
+    def _pass_on(self, inbox: queue.Queue[Any], work: Callable[[Any], Iterator[Any]], outbox: queue.Queue[Any]) -> None:
         while (item := inbox.get()) is not None:
+            for result in work(item):
+                outbox.put(result)
+        outbox.put(None)
+
+    def _drive(self) -> None:
+        """The device's thread."""
+        while (item := self._to_device.get()) is not None:
+            self._run_urgent()
             if isinstance(item, Call):
                 item.run()
                 continue
-            for result in work(item):
-                assert outbox is not None
-                outbox.put(result)
-        if outbox is not None:
-            outbox.put(None)
+            for result in self._stages.infer(item):
+                self._hand_on(result)
+        self._hand_on(None)
+        while (call := self._urgent.get()) is not None:  # until the writing thread has ended
+            call.run()
+
+    def _hand_on(self, result: Any) -> None:
+        while True:
+            try:
+                self._to_write.put(result, timeout=_LOOK_SECONDS)
+            except queue.Full:
+                self._run_urgent()
+            else:
+                return
+
+    def _run_urgent(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while (call := self._urgent.get_nowait()) is not None:
+                call.run()
+
+    def _write(self) -> None:
+        while (item := self._to_write.get()) is not None:
+            self._stages.write(item)
+        self._urgent.put(None)
+
+    def _urgently(self, function: Callable[[], Any]) -> Any:
+        """What the function gives on the device's thread, called as soon as that has no batch in hand."""
+        call = Call(function, Future())
+        self._urgent.put(call)
+        with contextlib.suppress(queue.Full):  # where there are batches, it looks by itself
+            self._to_device.put_nowait(Call(lambda: None, Future()))
+        return call.future.result()
 
     def _on_device(self, function: Callable[[], Any]) -> Any:
         call = Call(function, Future())
         self._to_device.put(call)
+        while not call.future.done():
+            concurrent.futures.wait([call.future], _LOOK_SECONDS)
+            if (limit := self._engine.overdue) is not None:
+                raise HungError(f"a call of the model took more than {limit:g} s (retry.timeout)")
         return call.future.result()

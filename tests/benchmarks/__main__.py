@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks text|table|start|plan|memory [--rounds N] [--rows N] [--folder DIR]`: JSON on standard output."""
+"""`python -m tests.benchmarks text|table|start|plan|memory|checkpoint [--rounds N] [--rows N] [--folder DIR]`: JSON on standard output."""
 
 from __future__ import annotations
 
@@ -13,25 +13,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import inputs
+from batchinfer.measure.choose import CPU_TOKENS
+from tests.benchmarks import inputs, turns
 
-
-def run(*arguments: str) -> dict[str, Any]:
-    """One program in a process of its own; its JSON line."""
-    command = [sys.executable, "-m", "tests.benchmarks.programs", *arguments]
-    done = subprocess.run(command, cwd=inputs.ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps(result), file=sys.stderr, flush=True)
-    return result
+NEVER = "9999h"
+"""A checkpoint interval that no run outlasts."""
 
 
 def compare(programs: dict[str, list[str]], baseline: str, rounds: int) -> dict[str, Any]:
-    """All programs in turn, `rounds` times, in rotating order; ratios of steady rows per second to the baseline's, by round."""
+    """All programs in short turns, `rounds` times, in rotating order; ratios of steady rows per second to the baseline's, by round."""
     names = list(programs)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(rounds):
-        for name in itertools.islice(itertools.cycle(names), number, number + len(names)):
-            results[name].append(run(*programs[name]))
+        order = list(itertools.islice(itertools.cycle(names), number, number + len(names)))
+        for name, result in turns.run({n: programs[n] for n in order}, str(inputs.ROOT)).items():
+            results[name].append(result)
     summary: dict[str, Any] = {"baseline": baseline, "rounds": rounds, "programs": {}}
     for name in names:
         pairs = zip(results[baseline], results[name], strict=True)
@@ -48,12 +44,15 @@ def compare(programs: dict[str, list[str]], baseline: str, rounds: int) -> dict[
 
 
 def text(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
-    """MiniLM embeddings: inline and one Ray worker beside a bare loop that also writes its Parquet."""
+    """MiniLM embeddings: inline and one Ray worker beside a bare loop that also writes its Parquet, with the batches of 2,048
+    tokens that the reference has and with as many as we take.
+    """
     source = folder / f"text-{rows}"
     if not source.exists():
         inputs.make_text(source, rows)
     programs = {
         "bare loop": ["bare-text", str(source), str(folder / "bare")],
+        "bare loop, batches as ours": ["bare-text", str(source), str(folder / "bare"), f"tokens={CPU_TOKENS}"],
         "inline": ["ours-text", str(source), str(folder / "inline")],
         "ray": ["ours-text", str(source), str(folder / "ray"), "executor=ray"],
     }
@@ -169,7 +168,8 @@ def memory(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
         source = folder / f"one-group-{count}"
         if not source.exists():
             inputs.make_table(source, count, group=250_000)
-        peaks[count] = run("ours-table", str(source), str(folder / "memory"), f"weights={weights}")["peak_mb"]
+        program = ["ours-table", str(source), str(folder / "memory"), f"weights={weights}"]
+        peaks[count] = turns.run({"inline": program}, str(inputs.ROOT))["inline"]["peak_mb"]
     size = sum(p.stat().st_size for p in source.glob("*.parquet"))
     return {
         "benchmark": "memory",
@@ -179,12 +179,44 @@ def memory(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
     }
 
 
+def checkpoint(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
+    """What checkpoints cost: CPU seconds (user and system, children too) at the default interval beside none, in pairs.
+
+    `rows` are of the table; the text has one for every 1,500 of them.
+    """
+    weights = folder / "scorer.safetensors"
+    inputs.make_network(weights)
+    text_rows = max(64, rows // 1500)
+    sources = {"text": folder / f"text-{text_rows}", "table": folder / f"table-{rows}"}
+    if not sources["text"].exists():
+        inputs.make_text(sources["text"], text_rows)
+    if not sources["table"].exists():
+        inputs.make_table(sources["table"], rows)
+    result: dict[str, Any] = {"benchmark": "checkpoint", "rounds": rounds}
+    for kind, more in (("text", []), ("table", [f"weights={weights}"])):
+        source, out = sources[kind], folder / "checkpoint"
+        pairs: list[tuple[float, float]] = []
+        for number in range(rounds):
+            both = ("5s", NEVER) if number % 2 else (NEVER, "5s")
+            arguments = {i: [f"ours-{kind}", str(source), f"{out}-{i}", f"interval={i}", *more] for i in both}
+            cpu = {i: done["cpu_s"] for i, done in turns.run(arguments, str(inputs.ROOT)).items()}
+            pairs.append((cpu["5s"], cpu[NEVER]))
+        shares = [100 * (mine - without) / without for mine, without in pairs]
+        result[kind] = {
+            "median_overhead_percent": round(statistics.median(shares), 2),
+            "overhead_percent": [round(share, 2) for share in shares],
+            "cpu_s_default_and_without": pairs,
+        }
+    return result
+
+
 BENCHMARKS = {
     "text": (text, 4680),
     "table": (table, 8_000_000),
     "start": (start, 0),
     "plan": (plan, 10_000),
     "memory": (memory, 48_000_000),
+    "checkpoint": (checkpoint, 8_000_000),
 }
 
 

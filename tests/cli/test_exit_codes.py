@@ -100,7 +100,7 @@ def test_an_input_that_matches_nothing_exits_2(workplace):
     assert done.stderr.startswith("error: ")
 
 
-@pytest.mark.parametrize("verb", ["status", "errors", "clean"])
+@pytest.mark.parametrize("verb", ["status", "errors", "clean", "retry"])
 def test_an_output_without_a_job_exits_2(workplace, verb):
     done = workplace.batchinfer(verb, "nowhere")
     assert done.returncode == 2
@@ -115,6 +115,57 @@ def test_dead_rows_over_the_threshold_exit_3(workplace):
     assert "batchinfer errors" in done.stdout
     again = workplace.batchinfer("run", "job.yaml", "--set", "errors.threshold=2")
     assert again.returncode == 0
+
+
+def test_a_retry_of_a_mended_job_exits_0_and_again_without_work(workplace):
+    workplace.write_job(bad=[7, 60])
+    assert workplace.batchinfer("run", "job.yaml").returncode == 3
+    assert "batchinfer retry" in workplace.batchinfer("run", "job.yaml").stdout
+    unmended = workplace.batchinfer("retry", "out", "--json")
+    assert (unmended.returncode, json.loads(unmended.stdout)["rows"]["dead"]) == (3, 2)
+    other = workplace.batchinfer("retry", "out", "--error", "KeyError")
+    assert other.returncode == 3
+    assert "no dead row is like that" in other.stdout
+    mended = workplace.batchinfer("retry", "out", "--error", "ValueError", "--set", "model.options.bad=[60]")
+    assert mended.returncode == 3
+    assert "100 = 99 succeeded + 1 dead" in mended.stdout
+    text = (workplace.folder / "job.yaml").read_text()
+    (workplace.folder / "job.yaml").write_text(text.replace("[7, 60]", "[]"))
+    done = workplace.batchinfer("retry", "job.yaml")
+    assert done.returncode == 0, done.stderr
+    assert sorted(results(workplace.output)) == sorted((f"row-{n}", 2 * n) for n in range(100))
+    again = workplace.batchinfer("retry", "job.yaml")
+    assert again.returncode == 0
+    assert "no row is dead; nothing to do" in again.stdout
+    assert workplace.batchinfer("run", "job.yaml").returncode == 0
+
+
+def test_a_retry_that_changes_the_rows_of_the_job_exits_2(workplace):
+    workplace.write_job(bad=[7])
+    workplace.batchinfer("run", "job.yaml")
+    done = workplace.batchinfer("retry", "out", "--set", "input.limit=50")
+    assert done.returncode == 2
+    assert "input.limit: null → 50" in done.stderr
+
+
+def test_a_signal_drains_a_retry_and_the_same_command_resumes(workplace):
+    workplace.write_job(rows=800, bad=list(range(1, 800, 2)), batch=10, shard=400)
+    workplace.batchinfer("run", "job.yaml")
+    slow = ["--set", "model.options={seconds: 0.05}"]
+    run = workplace.start("retry", "out", "--json", *slow)
+    wait_for(run.stderr, "running with")
+    time.sleep(0.8)
+    run.send_signal(signal.SIGTERM)
+    out, errors = run.communicate(timeout=20)
+    assert run.returncode == 75, errors
+    assert json.loads(out)["state"] == "INTERRUPTED"
+    assert json.loads(out)["rows"] == {"planned": 800, "succeeded": 400, "dead": 400, "filtered": 0, "not_attempted": 0}
+    status = workplace.batchinfer("status", "out")
+    assert "of 400 dead rows, not ended: run the same retry again" in status.stdout
+    resumed = workplace.batchinfer("retry", "out", *slow)
+    assert resumed.returncode == 0, resumed.stderr
+    assert sorted(results(workplace.output)) == sorted((f"row-{n}", 2 * n) for n in range(800))
+    assert json.loads(workplace.batchinfer("status", "out", "--json").stdout)["generations"][1]["ended"] is True
 
 
 def test_another_live_runner_on_the_output_exits_75(workplace):

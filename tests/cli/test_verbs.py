@@ -17,6 +17,7 @@ Commands:
   validate  Check a job file, without looking at the input or the model.
   plan      Show what a run would do.
   run       Run a job, or go on with it: the same command resumes.
+  retry     Attempt dead rows again, after model, code or input were mended.
   status    Show how far a job is, and whether its runner is alive.
   errors    Show the rows that could not be predicted, by what went wrong.
   schema    Print the JSON Schema of job files, for editors.
@@ -43,7 +44,7 @@ def test_help_names_the_verbs(workplace):
     assert COMMANDS in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["init", "validate", "plan", "run", "status", "errors", "schema", "clean"])
+@pytest.mark.parametrize("verb", ["init", "validate", "plan", "run", "retry", "status", "errors", "schema", "clean"])
 def test_every_verb_and_option_has_help(workplace, verb):
     lines = workplace.batchinfer(verb, "--help").stdout.split("\n")
     options = [n for n, line in enumerate(lines) if line.startswith("  -")]
@@ -153,6 +154,18 @@ def test_errors_are_grouped_with_examples_of_where_they_came_from(workplace):
     assert (group["error_type"], group["rows"], group["examples"][0]["source_row"]) == ("ValueError", 5, 3)
 
 
+def test_errors_show_the_rows_that_are_dead_still_and_the_resolved_ones_on_request(workplace):
+    workplace.write_job(bad=[3, 14, 15, 92, 65])
+    workplace.batchinfer("run", "job.yaml")
+    workplace.batchinfer("retry", "out", "--set", "model.options.bad=[14]")
+    assert json.loads(workplace.batchinfer("errors", "out", "--json").stdout)["dead"] == 1
+    assert "1 dead row\n" in workplace.batchinfer("errors", "out").stdout
+    words = workplace.batchinfer("errors", "out", "--resolved").stdout
+    assert "1 dead row, 4 resolved by a retry" in words
+    value = json.loads(workplace.batchinfer("errors", "out", "--resolved", "--json").stdout)
+    assert (value["dead"], value["resolved"], value["groups"][0]["rows"]) == (1, 4, 5)
+
+
 def test_status_tells_a_dead_runner_from_a_live_one(workplace):
     workplace.write_job(rows=2000, batch=10, seconds=0.1)
     run = workplace.start("run", "job.yaml")
@@ -196,6 +209,8 @@ def test_clean_removes_what_nobody_needs_and_nothing_else(workplace):
     listed = workplace.batchinfer("clean", "out")
     assert listed.returncode == 0, listed.stderr
     assert "--yes" in listed.stdout
+    assert workplace.batchinfer("clean", "out", "--dry-run").stdout == listed.stdout
+    assert workplace.batchinfer("clean", "out", "--dry-run", "--yes").returncode == 2
     assert all(p.exists() for p in [*former, *left])
     removed = workplace.batchinfer("clean", "out", "--yes")
     assert removed.returncode == 0, removed.stderr

@@ -25,7 +25,7 @@ def cluster() -> Iterator[None]:
     """One local Ray for all tests that want one: starting it takes seconds."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()
 

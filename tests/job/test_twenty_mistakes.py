@@ -79,12 +79,7 @@ MISTAKES = {
         10,
         ["text or a list of text"],
     ),
-    "a timeout, which nothing enforces yet": (
-        [("output:", "retry: {timeout: 5m}\noutput:")],
-        "retry.timeout",
-        12,
-        ["leave it out"],
-    ),
+    "a timeout of no time": ([("output:", "retry: {timeout: 0s}\noutput:")], "retry.timeout", 12, ["above zero"]),
     "value where a mapping is wanted": ([("output:", "retry: 3\noutput:")], "retry", 12, ["keys max_retries, timeout"]),
     "list with a number in it": ([("path: in/", "path: [in/, 5]")], "input.path.1", 4, ["write text"]),
     "empty path": ([("path: in/", 'path: ""')], "input.path", 4, ["must not be empty"]),

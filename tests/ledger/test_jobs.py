@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from batchinfer.errors import FingerprintError, OutputError
+from batchinfer.errors import FingerprintError, LockedError, OutputError
 from batchinfer.ledger import jobs, records
 from batchinfer.ledger.jobs import Job
 from batchinfer.plan.fingerprint import Fingerprint, digest_of
+from batchinfer.run.judge import refuse_superseded
 from batchinfer.storage import paths
 
 
@@ -171,3 +172,41 @@ def test_of_two_racers_with_different_jobs_the_loser_is_refused(store: Any) -> N
     race(store, mark(input={"limit": 1}))
     with pytest.raises(FingerprintError, match="another job was started on this output at the same moment"):
         take(store)
+
+
+class Late:
+    """A store whose listings miss what came last."""
+
+    def __init__(self, store: Any, hidden: set[str]) -> None:
+        self._store, self._hidden, self.root = store, hidden, store.root
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def list(self, prefix: str = "") -> Any:
+        return [e for e in self._store.list(prefix) if e.path not in self._hidden]
+
+
+@pytest.mark.parametrize("hidden", [{2}, {3}, {2, 3}, {1, 2, 3}])
+def test_a_late_listing_does_not_hide_the_job_that_counts(store: Any, hidden: set[int]) -> None:
+    take(store)
+    take(store, fresh=True)
+    third = take(store, fresh=True)
+    late = Late(store, {paths.job_record(n) for n in hidden})
+    assert jobs.current(late) == third
+    assert take(late) == third
+
+
+def test_a_runner_of_a_replaced_job_takes_with_it_what_it_put_since(store: Any) -> None:
+    former = finished(store)
+    new = take(store, fresh=True)
+    for job in (former, new):
+        store.put(job.paths.part(0), b"part")
+        store.put(job.paths.dead_letters(0, "0" * 12), b"dead")
+    store.put(paths.SUCCESS, b"")
+    with pytest.raises(LockedError, match="another job has been started"):
+        refuse_superseded(store, former, 1)
+    left = [p for p in store.paths if p.startswith((paths.DATA, paths.DEAD_LETTERS))]
+    assert left == sorted(
+        [new.paths.dead_letters(0, "0" * 12), new.paths.part(0), paths.SUCCESS, "_dead_letter/notes.txt"]
+    )

@@ -193,7 +193,7 @@ def test_an_engine_without_recipes_is_native() -> None:
 
 def test_rows_with_lengths_get_a_token_budget() -> None:
     engine = FakeEngine(doubled, FLOAT, lengths=True)
-    assert chosen(engine).budget == Budget(512, 2048)
+    assert chosen(engine).budget == Budget(512, 1024)
     assert chosen(engine, batching=Batching(rows=8, tokens=100)).budget == Budget(8, 100)
 
 
@@ -310,7 +310,7 @@ def test_a_job_without_rows_has_settings_too() -> None:
 
 SETTINGS = Settings(
     "bf16",
-    Budget(512, 2048),
+    Budget(512, 1024),
     4,
     pa.schema(
         [
@@ -338,7 +338,7 @@ def test_settings_read_back_from_their_record_with_the_same_digest() -> None:
     "change",
     [
         {"precision": "fp32"},
-        {"budget": Budget(511, 2048)},
+        {"budget": Budget(511, 1024)},
         {"budget": Budget(512, None)},
         {"threads": 5},
         {"outputs": pa.schema([("e", pa.list_(pa.float64(), 384))])},

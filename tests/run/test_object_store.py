@@ -119,3 +119,16 @@ def test_the_run_is_opened_with_its_storage_options(lake: Lake) -> None:
     run = open_run(f"{lake.root}/output", lake.storage)
     assert run.results().select(pl.len()).collect().item() == 10
     assert run.counts.filtered == 90
+
+
+def test_dead_rows_are_retried_from_the_recorded_job(lake: Lake) -> None:
+    lake.write(3000, "day=1/a.parquet", bad=frozenset({7}))
+    lake.write(3000, "day=2/a.parquet", start=3000, bad=frozenset({4000, 4001}))
+    assert lake.run(output={"carry": ["id", "day"]}).exit_code == 3
+    lake.workplace.mend()
+    run = open_run(f"{lake.root}/output", lake.storage).retry()
+    assert (run.exit_code, run.counts.succeeded, run.counts.dead) == (0, 6000, 0)
+    frame = run.results().collect()
+    assert frame["id"].to_list() == list(range(6000))
+    assert frame["day"].to_list() == [1] * 3000 + [2] * 3000
+    assert run.results().filter(pl.col("y") < 0).collect()["id"].to_list() == [7, 4000, 4001]

@@ -11,11 +11,12 @@ import pytest
 
 from batchinfer.job.spec import JobSpec
 from batchinfer.run import resources
-from batchinfer.run.policy import Action, allowed_dead, decide, verdict
+from batchinfer.run.policy import QUARANTINE, Action, allowed_dead, counted, deaths_before, decide, verdict
 from batchinfer.run.resources import Allotment, allot, gpu_count
 from batchinfer.worker.context import Failed, Failure
 
 CORES = resources.cpu_count()
+DEATHS = (Failure.DIED, Failure.LOST, Failure.HUNG, Failure.POISONED)
 
 
 @pytest.mark.parametrize(
@@ -56,16 +57,30 @@ def failed(kind: Failure) -> Failed:
     return Failed(1, kind, "why")
 
 
-def test_a_worker_that_dies_is_replaced_as_often_as_asked() -> None:
-    assert [decide(failed(Failure.DIED), n, 2) for n in (1, 2, 3)] == [Action.RETRY, Action.RETRY, Action.ABORT]
-    assert decide(failed(Failure.DIED), 1, 0) is Action.ABORT
+@pytest.mark.parametrize("kind", [Failure.DIED, Failure.LOST, Failure.HUNG, Failure.POISONED])
+def test_a_shard_that_ends_its_worker_is_tried_again_also_in_quarantine_and_not_for_ever(kind: Failure) -> None:
+    assert [decide(failed(kind), n, 1) for n in (1, 2, 3, 4)] == [*[Action.RETRY] * 3, Action.ABORT]
+    assert [decide(failed(kind), n, 0) for n in (2, 3)] == [Action.RETRY, Action.ABORT]
 
 
-def test_a_shard_that_was_lost_beside_others_is_tried_again_uncounted() -> None:
-    assert decide(failed(Failure.LOST), 0, 0) is Action.RETRY
+def test_deaths_count_one_by_one_and_what_would_happen_again_goes_to_quarantine_at_once() -> None:
+    assert counted(failed(Failure.DIED), 0, 3) == counted(failed(Failure.LOST), 0, 3) == 1
+    assert counted(failed(Failure.DIED), 1, 3) == QUARANTINE
+    assert counted(failed(Failure.HUNG), 0, 3) == counted(failed(Failure.POISONED), 0, 3) == QUARANTINE
+    assert counted(failed(Failure.HUNG), 2, 3) == 3
+    assert counted(failed(Failure.DIED), 0, 0) == QUARANTINE
+    assert counted(failed(Failure.INPUT), 0, 3) == 0
 
 
-@pytest.mark.parametrize("kind", [k for k in Failure if k not in (Failure.DIED, Failure.LOST)])
+def test_an_unclean_end_counts_for_what_was_in_hand_and_never_beyond_quarantine() -> None:
+    assert deaths_before({}, [], [3, 4]) == {}
+    assert deaths_before({}, [3, 4], [3, 4, 5]) == {3: 1, 4: 1}
+    assert deaths_before({3: 1, 9: 2}, [3], [3, 4]) == {3: QUARANTINE}
+    assert deaths_before({3: 7}, [3], [3]) == {3: QUARANTINE}
+    assert deaths_before({4: 1}, [], [3, 4]) == {4: 1}
+
+
+@pytest.mark.parametrize("kind", [k for k in Failure if k not in DEATHS])
 def test_a_file_that_cannot_be_read_costs_its_shard_and_all_else_ends_the_run(kind: Failure) -> None:
     assert decide(failed(kind), 0, 3) is (Action.GIVE_UP if kind is Failure.INPUT else Action.ABORT)
 

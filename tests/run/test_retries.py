@@ -207,9 +207,8 @@ def test_outputs_of_another_type_are_brought_to_the_one_that_stands(workplace: W
     workplace.write(3000, bad={7, 8})
     workplace.run()
     workplace.mend()
-    workplace.edit(
-        "-1.0 if value is None else 2.0 * float(value)", "-1 if value is None else 2 * value"
-    )  # integers now, while the parts hold doubles
+    doubles, integers = "-1.0 if value is None else 2.0 * float(value)", "-1 if value is None else 2 * value"
+    workplace.edit(doubles, integers)
     assert workplace.retry().exit_code == 0
     assert workplace.opened().results().collect().schema["y"] == pl.Float64
     assert len({pq.read_schema(p).to_string() for p in (workplace.folder / "output/data").glob("*.parquet")}) == 1

@@ -10,8 +10,10 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from batchinfer import Job
 from batchinfer.errors import CircuitBreakerError, FingerprintError, InputError, ModelError, OutputError
-from batchinfer.run.events import Finished, Settled, Started, State
+from batchinfer.run.events import Event, Finished, Settled, Started, State
+from batchinfer.run.stop import StopRequest
 from tests.run.workplace import Workplace
 
 UNWRITABLE = Path(__file__).parents[3] / "shared/data/parquet-interop/duck--empty-group__empty_group_test.parquet"
@@ -382,3 +384,26 @@ def test_dead_letters_that_are_gone_or_damaged_are_named(workplace: Workplace) -
     file.unlink()
     with pytest.raises(OutputError, match=f"{file.name}.*gone"):
         run.errors()
+
+
+def test_a_success_that_a_late_runner_put_does_not_outlive_the_next_start(workplace: Workplace) -> None:
+    workplace.write(5000)
+    stop = StopRequest()
+
+    def ask(event: Event) -> None:
+        if isinstance(event, Started):
+            stop.ask("enough")
+
+    assert Job(**workplace.fields()).run(listener=ask, stop=stop).exit_code == 75
+    success = workplace.folder / "output/data/_SUCCESS"
+    success.parent.mkdir(exist_ok=True)
+    success.touch()
+    seen: list[bool] = []
+
+    def look(event: Event) -> None:
+        if isinstance(event, Started):
+            seen.append(success.exists())
+
+    assert Job(**workplace.fields()).run(listener=look).exit_code == 0
+    assert seen == [False]
+    assert success.exists()

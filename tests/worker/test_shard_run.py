@@ -60,7 +60,7 @@ def windows(filtered: set[int] = frozenset()) -> list[Window]:  # type: ignore[a
 
 
 def begin(store: Store, interval: float = 1000.0, settings: Settings = SETTINGS) -> ShardRun:
-    return ShardRun(SHARD, context(interval), settings, store, Future())
+    return ShardRun(SHARD, context(interval), settings, store, Future(), None)  # type: ignore[arg-type]
 
 
 def good(run: ShardRun, ordinals: list[int], invalid: dict[int, RowError] | None = None, cut: bool = False) -> pa.Table:

@@ -1,0 +1,309 @@
+"""What must hold, after every change of the bucket and at the end of a history."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable
+
+import pyarrow.parquet as pq
+
+from batchinfer.data import part
+from batchinfer.ledger.manifests import Manifest
+from batchinfer.ledger.parts import Counts, Decision
+from batchinfer.plan.generation import Generation
+from batchinfer.storage import paths
+from batchinfer.storage.paths import JobPaths, job8_of, number_of
+from batchinfer.testing.simulator.bucket import Bucket
+from batchinfer.testing.simulator.model import Shape
+
+
+class ViolationError(AssertionError):
+    """A history in which something doesn't hold."""
+
+
+class Oracle:
+    """Looks at the bucket itself, past clients, listings and their delays."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        jobs: dict[str, Shape],
+        failed: Callable[[str], None],
+        *,
+        noisy: bool,
+        forgiving: bool,
+    ) -> None:
+        self._bucket, self._jobs, self._failed = bucket, jobs, failed
+        self._noisy, self._forgiving = noisy, forgiving
+        self._epochs: dict[tuple[str, str], str] = {}
+        self._late: dict[str, str] = {}
+        """Parts of replaced jobs that came after their replacement, and who created them."""
+        self._known: dict[str, tuple[int, int]] = {}
+        """The newest job and generation when each runner began."""
+        self._begun_by: dict[tuple[int, int], str] = {}
+        """Who began them."""
+        self._stray: str | None = None
+        """Who put the _SUCCESS that stands, where what it vouched for was replaced since that runner began."""
+
+    # Who comes and goes.
+
+    def began(self, who: str) -> None:
+        """A runner starts."""
+        self._known[who] = self._newest()
+
+    def left(self, who: str) -> None:
+        """A runner has ended by itself, and so had the time to look whether it was replaced."""
+        if self._stray == who and self._wrong_success() is not None:
+            self._failed(f"{who} left a _SUCCESS over a job or generation that began after it")
+        if late := [path for path, creator in self._late.items() if creator.partition(".")[0] == who]:
+            self._failed(f"{who}, whose job was replaced, left {late}")
+
+    def _newest(self) -> tuple[int, int]:
+        current = self.current()
+        return (0, 0) if current is None else (current[0], len(self.generations(current[1])))
+
+    # What stands.
+
+    def current(self) -> tuple[int, str, Shape] | None:
+        """Number, job8 and shape of the job that the output belongs to."""
+        numbers = [n for p in self._bucket.objects if p.startswith(f"{paths.JOBS}/") and (n := number_of(p))]
+        if not numbers:
+            return None
+        record = json.loads(self._bucket.objects[paths.job_record(max(numbers))])
+        return max(numbers), record["job8"], self._jobs[record["fingerprint"]["digest"]]
+
+    def generations(self, job8: str) -> list[Generation]:
+        """Those of a job that were begun."""
+        folder = f"{JobPaths(job8).folder}/plans/"
+        found = sorted(p for p in self._bucket.objects if p.startswith(folder))
+        return [Generation.from_json(json.loads(self._bucket.objects[p])) for p in found]
+
+    def shape_of(self, generation: Generation) -> Shape:
+        """With which model, and which of its rows are special."""
+        return self._jobs[generation.fingerprint.digest]
+
+    def manifest(self, job8: str) -> Manifest | None:
+        """The newest manifest of a job."""
+        folder = f"{JobPaths(job8).folder}/manifests/"
+        found = max((p for p in self._bucket.objects if p.startswith(folder)), default=None)
+        return None if found is None else Manifest.from_json(json.loads(self._bucket.objects[found]))
+
+    def parts(self) -> set[str]:
+        """Everything under data/ but _SUCCESS."""
+        return {p for p in self._bucket.objects if p.startswith(f"{paths.DATA}/") and p != paths.SUCCESS}
+
+    # What changes.
+
+    def changed(self, who: str, path: str, old: bytes | None, new: bytes | None) -> None:
+        """Judge a change."""
+        if path.startswith(paths.PROBES):
+            return
+        if path == paths.SUCCESS:
+            self._success(who)
+        elif path.startswith(f"{paths.DATA}/"):
+            self._part(who, path, old, new)
+        elif path.startswith(paths.DEAD_LETTERS):
+            self._dead_letters(path, old, new)
+        elif path.endswith(".json") and not path.endswith("run_results.json") and "/heartbeats/" not in path:
+            self._record(who, path, old, new)
+        if self._stray is None and (wrong := self._wrong_success()) is not None:
+            self._failed(f"_SUCCESS stands over {wrong} since {who} changed {path}")
+
+    def _record(self, who: str, path: str, old: bytes | None, new: bytes | None) -> None:
+        if old is not None and new != old and "/closed/" not in path:
+            self._failed(f"{path}: a record was changed by {who}")
+        if "/epochs/" in path and new is not None:
+            owner = json.loads(new)["name"], path.rpartition("/")[0]
+            if self._epochs.setdefault(owner, path) != path:
+                self._failed(f"{path}: {owner[0]} took its own record {self._epochs[owner]} for another's")
+        if "/plans/" in path or path.startswith(paths.JOBS):
+            self._begun_by[self._newest()] = who
+        if "/manifests/" in path and new is not None:
+            self._manifest(path, Manifest.from_json(json.loads(new)))
+
+    def _part(self, who: str, path: str, old: bytes | None, new: bytes | None) -> None:
+        job8 = job8_of(path)
+        current = self.current()
+        if job8 is None or current is None:
+            self._failed(f"{path}: no name of a part")
+        elif new is None:
+            self._late.pop(path, None)
+            if job8 == current[1]:
+                self._failed(f"{path}: a part of the current job was removed by {who}")
+        elif old is not None:
+            if old != new:
+                self._failed(f"{path}: the part was changed by {who}")
+        else:
+            if job8 != current[1]:
+                self._late[path] = who
+            else:
+                self._sound(path, new, job8)
+
+    def _sound(self, path: str, data: bytes, job8: str) -> None:
+        """Every row of the shard exactly once, in the part or among its dead, with the right values."""
+        number = JobPaths(job8).shard_of_part(path)
+        found = [(g, s) for g in self.generations(job8) for s in g.shards if s.number == number]
+        if len(found) != 1:
+            self._failed(f"{path}: a part of no shard that is planned")
+            return
+        generation, shard = found[0]
+        shape, span = self.shape_of(generation), shard.job_rows().tolist()
+        decision = Decision.from_metadata(part.read_footer(data).metadata, path)
+        table = pq.read_table(io.BytesIO(data))
+        if generation.kind == "retry" and decision.counts == Counts(len(span), not_attempted=len(span)):
+            if len(table):
+                self._failed(f"{path}: attempted nothing and holds rows")
+            return
+        expected = [n for n in span if n not in shape.dead and n not in shape.filtered]
+        dead = [n for n in span if n in shape.dead]
+        filtered = [n for n in span if n in shape.filtered]
+        values = list(zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True))
+        if [x for x, _ in values] != expected:
+            self._failed(f"{path}: holds the rows {[x for x, _ in values]}, not {expected}")
+        wrong = [(x, y) for x, y in values if not shape.y(x) <= y <= shape.y(x) + (0.25 if self._noisy else 0)]
+        if wrong:
+            self._failed(f"{path}: wrong values {wrong}")
+        if [span[n] for n in decision.dead.tolist()] != dead:
+            self._failed(f"{path}: says that {[span[n] for n in decision.dead.tolist()]} are dead, not {dead}")
+        if [span[n] for n in decision.filtered.tolist()] != filtered:
+            self._failed(f"{path}: says that others are filtered than {filtered}")
+        if decision.counts != Counts(len(span), len(expected), len(dead), len(filtered)):
+            self._failed(f"{path}: counts {decision.counts}")
+        if (decision.dead_letters is not None) != bool(dead):
+            self._failed(f"{path}: names dead letters {decision.dead_letters} for {dead}")
+        elif decision.dead_letters is not None:
+            name = JobPaths(job8).dead_letters(shard.number, decision.dead_letters[:12])
+            self._letters(name, decision.dead_letters, dead)
+
+    def _letters(self, path: str, sha256: str, dead: list[int]) -> None:
+        data = self._bucket.objects.get(path)
+        if data is None:
+            self._failed(f"{path}: the part that names these dead letters was created before them")
+        elif hashlib.sha256(data).hexdigest() != sha256:
+            self._failed(f"{path}: not the dead letters that the part names")
+        elif pq.read_table(io.BytesIO(data))["row"].to_pylist() != dead:
+            self._failed(f"{path}: other rows than {dead}")
+
+    def _dead_letters(self, path: str, old: bytes | None, new: bytes | None) -> None:
+        if old is not None and new is not None and old != new:
+            self._failed(f"{path}: dead letters were changed")
+        if new is None and path in self._named():
+            self._failed(f"{path}: dead letters were removed that a part names")
+
+    def _named(self) -> set[str]:
+        """Dead letters that parts of the current job name."""
+        current = self.current()
+        named: set[str] = set()
+        for path in self.parts():
+            job8 = job8_of(path)
+            if job8 is None or current is None or job8 != current[1]:
+                continue
+            decision = Decision.from_metadata(part.read_footer(self._bucket.objects[path]).metadata, path)
+            if decision.dead_letters is not None:
+                named.add(JobPaths(job8).dead_letters(decision.shard, decision.dead_letters[:12]))
+        return named
+
+    def _manifest(self, path: str, manifest: Manifest) -> None:
+        job8 = job8_of(path)
+        assert job8 is not None
+        ended = [g for g in self.generations(job8) if g.number <= manifest.generation]
+        if sorted(p.shard for p in manifest.parts) != sorted(s.number for g in ended for s in g.shards):
+            self._failed(f"{path}: lists the shards {[p.shard for p in manifest.parts]}")
+            return
+        current = self.current()
+        if current is None or current[1] != job8:
+            return
+        self._listed(path, manifest)
+        dead, filtered = self._rows(manifest, ended)
+        rows, first = sum(g.planned for g in ended), self.shape_of(ended[0])
+        right = Counts(rows, rows - dead - filtered, dead, filtered)
+        if manifest.counts != right:
+            self._failed(f"{path}: counts {manifest.counts}, the rows {right}")
+        if manifest.verdict != (0 if first.threshold < 0 or dead <= first.threshold else 3):
+            self._failed(f"{path}: the verdict is {manifest.verdict}")
+
+    def _rows(self, manifest: Manifest, ended: list[Generation]) -> tuple[int, int]:
+        """How many rows are dead and how many filtered, after looking each row up in all listed parts."""
+        shards = {s.number: s.job_rows().tolist() for g in ended for s in g.shards}
+        predicted: Counter[int] = Counter()
+        dead: set[int] = set()
+        filtered: set[int] = set()
+        for listed in manifest.parts:
+            data, span = self._bucket.objects.get(listed.path), shards[listed.shard]
+            if data is None:
+                continue  # said already
+            decision = Decision.from_metadata(part.read_footer(data).metadata, listed.path)
+            predicted.update(pq.read_table(io.BytesIO(data), columns=["x"])["x"].to_pylist())
+            if decision.counts.not_attempted == 0:
+                dead -= set(span)
+            dead |= {span[n] for n in decision.dead.tolist()}
+            filtered |= {span[n] for n in decision.filtered.tolist()}
+        every = {row for span in shards.values() for row in span}
+        if set(predicted.values()) - {1} or predicted.keys() | dead | filtered != every or predicted.keys() & dead:
+            self._failed(f"the manifest's parts hold {sorted(predicted.elements())}, with {sorted(dead)} dead")
+        return len(dead), len(filtered)
+
+    def _listed(self, path: str, manifest: Manifest) -> None:
+        for listed in manifest.parts:
+            data = self._bucket.objects.get(listed.path)
+            if data is None or hashlib.sha256(data).hexdigest() != listed.sha256 or len(data) != listed.bytes:
+                self._failed(f"{path}: lists {listed.path} with a digest that isn't the part's")
+            if listed.dead_letters is not None and listed.dead_letters not in self._bucket.objects:
+                self._failed(f"{path}: names {listed.dead_letters}, which is gone")
+
+    def _success(self, who: str) -> None:
+        self._stray = None
+        wrong = self._wrong_success()
+        if wrong is None:
+            return
+        if self._known.get(who) != self._newest() and self._begun_by.get(self._newest()) != who:
+            self._stray = who  # replaced between its look and its mark; it looks again
+        else:
+            self._failed(f"{who} put _SUCCESS over {wrong}")
+
+    def _wrong_success(self) -> str | None:
+        """What _SUCCESS stands over and must not."""
+        if paths.SUCCESS not in self._bucket.objects:
+            return None
+        current = self.current()
+        manifest = None if current is None else self.manifest(current[1])
+        if current is None or manifest is None:
+            return "no manifest"
+        if manifest.verdict != 0:
+            return f"the verdict {manifest.verdict}"
+        # Parts of a replaced job can only be found by listing, and a listing may be late.
+        replaced = {p for p in self.parts() if job8_of(p) != current[1]} if self._forgiving else set()
+        if self.parts() - self._late.keys() - replaced != {p.path for p in manifest.parts}:
+            return "other parts than the manifest's"
+        return None
+
+    # What came of it.
+
+    def end(self, exit_code: int | None) -> None:
+        """Judge the output of a job that has ended."""
+        current = self.current()
+        manifest = None if current is None else self.manifest(current[1])
+        if current is None or manifest is None:
+            self._failed("a job that has ended has no manifest")
+            return
+        self._listed("the last manifest", manifest)
+        if self.parts() != {p.path for p in manifest.parts}:
+            self._failed(f"data/ holds {sorted(self.parts())}, other than the manifest")
+        if exit_code != manifest.verdict:
+            self._failed(f"the exit code is {exit_code}, the verdict {manifest.verdict}")
+        if (paths.SUCCESS in self._bucket.objects) != (manifest.verdict == 0):
+            self._failed(
+                f"_SUCCESS {'stands' if paths.SUCCESS in self._bucket.objects else 'is missing'} with {exit_code}"
+            )
+
+    def first_generation(self) -> tuple[dict[int, bytes], Shape]:
+        """The parts of the current job's first generation by shard, and its model; what a retry holds depends on what was dead when."""
+        current = self.current()
+        assert current is not None
+        job, first = JobPaths(current[1]), self.generations(current[1])[0]
+        numbers = {s.number for s in first.shards}
+        found = {job.shard_of_part(p): self._bucket.objects[p] for p in sorted(self.parts())}
+        return {n: data for n, data in found.items() if n in numbers and n is not None}, self.shape_of(first)

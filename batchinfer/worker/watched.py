@@ -1,0 +1,109 @@
+"""The engine in this process, watched: calls are timed while they go on, and none is made after one that broke the device."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from batchinfer.data.dead_letters import tidy
+from batchinfer.engines import faults
+from batchinfer.engines.faults import Fault
+from batchinfer.engines.protocol import Description, Engine, Prepared, Rows
+from batchinfer.errors import DeviceError
+from batchinfer.worker.pace import Pace
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A payload and the rows that are in it."""
+
+    rows: int
+    payload: Any
+
+
+class _CountedRows:
+    """See Prepared."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        return self._prepared.lengths
+
+    @property
+    def truncated(self) -> NDArray[np.bool_] | None:
+        return self._prepared.truncated
+
+    def __len__(self) -> int:
+        return len(self._prepared)
+
+    def batch(self, rows: Rows) -> _Counted:
+        count = len(range(*rows.indices(len(self)))) if isinstance(rows, slice) else len(rows)
+        return _Counted(count, self._prepared.batch(rows))
+
+
+class Watched:
+    """An engine (see Engine) around another; what it gives and raises is that one's, but DeviceError from the call on that breaks
+    the device's context.
+
+    Args:
+        make: opens the engine, not loaded.
+        pace: of `infer`; preparing and finishing are timed by the same rule, without a limit of the user's.
+
+    """
+
+    def __init__(self, make: Callable[[], Engine], pace: Pace) -> None:
+        self._make, self._engine = make, make()
+        self._infer, self._prepare, self._finish = pace, Pace(), Pace()
+        self._broken = ""
+
+    @property
+    def overdue(self) -> float | None:
+        """Seconds that a call was allowed, where it has taken longer."""
+        return next((o for p in (self._infer, self._prepare, self._finish) if (o := p.overdue) is not None), None)
+
+    def drop(self) -> None:
+        """Let go of the model: it must be loaded again."""
+        self._engine = self._make()
+        faults.free_memory()
+
+    def load(self, device: str, precision: str, threads: int) -> Description:
+        """See Engine."""
+        return self._engine.load(device, precision, threads)
+
+    def prepare(self, rows: pa.Table) -> _CountedRows:
+        """See Engine."""
+        with self._call(self._prepare, len(rows)):
+            return _CountedRows(self._engine.prepare(rows))
+
+    def infer(self, batch: _Counted) -> Any:
+        """See Engine."""
+        with self._call(self._infer, batch.rows):
+            return _Counted(batch.rows, self._engine.infer(batch.payload))
+
+    def finish(self, outputs: _Counted) -> Mapping[str, pa.Array]:
+        """See Engine."""
+        with self._call(self._finish, outputs.rows):
+            return self._engine.finish(outputs.payload)
+
+    @contextlib.contextmanager
+    def _call(self, pace: Pace, rows: int) -> Iterator[None]:
+        try:
+            if not self._broken:
+                with pace.call(rows):
+                    yield
+                return
+        except BaseException as e:
+            if faults.fault_of(e) is not Fault.POISONED:
+                raise
+            self._broken = f"{type(e).__name__}: {tidy(str(e))}"
+        raise DeviceError(
+            f"the device's context is broken ({self._broken}); what this process had not saved is computed again"
+        )

@@ -1,0 +1,80 @@
+"""Programs side by side in short turns: what the machine does in a minute (other guests of the host, heat) meets all of them alike.
+
+Each program is a process with children; all but one stand still (SIGSTOP). Wall-clock seconds count only while a program may run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+TURN_SECONDS = 2.0
+
+
+@dataclass
+class Contender:
+    """A program, and when it was allowed to run (seconds since the epoch)."""
+
+    process: subprocess.Popen[str]
+    turns: list[tuple[float, float]] = field(default_factory=list)
+
+    def turn(self) -> None:
+        """Let it run for a while, or to its end."""
+        start = time.time()
+        self._signal(signal.SIGCONT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(TURN_SECONDS)
+        self._signal(signal.SIGSTOP)
+        self.turns.append((start, time.time()))
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.process.poll() is not None:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            own = psutil.Process(self.process.pid)
+            family = [own, *own.children(recursive=True)]
+            # Parents stop first and go on last, so that none of them sees a child that stands still.
+            for member in family if number is signal.SIGSTOP else reversed(family):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.send_signal(number)
+
+    def seconds(self, begin: float, end: float) -> float:
+        """Of the time between two moments, what it was allowed to run."""
+        return sum(max(0.0, min(end, stop) - max(begin, start)) for start, stop in self.turns)
+
+
+def run(programs: dict[str, list[str]], cwd: str) -> dict[str, dict[str, Any]]:
+    """Run all programs (arguments of `tests.benchmarks.programs`) in turns; the result line of each, in seconds of its turns.
+
+    Raises CalledProcessError for one that fails.
+    """
+    contenders: dict[str, Contender] = {}
+    for name, arguments in programs.items():
+        command = [sys.executable, "-m", "tests.benchmarks.programs", *arguments]
+        process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True)
+        process.send_signal(signal.SIGSTOP)
+        contenders[name] = Contender(process)
+    while left := [c for c in contenders.values() if c.process.poll() is None]:
+        for contender in left:
+            contender.turn()
+    return {name: _result(contender) for name, contender in contenders.items()}
+
+
+def _result(contender: Contender) -> dict[str, Any]:
+    output, _ = contender.process.communicate()
+    if contender.process.returncode:
+        raise subprocess.CalledProcessError(contender.process.returncode, contender.process.args)
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    began, ready, ended = result.pop("began"), result.pop("ready"), result.pop("ended")
+    result["steady_s"] = round(contender.seconds(ready, ended), 3)
+    result["end_to_end_s"] = round(contender.seconds(began, ended), 3)
+    print(json.dumps(result), file=sys.stderr, flush=True)
+    return result
