@@ -32,7 +32,7 @@ def named_secrets(sections: Iterable[Any]) -> Iterator[Any]:
 def literal_secrets(data: dict[str, Any], references: dict[Place, tuple[Reference, ...]]) -> Iterator[Finding]:
     """Every secret that stands in the file itself. No message repeats a value."""
     for place, value, named_secret in _leaves(data.get("storage"), ("storage",), named_secret=False):
-        if named_secret and not _from_environment(place, references):
+        if named_secret and not from_environment(place, references):
             yield Finding(place, "a secret can't stand in a job file: write ${VAR} and set VAR in the environment")
         elif isinstance(value, str) and _USER_INFO.search(value) and place not in references:
             yield Finding(place, "a password can't stand in a job file: write ${VAR} and set VAR in the environment")
@@ -58,12 +58,12 @@ def _leaves(value: Any, place: Place, *, named_secret: bool) -> Iterator[tuple[P
         yield place, value, named_secret
 
 
-def _from_environment(place: Place, references: dict[Place, tuple[Reference, ...]]) -> bool:
+def from_environment(place: Place, references: dict[Place, tuple[Reference, ...]]) -> bool:
     """Whether a variable without a literal default is in the value, by itself or through a parameter."""
     for reference in references.get(place, ()):
         if not reference.is_param and not reference.default:
             return True
-        if reference.is_param and _from_environment(("params", reference.name), references):
+        if reference.is_param and from_environment(("params", reference.name), references):
             return True
     return False
 

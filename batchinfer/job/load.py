@@ -89,7 +89,9 @@ class _Reading:
         self._check(data)
         if spec is None or self._findings or self._filled.findings:
             raise JobFileError(self._source, self._problems())
-        return spec.as_written(Written(self._written, dict(given), str(self._folder)))
+        references = self._filled.references
+        secret = frozenset(place for place in references if credentials.from_environment(place, references))
+        return spec.as_written(Written(self._written, dict(given), str(self._folder), secret))
 
     def _mapping(self, value: Any) -> dict[str, Any]:
         if isinstance(value, dict):

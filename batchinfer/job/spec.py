@@ -80,7 +80,7 @@ class Input(Model):
     path: Annotated[Text | Texts, Field(description="a Parquet file, a directory, a glob, or a list of them")]
     columns: Annotated[Texts | None, Field(description="default: what the steps and the output need")] = None
     where: Annotated[
-        str | None, Field(description="SQL condition; rows for which it is false or null are filtered")
+        str | None, Field(description="SQL condition; rows for which it is false or null are filtered", repr=False)
     ] = None
     key: Annotated[Text | None, Field(description="column that names a row in dead letters")] = None
     limit: Annotated[
@@ -233,7 +233,7 @@ class JobSpec(Model):
     checkpoint: Checkpoint = Checkpoint()
     output: Output
     run: RunOptions = RunOptions()
-    metadata: Annotated[dict[str, Scalar], Field(description="written to the reports as it is")] = {}
+    metadata: Annotated[dict[str, Scalar], Field(description="written to the reports as it is", repr=False)] = {}
     storage: Annotated[dict[str, dict[str, Any]], Field(description="fsspec options by URL prefix", repr=False)] = {}
     _written: Written | None = PrivateAttr(default=None)
 

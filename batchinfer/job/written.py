@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchinfer.job import credentials
+from batchinfer.job.place import Place
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Written:
     """Those of `--param`."""
     folder: str = field(compare=False)
     """What relative paths are relative to."""
+    secret: frozenset[Place] = field(default=frozenset(), compare=False)
+    """Where a value, or a piece of it, is of the environment: it is never recorded, whatever its key is called."""
 
     def to_json(self) -> dict[str, Any] | None:
         """A value for the job's record; None where it holds a secret written out, as a class's option may be, or no JSON.

@@ -50,7 +50,9 @@ def describe(plan: Plan) -> list[Fact]:
     ]
     if plan.reading.where:
         pruning = f"{pruned:,} rows are ruled out by statistics, unread" if pruned else "statistics rule out no rows"
-        facts.append(Fact("where", "where", f"{plan.reading.where} ({pruning})", plan.reading.where))
+        secret = spec.written is not None and ("input", "where") in spec.written.secret
+        where = "(of the environment)" if secret else plan.reading.where
+        facts.append(Fact("where", "where", f"{where} ({pruning})", where))
     for step in spec.steps:
         label = "model" if len(spec.steps) == 1 else step.name
         facts += [

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from batchinfer.data.inputs import InputFile
 from batchinfer.engines.protocol import Identity
 from batchinfer.job.credentials import is_secret_name
+from batchinfer.job.place import Place
 from batchinfer.job.spec import JobSpec
+
+HIDDEN = "sha256:"
+"""What a `where` begins with of which only the digest is recorded, since a piece of it came from the environment."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,16 @@ def digest_of(value: Any) -> str:
 
 def fingerprint(spec: JobSpec, files: Sequence[InputFile], identities: Mapping[str, Identity]) -> Fingerprint:
     """What counts of a job, its pinned files, and its models' identities by step name."""
+    secret = spec.written.secret if spec.written is not None else frozenset()
+    chosen = spec.input.model_dump(mode="json", include={"where", "limit", "columns", "key"})
+    if ("input", "where") in secret:
+        chosen["where"] = HIDDEN + digest_of(chosen["where"])
     material: dict[str, Any] = {
-        "input": {
-            "files": _files(files),
-            **spec.input.model_dump(mode="json", include={"where", "limit", "columns", "key"}),
+        "input": {"files": _files(files), **chosen},
+        "steps": {
+            s.name: _step(s.model_dump(mode="json"), identities[s.name], ("steps", n), secret)
+            for n, s in enumerate(spec.steps)
         },
-        "steps": {s.name: _step(s.model_dump(mode="json"), identities[s.name]) for s in spec.steps},
         "batching": spec.batching.model_dump(mode="json"),
         "errors": {"on_invalid_output": spec.errors.on_invalid_output},
         "output": {
@@ -80,26 +88,26 @@ def fixed(mark: Fingerprint) -> Fingerprint:
     return Fingerprint(digest_of(material), material)
 
 
-def _step(step: dict[str, Any], identity: Identity) -> dict[str, Any]:
+def _step(step: dict[str, Any], identity: Identity, place: Place, secret: Collection[Place]) -> dict[str, Any]:
     for key in ("name", "uri"):
         del step[key]  # the digest says what the model is, wherever it lies
     options = {k: v for k, v in step.pop("options").items() if k != "weights"}
     return {
         **step,
-        "options": _without_secrets(options),
+        "options": _without_secrets(options, (*place, "options"), secret),
         "digest": identity.digest,
         "files": dict(identity.files),
         "packages": dict(identity.packages),
     }
 
 
-def _without_secrets(value: Any, *, secret: bool = False) -> Any:
-    """Options as they are recorded and shown: of texts under a name such as `api_key` only the digest."""
+def _without_secrets(value: Any, place: Place, secret: Collection[Place], *, named: bool = False) -> Any:
+    """Options as they are recorded and shown: of texts under a name such as `api_key`, or from the environment, only the digest."""
     if isinstance(value, Mapping):
-        return {k: _without_secrets(v, secret=secret or is_secret_name(k)) for k, v in value.items()}
+        return {k: _without_secrets(v, (*place, k), secret, named=named or is_secret_name(k)) for k, v in value.items()}
     if isinstance(value, list):
-        return [_without_secrets(v, secret=secret) for v in value]
-    return digest_of(value) if secret and isinstance(value, str) else value
+        return [_without_secrets(v, (*place, n), secret, named=named) for n, v in enumerate(value)]
+    return digest_of(value) if isinstance(value, str) and (named or place in secret) else value
 
 
 def differences(old: Fingerprint, new: Fingerprint) -> list[str]:

@@ -16,6 +16,7 @@ from batchinfer.errors import AccessError, InputError, OutputError, StorageError
 from batchinfer.ledger import epochs, jobs, parts, records
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.parts import Part, account
+from batchinfer.plan.fingerprint import HIDDEN
 from batchinfer.plan.generation import Generation
 from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
@@ -93,12 +94,17 @@ class _Verifier:
 
     def _original(self, generation: Generation) -> Original | None:
         """The input of a generation, where it stands as it was planned."""
+        where = generation.fingerprint.material["input"]["where"]
+        if where is not None and where.startswith(HIDDEN):
+            self._made.notes.append(
+                "the output was not compared with its input: `where` is of the environment, and not recorded"
+            )
+            return None
         try:
             scanned = rescan(generation.files, self._options)
         except (InputError, AccessError, StorageError) as e:
             self._made.notes.append(f"the output was not compared with its input: {e}")
             return None
-        where = generation.fingerprint.material["input"]["where"]
         return Original(scanned, where, generation.window, self._options)
 
     def _part(
@@ -161,7 +167,7 @@ class _Verifier:
     def _listing(self, job: Job, known: State, recorded: dict[int, Part]) -> None:
         """What lies there and shouldn't, and the mark of success."""
         success: int | None = None
-        expected = {p.path for p in recorded.values()} or {job.paths.part(n) for n in known.shards}
+        expected = {p.path for p in recorded.values()} | {job.paths.part(n) for n in known.shards}
         for entry in self._store.list(paths.DATA):
             if entry.path == paths.SUCCESS:
                 success = entry.size
@@ -171,8 +177,9 @@ class _Verifier:
         named = {p.dead_letters for p in recorded.values()}
         for entry in self._store.list(paths.DEAD_LETTERS):
             shard = job.paths.shard_of_dead_letters(entry.path)
-            # before there is a manifest, some may belong to runners that lost a decision or to undecided shards
-            if (shard is None or known.manifest is not None) and entry.path not in named and not _is_hidden(entry.path):
+            # those of shards that no manifest lists yet may be of runners that lost a decision, or of undecided shards
+            pending = shard is not None and shard in known.shards and shard not in recorded
+            if entry.path not in named and not pending and not _is_hidden(entry.path):
                 advice = "batchinfer clean removes it" if job8_of(entry.path) else "move it away"
                 self._found.append(Finding(Kind.EXTRA, entry.path, _whose(entry.path, job), advice))
         self._success(known, success)
