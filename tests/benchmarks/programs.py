@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.programs KIND INPUT OUTPUT [key=value …]
 
-`ready` is when the first model was, `ended` when the last byte was written (seconds since the epoch).
+`ready` is when the first model was, `written` when the last part was, `ended` when all was over (seconds since the epoch).
 """
 
 from __future__ import annotations
@@ -238,6 +238,7 @@ def main() -> None:
     out.mkdir(parents=True)
     ready = PROGRAMS[kind](source, out, **dict(pair.split("=", 1) for pair in pairs))
     end = time.time()
+    written = max(part.stat().st_mtime for part in parts(out))
     usage = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     rows = sum(pq.read_metadata(p).num_rows for p in parts(out))
@@ -246,6 +247,7 @@ def main() -> None:
         "rows": rows,
         "began": START,
         "ready": ready,
+        "written": written,
         "ended": end,
         "cpu_s": round(usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime, 2),
         "peak_mb": round(usage.ru_maxrss / 1024),

@@ -73,8 +73,8 @@ def _result(contender: Contender) -> dict[str, Any]:
     if contender.process.returncode:
         raise subprocess.CalledProcessError(contender.process.returncode, contender.process.args)
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
-    began, ready, ended = result.pop("began"), result.pop("ready"), result.pop("ended")
-    result["steady_s"] = round(contender.seconds(ready, ended), 3)
+    began, ready, written, ended = (result.pop(name) for name in ("began", "ready", "written", "ended"))
+    result["steady_s"] = round(contender.seconds(ready, written), 3)
     result["end_to_end_s"] = round(contender.seconds(began, ended), 3)
     print(json.dumps(result), file=sys.stderr, flush=True)
     return result
