@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 import traceback
 from collections.abc import Callable
 from typing import ParamSpec
@@ -10,7 +12,7 @@ from typing import ParamSpec
 import typer
 
 from batchinfer.cli.streams import show_json, tell
-from batchinfer.errors import BatchinferError, JobFileError, RefusedError
+from batchinfer.errors import BatchinferError, ClusterError, JobFileError, RefusedError
 
 P = ParamSpec("P")
 
@@ -23,10 +25,12 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        clusterless = False
         try:
             code, errors = command(*args, **kwargs), []
         except BatchinferError as e:
             code, errors = e.exit_code, _lines(e)
+            clusterless = isinstance(e, ClusterError)
         except KeyboardInterrupt:
             code, errors = CANCELLED, ["interrupted"]
         except Exception as e:  # noqa: BLE001 - the program's last line of defence
@@ -36,6 +40,11 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
             tell(f"error: {error}")
         if errors and kwargs.get("as_json"):
             show_json({"exit_code": code, "errors": errors})
+        if clusterless:
+            # The threads of a Ray that lost its cluster bring the interpreter down when it ends in order.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
         raise typer.Exit(code)
 
     return run
