@@ -177,6 +177,14 @@ def read(store: Store, job: JobPaths, shard: int) -> Part:
     return _describe(job, path, decision, data)
 
 
+def find(store: Store, job: JobPaths, shard: int) -> Part | None:
+    """The part of a shard; None where it isn't decided. Raises what `read` raises."""
+    try:
+        return read(store, job, shard)
+    except FileNotFoundError:
+        return None
+
+
 def schema(store: Store, part: Part) -> pa.Schema:
     """The columns of a part that stands. Raises OutputError where it is gone or damaged."""
     return _fetch_footer(store, part).schema.remove_metadata()

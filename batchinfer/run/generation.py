@@ -183,7 +183,11 @@ class GenerationRun:
                 if isinstance(outcome, Done):
                     self._take_in(executor, outcome, left)
                 elif self._retries(executor, outcome, left):
-                    left.appendleft(by_number[outcome.shard])
+                    part = parts.find(self._store, self._job.paths, outcome.shard)
+                    if part is not None:  # the worker died after its decision, perhaps without all of its chunks
+                        self._take_in(executor, Done(outcome.shard, part), left)
+                    else:
+                        left.appendleft(by_number[outcome.shard])
             self._tell(Ticked(executor.progress(), self._decided, self._decided_rows))
 
     def _take_in(self, executor: Executor, done: Done, left: deque[Shard]) -> None:

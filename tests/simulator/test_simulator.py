@@ -43,7 +43,7 @@ def test_every_mutant_is_caught(capsys: pytest.CaptureFixture[str]) -> None:
     assert [c.mutant for c in caught if c.violation is None] == []
 
 
-@pytest.mark.parametrize("seed", [3, 35, 168])
+@pytest.mark.parametrize("seed", [3, 35, 261])
 def test_a_seed_is_one_history_in_any_process(seed: int) -> None:
     told = str(simulate(seed))
     assert str(simulate(seed)) == told

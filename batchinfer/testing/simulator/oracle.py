@@ -103,7 +103,8 @@ class Oracle:
             return
         if path == paths.SUCCESS:
             self._success(who)
-        elif path.startswith(f"{paths.DATA}/"):
+            return
+        if path.startswith(f"{paths.DATA}/"):
             self._part(who, path, old, new)
         elif path.startswith(paths.DEAD_LETTERS):
             self._dead_letters(path, old, new)
