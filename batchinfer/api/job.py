@@ -50,7 +50,8 @@ class Job:
 
     def plan(self) -> Plan:
         """Say what would be done, reading footers only. Raises what `make_plan` raises."""
-        return make_plan(self.spec)
+        with self.spec.secrets.kept():
+            return make_plan(self.spec)
 
     def run(
         self,
@@ -75,9 +76,16 @@ class Job:
             TransientError: another runner is alive, or storage or cluster are away; running again resumes.
 
         """
-        store = open_output(self.spec.output.path, self.spec.storage)
-        recorded(store, lambda told: runner.run(plan or self.plan(), told, stop, restart=restart), listener)
-        return open_run(self.spec.output.path, self.spec.storage)
+        secrets = self.spec.secrets
+
+        def work(told: Listener) -> None:
+            with secrets.kept():  # before it is recorded how the run ended
+                runner.run(plan or self.plan(), told, stop, restart=restart)
+
+        with secrets.kept():
+            store = open_output(self.spec.output.path, self.spec.storage)
+            recorded(store, work, listener)
+            return open_run(self.spec.output.path, self.spec.storage)
 
     def __repr__(self) -> str:
         step = self.spec.steps[0]

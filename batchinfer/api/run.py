@@ -208,7 +208,12 @@ class Run:
         """
         spec = self.recorded_job(params, set_values) if job is None else job.spec
         selection = Selection(tuple(errors), retryable)
-        recorded(self._store, lambda told: runner.retry(make_plan(spec), selection, told, stop), listener)
+
+        def work(told: Listener) -> None:
+            with spec.secrets.kept():
+                runner.retry(make_plan(spec), selection, told, stop)
+
+        recorded(self._store, work, listener)
         return open_run(self.path, self._storage)
 
     def recorded_job(self, params: Mapping[str, str] | None = None, set_values: Sequence[str] = ()) -> JobSpec:

@@ -17,6 +17,7 @@ from batchinfer.cli.streams import show, show_json, stdout_kept_clean, tell
 
 if TYPE_CHECKING:
     from batchinfer.cli.progress import Display, Tally
+    from batchinfer.job.secrets import Secrets
     from batchinfer.job.spec import JobSpec
     from batchinfer.run.events import Listener
     from batchinfer.run.stop import StopRequest
@@ -135,12 +136,12 @@ def follow(
     from batchinfer.cli.watchdog import Watchdog
     from batchinfer.run.events import Event
 
-    logging.basicConfig(
-        level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s", handlers=[_StderrHandler()]
-    )
+    handler = _StderrHandler()
+    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s", handlers=[handler])
     tally = Tally()
     with Signals() as signals, Watchdog() as watchdog, stdout_kept_clean():
         spec, work = begin()
+        handler.secrets = spec.secrets
         with _display(progress, tally, signals.stop) as display:
 
             def listen(event: Event) -> None:
@@ -173,6 +174,12 @@ def _display(mode: ProgressMode, tally: Tally, stop: StopRequest) -> Display:
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to what `sys.stderr` is at that moment: the live display puts itself in between."""
+
+    secrets: Secrets | None = None
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if self.secrets is None else self.secrets.hide(text)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr

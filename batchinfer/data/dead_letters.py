@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 import pyarrow as pa
 
 from batchinfer.data.part import PartWriter
+from batchinfer.job.secrets import without_addresses, without_credentials
 
 DEAD_LETTER_SCHEMA = pa.schema(
     [
@@ -29,31 +30,13 @@ DEAD_LETTER_SCHEMA = pa.schema(
 )
 
 _LONGEST = 2048
-_HIDDEN = "[hidden]"
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"\b0x[0-9a-fA-F]{4,16}\b"), "0x…"),
-    (re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]{1,20}://)[^\s/@'\"]+@"), rf"\1{_HIDDEN}@"),
-    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), _HIDDEN),
-    (
-        re.compile(
-            r"(?i)\b((?:X-Amz-(?:Signature|Credential|Security-Token)|sig|signature|AWSAccessKeyId)=)[^\s&'\"]+"
-        ),
-        rf"\1{_HIDDEN}",
-    ),
-    (re.compile(r"(?i)\b((?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{_HIDDEN}"),
-    (re.compile(r"\b(?:hf_|ghp_|gho_|github_pat_|sk-|xox[abp]-|AIza)[A-Za-z0-9_-]{10,}"), _HIDDEN),
-    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+"), _HIDDEN),
+    (re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]{1,20}://)[^\s/@'\"]+@"), r"\1[hidden]@"),
     (
         re.compile(
             r"(?i)(\b(?:[a-z0-9_.-]{0,40}[_-])?(?:password|passwd|secret|token|api_?key|access_?key|account_?key|secret_?access_?key)['\"]?\s{0,3}[=:]\s{0,3}['\"]?)[^\s'\",;&]{4,}"
         ),
-        rf"\1{_HIDDEN}",
-    ),
-    (
-        re.compile(
-            r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
-        ),
-        _HIDDEN,
+        r"\1[hidden]",
     ),
 )
 
@@ -99,4 +82,5 @@ def tidy(message: str) -> str:
     text = message[: 4 * _LONGEST].encode("utf-8", "replace").decode()
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
+    text = without_addresses(without_credentials(text))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -42,6 +42,8 @@ class Interpolation:
 
     references: dict[Place, tuple[Reference, ...]] = field(default_factory=dict)
     """The places with references; their values are never echoed, they may be secrets."""
+    taken: dict[Place, tuple[str, ...]] = field(default_factory=dict)
+    """What the environment gave for the value there, directly or through a parameter."""
     other_readings: dict[Place, Scalar] = field(default_factory=dict)
     """The second reading of a value that is one reference, where it has two."""
     unresolved: set[Place] = field(default_factory=set)
@@ -85,6 +87,7 @@ class Interpolator:
                 reference, value = self._resolve(token[1])
                 references.append(reference)
                 parts.append(value)
+                self._note_taken(reference, place, into)
         except _UnresolvedError as error:
             into.unresolved.add(place)
             if str(error):
@@ -95,6 +98,15 @@ class Interpolator:
         into.references[place] = tuple(references)
         whole = _TOKEN.fullmatch(text) is not None
         return _whole(parts[-1], references[0], place, into) if whole else "".join(map(as_text, parts)) + text[at:]
+
+    def _note_taken(self, reference: Reference, place: Place, into: Interpolation) -> None:
+        taken: tuple[str, ...] = ()
+        if reference.is_param:
+            taken = into.taken.get(("params", reference.name), ())
+        elif value := self.environ.get(reference.name):
+            taken = (value,)
+        if taken:
+            into.taken[place] = (*into.taken.get(place, ()), *taken)
 
     def _resolve(self, body: str | None) -> tuple[Reference, Scalar]:
         match = _REFERENCE.fullmatch(body) if body is not None else None

@@ -19,6 +19,7 @@ from batchinfer.job import checks, credentials, document, interpolate, locations
 from batchinfer.job.document import Document
 from batchinfer.job.place import Finding, Place, printable, spell, within
 from batchinfer.job.schema import model_schema
+from batchinfer.job.secrets import SHORTEST, Secrets
 from batchinfer.job.spec import JobSpec
 from batchinfer.job.written import Written
 
@@ -91,7 +92,14 @@ class _Reading:
             raise JobFileError(self._source, self._problems())
         references = self._filled.references
         secret = frozenset(place for place in references if credentials.from_environment(place, references))
-        return spec.as_written(Written(self._written, dict(given), str(self._folder), secret))
+        return spec.as_written(Written(self._written, dict(given), str(self._folder), secret, self._secrets(data)))
+
+    def _secrets(self, data: dict[str, Any]) -> Secrets:
+        """What was taken from the environment, but for what stands in a path or an address: these are recorded and shown."""
+        steps = [step.get("uri") for step in data["steps"]]
+        shown = repr([data["input"]["path"], data["output"]["path"], data.get("code"), data["name"], steps])
+        taken = {text for texts in self._filled.taken.values() for text in texts}
+        return Secrets(frozenset(t for t in taken if len(t) >= SHORTEST and t not in shown))
 
     def _mapping(self, value: Any) -> dict[str, Any]:
         if isinstance(value, dict):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from batchinfer.job.scalar import Scalar
+from batchinfer.job.secrets import Secrets
 from batchinfer.job.written import Written
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -241,6 +242,11 @@ class JobSpec(Model):
     def written(self) -> Written | None:
         """The job as it was written, where the loader made it."""
         return self._written
+
+    @property
+    def secrets(self) -> Secrets:
+        """What no message may repeat."""
+        return Secrets() if self._written is None else self._written.secrets
 
     def as_written(self, written: Written) -> JobSpec:
         """The same job, which came from there."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from batchinfer.job import credentials
 from batchinfer.job.place import Place
+from batchinfer.job.secrets import Secrets
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Written:
     """What relative paths are relative to."""
     secret: frozenset[Place] = field(default=frozenset(), compare=False)
     """Where a value, or a piece of it, is of the environment: it is never recorded, whatever its key is called."""
+    secrets: Secrets = field(default=Secrets(), compare=False)
 
     def to_json(self) -> dict[str, Any] | None:
         """A value for the job's record; None where it holds a secret written out, as a class's option may be, or no JSON.

@@ -99,6 +99,8 @@ def make_plan(spec: JobSpec) -> Plan:
         available = _available(names, spec.input.columns)
         carry = _carried(spec, available)
         needed = _needed(spec, carry, available)
+        for name in where.columns if where else ():
+            _require(name, names, "input.where", "the input")
         unified = unify(scanned.files, _in_input_order(names, {*needed, *(where.columns if where else ())}))
         if where:
             where.check(unified.schema)

@@ -6,9 +6,9 @@ import contextlib
 import functools
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -78,7 +78,7 @@ class ShardRun:
         self._seconds = dict.fromkeys(Seconds.__dataclass_fields__, 0.0)
         self._rows = self._batches = self._tokens = self._padded = 0
         self._context, self._settings, self._store, self._host = context, settings, store, host
-        self._step = context.spec.steps[0]
+        self._step, self._secrets = context.spec.steps[0], context.spec.secrets
         self._chunk_schema = chunks.schema(settings.outputs)
         carried = [context.reading.schema.field(c) for c in context.reading.carry]
         self._schema = pa.schema([*carried, *settings.outputs])
@@ -145,7 +145,7 @@ class ShardRun:
         """Rows that the model answered, as a table of the chunk's schema; those with an invalid output are dead."""
         count = len(ordinals)
         dead = (
-            pa.array([e.to_json() if (e := invalid.get(n)) else None for n in range(count)], chunks.DEAD_TYPE)
+            pa.array([self._letter(e) if (e := invalid.get(n)) else None for n in range(count)], chunks.DEAD_TYPE)
             if invalid
             else pa.nulls(count, chunks.DEAD_TYPE)
         )
@@ -159,10 +159,13 @@ class ShardRun:
         """Rows that the model could not answer, as a table of the chunk's schema."""
         count = len(ordinals)
         empty = [pa.nulls(count, f.type) for f in self._settings.outputs]
-        dead = pa.array([e.to_json() for e in errors], chunks.DEAD_TYPE)
+        dead = pa.array([self._letter(e) for e in errors], chunks.DEAD_TYPE)
         return pa.Table.from_arrays(
             [pa.array(ordinals), pa.array(np.zeros(count, np.bool_)), dead, *empty], schema=self._chunk_schema
         )
+
+    def _letter(self, error: RowError) -> Mapping[str, object]:
+        return replace(error, message=self._secrets.hide(error.message)).to_json()
 
     def accept(self, rows: WindowRows, results: pa.Table, *, fresh: bool) -> None:
         """Take the results of a batch; complete windows go into the part, in input order."""

@@ -25,6 +25,7 @@ from batchinfer.errors import (
     StoppedError,
     TransientError,
 )
+from batchinfer.job.secrets import Secrets
 from batchinfer.ledger.host import HERE, Host
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import batches, positions
@@ -108,7 +109,7 @@ class Stages:
                 quarantined=item.quarantined,
             )
         except BaseException as e:  # noqa: BLE001 - see _failed
-            future.set_result(_failed(shard.number, e))
+            future.set_result(_failed(shard.number, e, self._context.spec.secrets))
             return
         windows = self._reader.windows(shard.ranges, self._context.reading.window)
         while (window := self._next(run, windows)) is not None:
@@ -207,7 +208,7 @@ class Stages:
         except BaseException as e:  # noqa: BLE001 - see _failed
             run.fail(e)
             if isinstance(item, End):
-                run.outcome.set_result(_failed(run.shard.number, e))
+                run.outcome.set_result(_failed(run.shard.number, e, self._context.spec.secrets))
 
     def _finished(self, item: Outputs) -> Iterable[Results]:
         results = self.inference.finished(item)
@@ -245,12 +246,12 @@ class Stages:
         else:
             if isinstance(run.error, StoppedError) or not isinstance(run.error, (TransientError, CircuitBreakerError)):
                 run.checkpoint()
-            run.outcome.set_result(_failed(run.shard.number, run.error))
+            run.outcome.set_result(_failed(run.shard.number, run.error, self._context.spec.secrets))
         if self.shard == run.shard.number:  # the device may be at the next one already
             self.shard = None
 
 
-def _failed(shard: int, error: BaseException) -> Failed:
+def _failed(shard: int, error: BaseException, secrets: Secrets) -> Failed:
     """The one place where any exception of a shard becomes a value."""
     kind = Failure.UNEXPECTED
     if isinstance(error, StoppedError):
@@ -265,4 +266,4 @@ def _failed(shard: int, error: BaseException) -> Failed:
         kind = Failure.TRANSIENT
     text = "".join(traceback.format_exception(error))
     message = str(error) if kind is not Failure.UNEXPECTED else f"{type(error).__name__}: {error}"
-    return Failed(shard, kind, message, text, getattr(error, "exit_code", 1))
+    return Failed(shard, kind, secrets.hide(message), secrets.hide(text), getattr(error, "exit_code", 1))

@@ -114,6 +114,9 @@ class Worker:
                 self._context.outputs,
             )
         )
+        if failed := settings.measured.get("failed"):
+            told = {name: self._spec.secrets.hide(why) for name, why in failed.items()}
+            settings = replace(settings, measured={**settings.measured, "failed": told})
         self._loaded = None if quarantined else settings.precision
         by_row = (self._quarantine.pace if quarantined else self._pace).by_row
         return replace(settings, measured={**settings.measured, "seconds_per_row": by_row}) if by_row else settings

@@ -1,0 +1,139 @@
+"""The values that a job took from the environment, and texts without them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from urllib.parse import quote, quote_plus
+
+from batchinfer.errors import BatchinferError
+
+SHORTEST = 6
+"""Shorter values are words such as `auto` and `true`, which texts can't do without."""
+_SHORTEST_PIECE = 4
+_LONG_LINE = 16
+_HIDDEN = "[hidden]"
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,16}\b")
+_CREDENTIALS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]{1,20}://)[^\s/@:'\"]*:[^\s/@'\"]+@"), rf"\1{_HIDDEN}@"),
+    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), _HIDDEN),
+    (
+        re.compile(
+            r"(?i)\b((?:X-Amz-(?:Signature|Credential|Security-Token)|sig|signature|AWSAccessKeyId)=)[^\s&'\"]+"
+        ),
+        rf"\1{_HIDDEN}",
+    ),
+    (re.compile(r"(?i)\b((?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{_HIDDEN}"),
+    (re.compile(r"\b(?:hf_|ghp_|gho_|github_pat_|sk-|xox[abp]-|AIza)[A-Za-z0-9_-]{10,}"), _HIDDEN),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+"), _HIDDEN),
+    (
+        re.compile(
+            r"(?i)(\b(?:[a-z0-9_.-]{0,40}[_-])?(?:password|passwd|secret|token|api_?key|access_?key|account_?key|secret_?access_?key)(?:['\"]?\s{0,3}=\s{0,3}['\"]?|['\"]\s{0,3}:\s{0,3}['\"]))[^\s'\",;&]{4,}"
+        ),
+        rf"\1{_HIDDEN}",
+    ),
+    (
+        re.compile(
+            r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
+        ),
+        _HIDDEN,
+    ),
+)
+"""What looks like a credential wherever it comes from."""
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What no message may repeat. Travels in memory, to workers too, and is never recorded."""
+
+    values: frozenset[str] = field(default=frozenset(), repr=False)
+
+    @cached_property
+    def _spellings(self) -> list[str]:
+        """The values as they stand in texts, in URLs and in quotes, longer ones first."""
+        found: set[str] = set()
+        for value in self.values:
+            lines = [line for line in value.splitlines() if len(line) >= _LONG_LINE]
+            for text in (value, *lines):
+                found |= {text, quote(text), quote(text, safe=""), quote_plus(text), repr(text)[1:-1]}
+                found |= {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+        # Texts may come tidied: without what looks like the address of an object, or like a credential.
+        found |= {tidied for text in found for tidied in (without_addresses(text), without_credentials(text))} - {
+            _HIDDEN
+        }
+        return sorted(found, key=lambda text: (-len(text), text))
+
+    def hide(self, text: str) -> str:
+        """The text with each value hidden, the beginning of one that the text's end cuts off, and what looks like a credential."""
+        for value in self._spellings:
+            text = text.replace(value, _HIDDEN)
+        if text.endswith("…"):
+            for value in self._spellings:
+                cut = next((n for n in range(len(value), _SHORTEST_PIECE - 1, -1) if text[:-1].endswith(value[:n])), 0)
+                text = f"{text[: -1 - cut]}{_HIDDEN}…" if cut else text
+        return without_credentials(text)
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Take the values out of whatever exception the block raises, and of those behind it."""
+        try:
+            yield
+        except BaseException as e:
+            told = [each for each in _chain(e) if not self._clean(each)]
+            if told:
+                text = f"{type(e).__name__}: {self.hide(_text(e))}"
+                raise BatchinferError(text) from None  # it words itself, and would say it again
+            raise
+
+    def _clean(self, error: BaseException) -> bool:
+        """Whether the exception's text is free of the values, after they were taken out of what it is made of."""
+        error.args = tuple(self._cleaned(argument) for argument in error.args)
+        if isinstance(error, OSError):
+            for name in ("strerror", "filename", "filename2"):
+                if isinstance(value := getattr(error, name), str):
+                    setattr(error, name, self.hide(value))
+        if notes := getattr(error, "__notes__", None):
+            notes[:] = [self.hide(note) for note in notes]
+        text = _text(error)
+        return self.hide(text) == text
+
+    def _cleaned(self, argument: object) -> object:
+        text = _text(argument)
+        hidden = self.hide(text)
+        return argument if hidden == text else hidden
+
+
+def without_credentials(text: str) -> str:
+    """The text with everything hidden that looks like a credential, such as a signature or a password in an address."""
+    for pattern, replacement in _CREDENTIALS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def without_addresses(text: str) -> str:
+    """The text without the addresses of objects, which differ from run to run."""
+    return _ADDRESS.sub("0x…", text)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and all behind it, each once."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        each = pending.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        pending += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - of a library or of the user's own
+        return ""
