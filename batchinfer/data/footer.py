@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -79,9 +80,9 @@ def fetch(store: Store, path: str, size: int, url: str) -> bytes:
 
 def parse(footer: bytes, size: int, url: str) -> Footer:
     """Parse and bound a footer of a file of `size` bytes. Raises InputError with the numbers that are out of bounds."""
-    framed = b"".join((b"PAR1", footer, len(footer).to_bytes(4, "little"), b"PAR1"))
+    hollow = _Hollow(footer, size)
     try:
-        file = pq.ParquetFile(pa.BufferReader(framed), pre_buffer=False, **THRIFT_LIMITS)
+        file = pq.ParquetFile(pa.PythonFile(hollow, mode="r"), pre_buffer=True, **THRIFT_LIMITS)
         metadata = file.metadata
         schema = file.schema_arrow
     except (OSError, ValueError, TypeError, NotImplementedError, MemoryError, pa.ArrowException) as e:
@@ -89,7 +90,57 @@ def parse(footer: bytes, size: int, url: str) -> Footer:
     if len(footer) - metadata.serialized_size == _SIGNATURE:  # asking for a column's metadata would abort the process
         raise InputError(_encrypted(url))
     _bound(metadata, size, url)
+    _visit_chunks(file, hollow, url)
     return Footer(metadata, schema, hashlib.sha256(footer).hexdigest())
+
+
+class _Hollow(io.RawIOBase):
+    """A file of which only the footer is there."""
+
+    def __init__(self, footer: bytes, size: int) -> None:
+        super().__init__()
+        self._tail = b"".join((footer, len(footer).to_bytes(4, "little"), b"PAR1"))
+        self._size, self._position = size, 0
+        self.is_open = True
+        """Whether it gives anything; zeros before the footer."""
+        self.asked = False
+        """Whether it was read from since it isn't open."""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        if not self.is_open:
+            self.asked = True
+            raise OSError("only the footer is there")
+        start = self._position
+        stop = self._size if size is None or size < 0 else min(self._size, start + size)
+        self._position = stop
+        edge = self._size - len(self._tail)
+        return bytes(max(0, min(stop, edge) - start)) + self._tail[max(0, start - edge) : max(0, stop - edge)]
+
+
+def _visit_chunks(file: pq.ParquetFile, hollow: _Hollow, url: str) -> None:
+    """Have every column chunk's metadata checked where a fault becomes an exception: asking for it from Python ends the process.
+
+    Arrow looks at all of them, in this way, before it fetches the first page.
+    """
+    hollow.is_open = False
+    try:
+        next(file.iter_batches(1, use_threads=False), None)
+    except Exception as e:
+        if not hollow.asked:
+            raise InputError(f"{url}: corrupt: the footer describes a column wrongly: {_short(e)}") from e
 
 
 def _bound(metadata: pq.FileMetaData, size: int, url: str) -> None:
