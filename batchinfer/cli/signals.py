@@ -14,7 +14,7 @@ from batchinfer.run.events import Event, Settled
 from batchinfer.run.stop import StopRequest
 
 GRACE_SECONDS = 18.0
-"""After SIGTERM: whoever sends it kills at 30 s or sooner. What is lost by then is less than a checkpoint interval."""
+"""After the first signal: whoever sends SIGTERM kills at 30 s or sooner. What is lost by then is less than a checkpoint interval."""
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -55,10 +55,9 @@ class Signals:
             _exit(code)
         self._asked = True
         reason = "interrupted" if cancelled else "terminated by SIGTERM"
-        if not cancelled:
-            self._deadline = threading.Timer(GRACE_SECONDS, _exit, (code,))
-            self._deadline.daemon = True
-            self._deadline.start()
+        self._deadline = threading.Timer(GRACE_SECONDS, _exit, (code,))
+        self._deadline.daemon = True
+        self._deadline.start()
         if self._draining:
             self.stop.ask(reason, cancelled=cancelled)
         else:

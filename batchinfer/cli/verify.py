@@ -20,7 +20,10 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Decode every page too, and compare with the input.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Prove from the files alone that every planned row is there exactly once; exit code 3 with what speaks against it."""
+    """Prove that every planned row is there exactly once.
+
+    From the files alone. Exit code 3 with what speaks against it.
+    """
     from batchinfer.api import verify_output
     from batchinfer.cli.summary import counts
     from batchinfer.plan.describe import count, size

@@ -35,11 +35,9 @@ def judge(store: Store, spec: JobSpec, job: Job, manifest: Manifest) -> RunResul
             raise
     else:
         store.delete(paths.SUCCESS)
-    errors = (
-        ()
-        if code == 0
-        else (f"{manifest.counts.dead} dead rows, more than errors.threshold: {spec.errors.threshold} allows",)
-    )
+    dead = manifest.counts.dead
+    said = f"{dead} dead row{'' if dead == 1 else 's'}, more than errors.threshold: {spec.errors.threshold} allows"
+    errors = () if code == 0 else (said,)
     state = State.SUCCEEDED if code == 0 else State.PARTIAL
     recorded = records.find(store, job.paths.settings_of(manifest.generation))
     settings = Settings.from_json(recorded) if recorded else None

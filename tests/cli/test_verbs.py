@@ -19,6 +19,7 @@ Commands:
   run       Run a job, or go on with it: the same command resumes.
   retry     Attempt dead rows again, after model, code or input were mended.
   status    Show how far a job is, and whether its runner is alive.
+  verify    Prove that every planned row is there exactly once.
   errors    Show the rows that could not be predicted, by what went wrong.
   schema    Print the JSON Schema of job files, for editors.
   clean     Remove what abandoned jobs and dead runners left behind.
@@ -44,7 +45,9 @@ def test_help_names_the_verbs(workplace):
     assert COMMANDS in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["init", "validate", "plan", "run", "retry", "status", "errors", "schema", "clean"])
+@pytest.mark.parametrize(
+    "verb", ["init", "validate", "plan", "run", "retry", "status", "verify", "errors", "schema", "clean"]
+)
 def test_every_verb_and_option_has_help(workplace, verb):
     lines = workplace.batchinfer(verb, "--help").stdout.split("\n")
     options = [n for n, line in enumerate(lines) if line.startswith("  -")]

@@ -69,6 +69,7 @@ OUT: dict[str, Any] = {
     "output.path": "/elsewhere",
     "output.mode": "overwrite",
     "run.max_runtime": 60,
+    "run.single_writer": True,
     "metadata": {"team": "x"},
     "storage": {"s3://": {"anon": True}},
 }

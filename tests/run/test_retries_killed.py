@@ -34,7 +34,7 @@ def slow(workplace: Workplace, **more: Any) -> dict[str, Any]:
 
 
 def retry_parts(workplace: Workplace, output: str = "output") -> list[str]:
-    return [p for p in workplace.files(output) if p.startswith("data/part") and int(p[10:17]) >= 2]
+    return [p for p in workplace.names(output) if p.startswith("data/part") and int(p[10:17]) >= 2]
 
 
 def killed(workplace: Workplace) -> None:
@@ -125,7 +125,8 @@ def test_a_retry_for_other_rows_ends_an_interrupted_one_too(workplace: Workplace
 def test_of_two_retries_at_once_the_second_is_refused(workplace: Workplace) -> None:
     finished(workplace)
     workplace.mend()
-    first = workplace.start("retry", **slow(workplace))
+    slower = {"options": {"delay": 8 * DELAY, "log": str(workplace.log)}}  # the second takes seconds to start
+    first = workplace.start("retry", **slow(workplace, model=slower))
     wait_for(lambda: chunks(workplace), first)
     second = workplace.start("retry", **slow(workplace))
     _, error = second.communicate(timeout=60)
@@ -142,8 +143,8 @@ def test_a_retry_that_is_killed_again_and_again_ends_with_every_row_once(workpla
     workplace.mend()
     for round_ in range(4):
         process = workplace.start("retry", **slow(workplace))
-        before = set(workplace.files())
-        wait_for(lambda before=before: set(workplace.files()) - before, process)
+        before = set(workplace.names())
+        wait_for(lambda before=before: set(workplace.names()) - before, process)
         time.sleep(0.15 * round_)
         process.kill()
         process.wait()

@@ -132,9 +132,14 @@ class Workplace:
     def files(self, output: str = "output") -> dict[str, bytes]:
         """What stands on an output, but for the signs of life of runners."""
         root = self.folder / output
+        return {name: (root / name).read_bytes() for name in self.names(output)}
+
+    def names(self, output: str = "output") -> list[str]:
+        """The files that stand on an output, also while a run adds and removes some."""
+        root = self.folder / output
         passing = ("epochs", "heartbeats", "closed", "probes", "scratch")
         found = [p for p in sorted(root.rglob("*")) if p.is_file() and p.parent.name not in passing]
-        return {str(p.relative_to(root)): p.read_bytes() for p in found}
+        return [str(p.relative_to(root)) for p in found]
 
     def dead(self, output: str = "output") -> list[dict[str, Any]]:
         """The dead letters as rows."""

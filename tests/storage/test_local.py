@@ -103,7 +103,7 @@ def test_a_write_that_the_system_cuts_off_publishes_nothing(tmp_path: Path) -> N
     [
         (errno.ENOSPC, StorageError, "the disk is full: free space"),
         (errno.EDQUOT, StorageError, "the quota is used up"),
-        (errno.EROFS, StorageError, "the file system is read-only"),
+        (errno.EROFS, AccessError, "the file system is read-only"),
         (errno.EIO, StorageError, "input/output error"),
         (errno.EACCES, AccessError, "check owner and mode"),
         (errno.ETIMEDOUT, StorageError, os.strerror(errno.ETIMEDOUT)),

@@ -219,8 +219,8 @@ class World:
         unsaved, redone = self._unsaved.total(), self.history.seen - (job.rows - len(job.filtered))
         if redone > unsaved:
             self.failed(f"{redone} rows were done again, and only {unsaved} were not saved when workers died")
-        # The batches of an interval, and the one with which it begins.
-        most = BATCH * (math.ceil(job.interval / job.pace) + 1)
+        # The batches of an interval, the one with which it begins, and one that ends just before it is over.
+        most = BATCH * (math.ceil(job.interval / job.pace) + 2)
         if max(self._unsaved.values(), default=0) > most:
             self.failed(f"{max(self._unsaved.values())} rows were not saved when a worker died, {most} may be")
 
