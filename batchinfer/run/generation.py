@@ -79,6 +79,7 @@ class GenerationRun:
         self._tried_again = {s.number: s.retries for s in generation.shards}
         self._surroundings, self._host = surroundings, surroundings.host
         self._parts: list[Part] = []
+        self._standing: list[Future[Part]] = []
         self._given_up: list[Failed] = []
         self._suspects = Suspects(store, job, epoch)
         self._decided = self._decided_rows = 0
@@ -107,26 +108,27 @@ class GenerationRun:
                 self._decided_rows,
             )
         )
-        standing: list[Future[Part]] = []
         try:
             with self._host.threads(4, "batchinfer-parts") as pool:
-                standing += [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
+                self._standing = [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
                 if self._plan.spec.errors.on_exceed == "abort":  # dead rows of former runs count from the start
-                    self._take_standing(standing)
+                    self._take_standing()
                     self._ending = self._exceeded()
                 if left and self._ending is None:
                     self._work(left, allotment, context)
-            self._take_standing(standing)
+            self._take_standing()
         except BaseException:
-            self._take_standing([future for future in standing if future.exception() is None])
+            self._parts += [future.result() for future in self._standing if future.exception() is None]
             self._tell(Broken(self._counts()))
             raise
         return self._end(shards)
 
-    def _take_standing(self, reads: list[Future[Part]]) -> None:
-        """The parts that former runs of this generation left."""
-        self._parts += [future.result() for future in reads]
-        reads.clear()
+    def _take_standing(self, *, done: bool = False) -> None:
+        """The parts that former runs of this generation left; those that are read by now where `done`. Raises OutputError."""
+        ready = [future for future in self._standing if future.done()] if done else list(self._standing)
+        for future in ready:
+            self._parts.append(future.result())
+            self._standing.remove(future)
 
     def _counts(self) -> Counts:
         """The job's rows by what became of them so far."""
@@ -188,6 +190,7 @@ class GenerationRun:
                         self._take_in(executor, Done(outcome.shard, part), left)
                     else:
                         left.appendleft(by_number[outcome.shard])
+            self._take_standing(done=True)  # one that is damaged ends the run now, and not after the last shard
             self._tell(Ticked(executor.progress(), self._decided, self._decided_rows))
 
     def _take_in(self, executor: Executor, done: Done, left: deque[Shard]) -> None:

@@ -407,3 +407,19 @@ def test_a_success_that_a_late_runner_put_does_not_outlive_the_next_start(workpl
     assert Job(**workplace.fields()).run(listener=look).exit_code == 0
     assert seen == [False]
     assert success.exists()
+
+
+def test_a_damaged_part_of_a_former_run_ends_the_next_one_early(workplace: Workplace) -> None:
+    rows = 4000
+    workplace.write(rows)
+    batching = {"shard": 400, "window": 200, "rows": 32}
+    model = {"options": {"log": str(workplace.log), "delay": 0.02}}
+    assert workplace.run(batching=batching, model=model).exit_code == 0
+    standing, *others = sorted((workplace.folder / "output/data").glob("*.parquet"))
+    standing.write_bytes(standing.read_bytes()[:-100])
+    for path in (*others, *(workplace.folder / "output/_batchinfer").glob("*/manifests/*")):
+        path.unlink()
+    workplace.log.unlink()
+    with pytest.raises(OutputError, match=f"{standing.name}: this part is damaged"):
+        workplace.run(batching=batching, model=model)
+    assert workplace.seen() <= 1000
