@@ -150,6 +150,7 @@ def ray_table(source: str, out: Path, threads: str = "2", **_: str) -> float:
     marks.mkdir()
     environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
     ray.init(
+        address="local",
         num_cpus=max(4, os.cpu_count() or 1),
         include_dashboard=False,
         log_to_driver=False,
