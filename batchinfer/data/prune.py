@@ -59,6 +59,7 @@ class _Judge:
         self._rows = rows
 
     def may_be(self, node: Any, *, wanted: bool) -> bool:
+        """Whether the node may be `wanted` for some row; True for a node that isn't understood."""
         from sqlglot import exp
 
         kind = type(node).__name__

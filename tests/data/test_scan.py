@@ -87,6 +87,15 @@ def test_the_same_file_twice_is_refused_also_through_a_link(tmp_path: Path) -> N
         scan(str(tmp_path))
 
 
+def test_a_link_to_nothing_is_told_and_not_passed_over(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.parquet", ONE)
+    os.symlink(tmp_path / "moved.parquet", tmp_path / "in" / "b.parquet")
+    with pytest.raises(InputError, match=r"in/b\.parquet: .*link to nothing"):
+        scan(str(tmp_path / "in"))
+    with pytest.raises(InputError, match=r"in/b\.parquet matches no file: it is a symbolic link to .*moved\.parquet"):
+        scan(str(tmp_path / "in" / "b.parquet"))
+
+
 def test_a_delta_table_is_refused_with_what_to_do(tmp_path: Path) -> None:
     write(tmp_path / "t" / "a.parquet", ONE)
     (tmp_path / "t" / "_delta_log").mkdir()
