@@ -54,7 +54,9 @@ def fetch(store: Store, path: str, size: int, url: str) -> bytes:
     try:
         tail = store.read(path, max(0, size - TAIL), size + 1)
     except FileNotFoundError as e:
-        raise InputError(f"{url}: the file is gone, or a symbolic link to nothing; its name was there when the input was listed") from e
+        raise InputError(
+            f"{url}: the file is gone, or a symbolic link to nothing; its name was there when the input was listed"
+        ) from e
     if len(tail) != min(size, TAIL):
         raise InputError(
             f"{url}: the file changed while it was read: its size isn't {size:,} bytes any more; plan again"

@@ -23,7 +23,7 @@ COLUMNS = {
     "double": pa.array([1.1, 2.2]),
     "float": pa.array([1.5, 2.5], pa.float32()),
     "day": pa.array([datetime.date(2020, 1, 1), datetime.date(2020, 2, 2)]),
-    "at": pa.array([datetime.datetime(2020, 1, 1), datetime.datetime(2020, 2, 2)], pa.timestamp("us")),
+    "at": pa.array([1577836800000000, 1580601600000000], pa.timestamp("us")),
     "fixed": pa.array([b"abcdefgh", b"ijklmnop"], pa.binary(8)),
     "price": pa.array([Decimal("1.25"), Decimal("3.75")], pa.decimal128(30, 2)),
     "text": pa.array(["abcdefgh", "ijklmnop"]),

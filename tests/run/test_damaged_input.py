@@ -15,6 +15,8 @@ from tests.data.damage import at_random, footer_of
 from tests.run import decoder
 from tests.run.workplace import Workplace
 
+ROOT = Path(__file__).parents[2]
+
 
 def damaged(workplace: Workplace, name: str, row: int = 1000) -> Path:
     """A file of 2,000 rows in two row groups, with a bit flipped in the page of x where this row is."""
@@ -67,14 +69,27 @@ def test_where_no_row_can_be_read_the_run_ends_like_any_other_with_a_damaged_fil
     assert not list((workplace.folder / "output").rglob("settings*.json"))  # nothing was seen that could be settled
 
 
+def killer(workplace: Workplace, monkeypatch: pytest.MonkeyPatch, row: int) -> Path:
+    """Four files of 2,000 rows; decoding this row of one of them ends any process that is started from here."""
+    for n, name in enumerate("abcd"):
+        workplace.write(2000, name=name, start=2000 * n)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([decoder.site(workplace.folder, row), str(ROOT)]))
+    return workplace.folder / "input" / f"{'abcd'[row // 2000]}.parquet"
+
+
+def check_it_cost_itself(workplace: Workplace, bad: Path) -> None:
+    run = workplace.opened()
+    assert (run.counts.succeeded, run.counts.dead, run.counts.not_attempted) == (6000, 0, 2000)
+    (error,) = run.record["errors"]
+    assert f"{bad}: reading rows " in error
+    assert "SIGABRT" in error
+
+
 @pytest.mark.parametrize("row", [2500, 0], ids=["in the middle", "in the first rows"])
 def test_a_decoder_that_dies_of_a_file_costs_that_file(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, row: int
 ) -> None:
-    for n, name in enumerate("abcd"):
-        workplace.write(2000, name=name, start=2000 * n)
-    bad = workplace.folder / "input" / f"{'abcd'[row // 2000]}.parquet"
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([decoder.site(workplace.folder, row), str(Path.cwd())]))
+    bad = killer(workplace, monkeypatch, row)
     codes: list[int] = []
     told = ""
     while not codes or codes[-1] < 0:
@@ -82,12 +97,17 @@ def test_a_decoder_that_dies_of_a_file_costs_that_file(
         process = workplace.start()
         _, told = process.communicate(timeout=120)
         codes.append(process.returncode)
-    assert codes == [-signal.SIGABRT, -signal.SIGABRT, 2], told  # the same shards in hand twice are suspected
-    run = workplace.opened()
-    assert (run.counts.succeeded, run.counts.dead, run.counts.not_attempted) == (6000, 0, 2000)
-    (error,) = run.record["errors"]
-    assert f"{bad}: reading rows " in error
-    assert "SIGABRT" in error
+    assert codes == [-signal.SIGABRT, -signal.SIGABRT, 2], told  # shards in hand at two such ends are suspected
+    check_it_cost_itself(workplace, bad)
+
+
+@pytest.mark.ray
+def test_on_ray_that_takes_one_run(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = killer(workplace, monkeypatch, 2500)
+    process = workplace.start(resources={"executor": "ray", "workers": 1, "cpus": 1})
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 2, told
+    check_it_cost_itself(workplace, bad)
 
 
 @pytest.mark.parametrize("seed", range(0, 40, 2))

@@ -104,7 +104,9 @@ def test_a_damaged_page_is_told_as_in_any_other_process(place: Place) -> None:
     data[data.index(b"text 1500")] ^= 1
     place.file("b").write_bytes(data)
     trial = place.trial()
-    with pytest.raises(InputError, match=r"in/b\.parquet: rows 0 to 999 can't be read \(row group 0, column 'text', OSE"):
+    with pytest.raises(
+        InputError, match=r"in/b\.parquet: rows 0 to 999 can't be read \(row group 0, column 'text', OSE"
+    ):
         trial.read(place.shard())
     assert trial.ended == 0
 
@@ -124,7 +126,6 @@ def test_a_worker_that_is_to_stop_waits_for_no_reading(place: Place) -> None:
     with pytest.raises(StoppedError):
         place.trial().read(place.shard())
     assert time.monotonic() - before < 60
-
 
 
 BOUND = """
