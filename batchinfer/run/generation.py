@@ -18,7 +18,7 @@ from batchinfer.measure.settings import Settings
 from batchinfer.plan.generation import Generation
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
-from batchinfer.run.events import Broken, Event, GivenUp, Listener, Retried, RunResult, Settled, Started, State, Ticked
+from batchinfer.run.events import Broken, GivenUp, Listener, Retried, RunResult, Settled, Started, State, Ticked
 from batchinfer.run.judge import judge, refuse_superseded
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
@@ -79,7 +79,7 @@ class GenerationRun:
         self._tried_again = {s.number: s.retries for s in generation.shards}
         self._surroundings, self._host = surroundings, surroundings.host
         self._parts: list[Part] = []
-        self._standing: list[Future[Part]] = []
+        self._standing: deque[Future[Part]] = deque()
         self._given_up: list[Failed] = []
         self._suspects = Suspects(store, job, epoch)
         self._decided = self._decided_rows = 0
@@ -97,7 +97,7 @@ class GenerationRun:
         before = [s for s in shards if s.number in decided]
         self._decided, self._decided_rows = len(before), sum(s.rows for s in before)
         allotment, context = self._context(fresh=self._generation.kind == "run" and not decided)
-        self._tell(
+        self._listener(
             Started(
                 self._plan,
                 self._job.paths,
@@ -110,7 +110,7 @@ class GenerationRun:
         )
         try:
             with self._host.threads(4, "batchinfer-parts") as pool:
-                self._standing = [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
+                self._standing += [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
                 if self._plan.spec.errors.on_exceed == "abort":  # dead rows of former runs count from the start
                     self._take_standing()
                     self._ending = self._exceeded()
@@ -119,16 +119,18 @@ class GenerationRun:
             self._take_standing()
         except BaseException:
             self._parts += [future.result() for future in self._standing if future.exception() is None]
-            self._tell(Broken(self._counts()))
+            self._listener(Broken(self._counts()))
             raise
         return self._end(shards)
 
     def _take_standing(self, *, done: bool = False) -> None:
-        """The parts that former runs of this generation left; those that are read by now where `done`. Raises OutputError."""
-        ready = [future for future in self._standing if future.done()] if done else list(self._standing)
-        for future in ready:
-            self._parts.append(future.result())
-            self._standing.remove(future)
+        """Take in the parts that former runs of this generation left; where `done`, only up to the first that isn't read yet.
+
+        Raises OutputError for one that is damaged.
+        """
+        while self._standing and (not done or self._standing[0].done()):
+            self._parts.append(self._standing[0].result())
+            self._standing.popleft()
 
     def _counts(self) -> Counts:
         """The job's rows by what became of them so far."""
@@ -160,7 +162,7 @@ class GenerationRun:
                 measured = executor.measure(list(left), quarantined=quarantined)
                 self._settings = settings.pin(self._store, self._job, self._generation, measured)
             executor.start(self._settings, quarantined=quarantined)
-            self._tell(Settled(self._settings, executor.workers))
+            self._listener(Settled(self._settings, executor.workers))
             self._loop(executor, left)
         finally:
             executor.close()
@@ -191,7 +193,7 @@ class GenerationRun:
                     else:
                         left.appendleft(by_number[outcome.shard])
             self._take_standing(done=True)  # one that is damaged ends the run now, and not after the last shard
-            self._tell(Ticked(executor.progress(), self._decided, self._decided_rows))
+            self._listener(Ticked(executor.progress(), self._decided, self._decided_rows))
 
     def _take_in(self, executor: Executor, done: Done, left: deque[Shard]) -> None:
         self._parts.append(done.part)
@@ -220,13 +222,13 @@ class GenerationRun:
         deaths = self._suspects.count(failed, retries)
         match decide(failed, deaths, retries):
             case Action.RETRY:
-                self._tell(Retried(failed, deaths, self._suspects.quarantined(failed.shard)))
+                self._listener(Retried(failed, deaths, self._suspects.quarantined(failed.shard)))
                 return self._ending is None
             case Action.GIVE_UP:
                 self._given_up.append(failed)
-                self._tell(GivenUp(failed))
+                self._listener(GivenUp(failed))
             case Action.ABORT:
-                self._tell(GivenUp(failed))
+                self._listener(GivenUp(failed))
                 code = failed.exit_code
                 state = State.INTERRUPTED if failed.failure is Failure.TRANSIENT else State.FAILED
                 detail = f"\n{failed.traceback}" if failed.failure is Failure.UNEXPECTED else ""
@@ -264,9 +266,6 @@ class GenerationRun:
             executor=executor.name if executor else "",
             workers=executor.workers if executor else 0,
         )
-
-    def _tell(self, event: Event) -> None:
-        self._listener(event)
 
 
 def end(
