@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -134,8 +134,11 @@ class Part:
         )
 
 
-def account(parts: Iterable[Part]) -> Counts:
-    """The job's rows by what became of them, each once: where a row was attempted again, the newer part tells."""
+def account(parts: Iterable[Part], planned: int | None = None) -> Counts:
+    """The job's rows by what became of them, each once: where a row was attempted again, the newer part tells.
+
+    Of so many `planned` rows, those of no part are not attempted; None where the parts hold them all.
+    """
     total = Counts()
     for part in parts:
         total += part.counts
@@ -143,7 +146,9 @@ def account(parts: Iterable[Part]) -> Counts:
             counts = part.counts
             again = counts.planned - counts.not_attempted
             total += Counts(planned=-counts.planned, dead=-again, not_attempted=-counts.not_attempted)
-    return total
+    if planned is None:
+        return total
+    return replace(total, planned=planned, not_attempted=total.not_attempted + planned - total.planned)
 
 
 def commit(store: Store, job: JobPaths, decision: Decision, data: bytes, dead_letters: bytes | None) -> Part:

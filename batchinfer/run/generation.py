@@ -135,9 +135,7 @@ class GenerationRun:
     def _counts(self) -> Counts:
         """The job's rows by what became of them so far."""
         mine = [replace(p, retries=self._tried_again[p.shard]) for p in self._parts]
-        counts = account([*self._listed, *mine])
-        rest = self._planned - counts.planned
-        return replace(counts, planned=self._planned, not_attempted=counts.not_attempted + rest)
+        return account([*self._listed, *mine], self._planned)
 
     def _context(self, *, fresh: bool) -> tuple[Allotment, Context]:
         self._settings = settings.standing(self._store, self._job, self._generation)
