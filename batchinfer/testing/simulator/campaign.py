@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 from batchinfer.testing.simulator import mutants
-from batchinfer.testing.simulator.history import simulate
+from batchinfer.testing.simulator.seed import simulate
 
 _CHUNK = 25
 
