@@ -55,7 +55,9 @@ def current(store: Store) -> Job | None:
         mark = Fingerprint.from_json(record["fingerprint"])
         return Job(number, JobPaths(record["job8"]), record["name"], mark, record.get("written"))
     except (KeyError, TypeError) as e:
-        raise OutputError(f"{store.root}/{path}: not the record of a job ({e!r}); was it edited?") from e
+        raise OutputError(
+            f"{store.root}/{path}: not the record of a job ({e!r}); was it edited? Put it back as it was, or give another output.path"
+        ) from e
 
 
 def find_or_create(
