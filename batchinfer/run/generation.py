@@ -18,7 +18,7 @@ from batchinfer.measure.settings import Settings
 from batchinfer.plan.generation import Generation
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
-from batchinfer.run.events import Broken, GivenUp, Listener, Retried, RunResult, Settled, Started, State, Ticked
+from batchinfer.run.events import Broken, Event, GivenUp, Listener, Retried, RunResult, Settled, Started, State, Ticked
 from batchinfer.run.judge import judge, refuse_superseded
 from batchinfer.run.policy import Action, allowed_dead, decide, verdict
 from batchinfer.run.resources import Allotment, allot
@@ -97,7 +97,7 @@ class GenerationRun:
         before = [s for s in shards if s.number in decided]
         self._decided, self._decided_rows = len(before), sum(s.rows for s in before)
         allotment, context = self._context(fresh=self._generation.kind == "run" and not decided)
-        self._listener(
+        self._tell(
             Started(
                 self._plan,
                 self._job.paths,
@@ -119,7 +119,7 @@ class GenerationRun:
             self._take_standing()
         except BaseException:
             self._parts += [future.result() for future in self._standing if future.exception() is None]
-            self._listener(Broken(self._counts()))
+            self._tell(Broken(self._counts()))
             raise
         return self._end(shards)
 
@@ -160,7 +160,7 @@ class GenerationRun:
                 measured = executor.measure(list(left), quarantined=quarantined)
                 self._settings = settings.pin(self._store, self._job, self._generation, measured)
             executor.start(self._settings, quarantined=quarantined)
-            self._listener(Settled(self._settings, executor.workers))
+            self._tell(Settled(self._settings, executor.workers))
             self._loop(executor, left)
         finally:
             executor.close()
@@ -191,7 +191,7 @@ class GenerationRun:
                     else:
                         left.appendleft(by_number[outcome.shard])
             self._take_standing(done=True)  # one that is damaged ends the run now, and not after the last shard
-            self._listener(Ticked(executor.progress(), self._decided, self._decided_rows))
+            self._tell(Ticked(executor.progress(), self._decided, self._decided_rows))
 
     def _take_in(self, executor: Executor, done: Done, left: deque[Shard]) -> None:
         self._parts.append(done.part)
@@ -220,13 +220,13 @@ class GenerationRun:
         deaths = self._suspects.count(failed, retries)
         match decide(failed, deaths, retries):
             case Action.RETRY:
-                self._listener(Retried(failed, deaths, self._suspects.quarantined(failed.shard)))
+                self._tell(Retried(failed, deaths, self._suspects.quarantined(failed.shard)))
                 return self._ending is None
             case Action.GIVE_UP:
                 self._given_up.append(failed)
-                self._listener(GivenUp(failed))
+                self._tell(GivenUp(failed))
             case Action.ABORT:
-                self._listener(GivenUp(failed))
+                self._tell(GivenUp(failed))
                 code = failed.exit_code
                 state = State.INTERRUPTED if failed.failure is Failure.TRANSIENT else State.FAILED
                 detail = f"\n{failed.traceback}" if failed.failure is Failure.UNEXPECTED else ""
@@ -264,6 +264,9 @@ class GenerationRun:
             executor=executor.name if executor else "",
             workers=executor.workers if executor else 0,
         )
+
+    def _tell(self, event: Event) -> None:
+        self._listener(event)
 
 
 def end(
