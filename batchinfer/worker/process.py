@@ -7,7 +7,8 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from pathlib import Path
+
+from batchinfer.ledger.host import boot_id, pid_namespace, process_state
 
 
 def settle(threads: int, *, own: bool) -> None:
@@ -49,7 +50,7 @@ class ProcessId:
 def this_process() -> ProcessId | None:
     """Who we are; None where there is no /proc."""
     pid = os.getpid()
-    state = _state(pid)
+    state = process_state(pid)
     return None if state is None else ProcessId(_machine(), pid, state[1])
 
 
@@ -59,7 +60,7 @@ def make_sure_it_ended(former: ProcessId, seconds: float) -> bool:
     Nothing to do for a process of another machine.
     """
     end = time.monotonic() + seconds
-    while former.machine == _machine() and (state := _state(former.pid)) is not None:
+    while former.machine == _machine() and (state := process_state(former.pid)) is not None:
         if state[1] != former.started or state[0] in "ZX":
             return True
         if time.monotonic() > end:
@@ -71,16 +72,4 @@ def make_sure_it_ended(former: ProcessId, seconds: float) -> bool:
 
 
 def _machine() -> str:
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    return ""
-
-
-def _state(pid: int) -> tuple[str, str] | None:
-    """State letter and start of a process; None where it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return fields[0], fields[19]
+    return f"{boot_id()} {pid_namespace()}"
