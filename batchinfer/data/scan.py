@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -173,15 +174,20 @@ def _scan_file(found: Found, schemas: _Interned, wanted: frozenset[str]) -> Scan
 
 
 def _leaves(metadata: pq.FileMetaData, schema: pa.Schema) -> list[tuple[int, bool]]:
-    """For each leaf column, the index of its top-level column (-1 for none), and whether it is that column itself."""
+    """For each leaf column, the index of its top-level column (-1 for none), and whether it is that column itself.
+
+    The latter only where no other leaf has the same path, as a column `a.b` and the field b of a struct a do.
+    """
     places = {name: i for i, name in enumerate(schema.names)}
+    found = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+    paths = Counter(leaf.path for leaf in found)
     leaves = []
-    for i in range(metadata.num_columns):
-        leaf = metadata.schema.column(i)
+    for leaf in found:
         top = leaf.path
         while top not in places and "." in top:
             top = top.rpartition(".")[0]
-        leaves.append((places.get(top, -1), top == leaf.path and leaf.max_repetition_level == 0))
+        flat = top in places and top == leaf.path and paths[top] == 1 and leaf.max_repetition_level == 0
+        leaves.append((places.get(top, -1), flat))
     return leaves
 
 

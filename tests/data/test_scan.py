@@ -156,6 +156,14 @@ def test_statistics_are_kept_only_for_the_columns_asked_for(tmp_path: Path) -> N
     assert {k: (v.low, v.high, v.nulls) for k, v in groups[0].statistics.items()} == {"x": (1, 3, 0)}
 
 
+def test_a_column_that_is_named_like_a_field_of_another_has_no_statistics(tmp_path: Path) -> None:
+    table = pa.table({"a.b": [1, 2], "a": [{"b": 7}, {"b": 8}], "c": [3, 4]})
+    write(tmp_path / "x.parquet", table)
+    (group,) = scan(str(tmp_path), statistics=["a.b", "c"]).files[0].row_groups
+    assert {name: (s.low, s.high) for name, s in group.statistics.items()} == {"c": (3, 4)}
+    assert together(read_windows(tmp_path, 10, '"a.b" = 1'))["c"].to_pylist() == [3]
+
+
 def test_objects_behind_a_url_are_found_and_read() -> None:
     import fsspec
 
