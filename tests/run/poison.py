@@ -124,22 +124,23 @@ SEEN = {
 }
 """What the dead letters say of each kind: class, type, signal."""
 BATCH = 8
-WINDOW = 4 * BATCH
+WINDOW = 2 * BATCH
 SHARD = 2 * WINDOW
+ROWS = 2 * SHARD
 
 
 class Poisoned:
-    """The job below `folder`: `rows` rows of which some are of a kind; each has twice its number for an answer.
+    """The job below `folder`: rows of which some are of a kind; each has twice its number for an answer.
 
     Its output has a declared type, so that nothing is measured and every call of the model is one of the run.
     """
 
     def __init__(
-        self, folder: Path, rows: int, kinds: dict[int, str], options: dict[str, Any] | None = None, **sections: Any
+        self, folder: Path, kinds: dict[int, str], options: dict[str, Any] | None = None, **sections: Any
     ) -> None:
-        self.folder, self.rows, self.kinds = folder, rows, kinds
+        self.folder, self.kinds = folder, kinds
         (folder / "dying.py").write_text(MODEL)
-        table = pa.table({"x": range(rows), "kind": [kinds.get(n, "") for n in range(rows)]})
+        table = pa.table({"x": range(ROWS), "kind": [kinds.get(n, "") for n in range(ROWS)]})
         pq.write_table(table, folder / "in.parquet")
         job = {
             "version": 1,
@@ -196,7 +197,7 @@ class Poisoned:
         assert told == {row: SEEN[kind] for row, kind in self.kinds.items()}
         assert all(d["attempts"] == (1 if d["error_class"] == "invalid_output" else 2) for d in dead)
         answers = pa.concat_tables(pq.read_table(p) for p in sorted((self.folder / "out/data").glob("*.parquet")))
-        alive = [n for n in range(self.rows) if n not in self.kinds]
+        alive = [n for n in range(ROWS) if n not in self.kinds]
         assert answers["x"].to_pylist() == alive
         assert answers["y"].to_pylist() == [2.0 * n for n in alive]
         assert (run.counts.succeeded, run.counts.dead, run.exit_code) == (len(alive), len(self.kinds), 0)
@@ -215,13 +216,12 @@ class Poisoned:
             assert len(whole) <= 1 + deaths, (kinds, calls)
             assert len(parts) <= bad * _further(len(batch)), (kinds, parts)
         for row in set(self.kinds) - set(self._for_the_model()):
-            window = min(WINDOW, self.rows - row // WINDOW * WINDOW)
             tokenized = [call for call in self.calls("log.tokenizer") if row in call]
-            assert len(tokenized) <= 1 + deaths + _further(window), (row, tokenized)
+            assert len(tokenized) <= 1 + deaths + _further(WINDOW), (row, tokenized)
 
     def _for_the_model(self) -> list[int]:
         """The rows that no tokenizer dies of."""
-        return [n for n in range(self.rows) if not self.kinds.get(n, "").endswith("tokenizer")]
+        return [n for n in range(ROWS) if not self.kinds.get(n, "").endswith("tokenizer")]
 
     def _batches(self) -> Iterator[set[int]]:
         """What the model is called with where nothing is isolated."""
