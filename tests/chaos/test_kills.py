@@ -162,10 +162,12 @@ def test_several_runners_at_once(
 
 
 @pytest.mark.chaos
-def test_several_runners_at_once_under_kills(place: Place, note: Any, repetition: int, dice: random.Random) -> None:
+def test_several_runners_at_once_under_kills(
+    place: Place, reference: Reference, note: Any, repetition: int, dice: random.Random
+) -> None:
     for _ in range(3):
         processes = [place.launch() for _ in range(3)]
-        time.sleep(dice.uniform(1, 2.5))
+        time.sleep(dice.uniform(0.5, 1.5) * reference.seconds)
         for process in processes:
             process.kill()
             process.communicate()
