@@ -31,7 +31,6 @@ from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store, open_store
 from batchinfer.worker.context import Context, Outcome, Progress
 from batchinfer.worker.items import Call, Submitted
-from batchinfer.worker.pace import LEAST_SECONDS, Pace
 from batchinfer.worker.quarantine import Quarantine
 from batchinfer.worker.stages import Stages
 from batchinfer.worker.trial import Trial, open_reader
@@ -54,12 +53,12 @@ class Worker:
         self._device = device.resolve_device(context.gpus) if registry.uses_torch(self._step) else "cpu"
         self._loaded: str | None = None
         self._note = "idle"
-        timeout = self._spec.retry.timeout
-        self._pace = Pace(timeout)
-        self._engine = Watched(lambda: registry.open_engine(self._step, self._spec.code), self._pace)
+        self._engine = Watched(lambda: registry.open_engine(self._step, self._spec.code), self._spec.retry.timeout)
         reader, on_cpu = open_reader(context), self._device == "cpu"
         self._stages = Stages(context, self._store, reader, self._engine_for, self._urgently, on_cpu=on_cpu)
-        self._quarantine = Quarantine(self._step, self._spec.code, self._device, timeout, self._stages.stopping)
+        self._quarantine = Quarantine(
+            self._step, self._spec.code, self._device, self._spec.retry, self._stages.stopping
+        )
         self._trial = Trial(context, self._stages.stopping)
         self._to_read: queue.Queue[Any] = queue.Queue()
         self._to_prepare: queue.Queue[Any] = queue.Queue(2)
@@ -90,7 +89,7 @@ class Worker:
         sample = self._sample(shards, quarantined=quarantined)
         rows = sum(s.rows for s in shards)
         breaker = CircuitBreaker(enabled=self._context.breaker)
-        engine = self._quarantine if quarantined else self._engine
+        engine: Quarantine | Watched = self._quarantine if quarantined else self._engine
         settings: Settings = self._on_device(
             lambda: choose(
                 engine,
@@ -108,7 +107,7 @@ class Worker:
             told = {name: self._spec.secrets.hide(why) for name, why in failed.items()}
             settings = replace(settings, measured={**settings.measured, "failed": told})
         self._loaded = None if quarantined else settings.precision
-        by_row = (self._quarantine.pace if quarantined else self._pace).by_row
+        by_row = engine.paces.infer.by_row
         return replace(settings, measured={**settings.measured, "seconds_per_row": by_row}) if by_row else settings
 
     def _sample(self, shards: Sequence[Shard], *, quarantined: bool) -> Iterator[pa.Table]:
@@ -128,11 +127,18 @@ class Worker:
         if refused is not None and not seen:
             raise refused
 
-    def start(self, settings: Settings, *, quarantined: bool = False) -> None:
-        """Load the model as the settings say; not yet where the first shards are in quarantine. Raises ModelError."""
+    def start(self, settings: Settings, *, quarantined: bool = False, tried: bool = False) -> None:
+        """Load the model as the settings say; not yet where the first shards are in quarantine. Raises ModelError, HungError.
+
+        `tried`: in a child process first, which says what ends a process that loads it.
+        """
         self._stages.inference.settings = settings
-        for pace in (self._pace, self._quarantine.pace):
-            pace.begin_at(settings.measured.get("seconds_per_row"))
+        for engine in (self._engine, self._quarantine):
+            engine.paces.settle(settings.measured.get("seconds_per_row"), settings.budget.rows)
+        if tried:
+            self._note = "loading"
+            self._quarantine.load(self._device, settings.precision, settings.threads)
+            self._quarantine.close()
         if not quarantined:
             self._load(settings)
         self._note = "idle"
@@ -187,8 +193,8 @@ class Worker:
             stages.dead,
             stages.in_hand,
             note,
-            overdue=self._engine.overdue,
-            patience=max(LEAST_SECONDS, self._pace.allowed),
+            overdue=self._engine.paces.overdue,
+            patience=self._engine.paces.patience,
         )
 
     def stop(self) -> None:
@@ -199,7 +205,7 @@ class Worker:
         """End the threads, after the shards that were taken in; a call that hangs is left alone."""
         self._to_read.put(None)
         for thread in self._threads:
-            while thread.is_alive() and self._engine.overdue is None:
+            while thread.is_alive() and self._engine.paces.overdue is None:
                 thread.join(0.2)
         self._quarantine.close()
         self._trial.close()
@@ -255,6 +261,6 @@ class Worker:
         self._to_device.put(call)
         while not call.future.done():
             concurrent.futures.wait([call.future], _LOOK_SECONDS)
-            if (limit := self._engine.overdue) is not None:
-                raise HungError(f"a call of the model took more than {limit:g} s (retry.timeout)")
+            if (overdue := self._engine.paces.overdue) is not None:
+                raise HungError(overdue)
         return call.future.result()

@@ -84,9 +84,7 @@ S = {
     "d": ColumnStats(datetime.date(2020, 1, 1), datetime.date(2020, 2, 1), 0),
     "b": ColumnStats(True, True, 0),
     "odd näme": ColumnStats(None, None, 10),
-    **dict.fromkeys(
-        ["t", "ms", "ns"], ColumnStats(at("2020-01-01 12:00"), at("2020-01-02 12:00"), 0)
-    ),
+    **dict.fromkeys(["t", "ms", "ns"], ColumnStats(at("2020-01-01 12:00"), at("2020-01-02 12:00"), 0)),
     "p": ColumnStats(Decimal("1.25"), Decimal("3.75"), 0),
 }
 
@@ -178,9 +176,7 @@ def test_a_column_without_statistics_is_never_pruned() -> None:
 NUMBERS = st.sampled_from([None, 0.0, -0.0, 1.0, 2.5, -3.0, 0.1, math.nan, math.inf, -math.inf, 1e300, 2.0**53])
 INTEGERS = st.sampled_from([None, 0, 1, 2, -3, 7, 127, 2**53 + 1, -(2**63), 2**63 - 1])
 TEXTS = st.sampled_from([None, "", "a", "b", "ab", "Ü", "z" * 70, "a'b", "a\\nb", "\U0001f600"])
-TIMES = st.sampled_from(
-    [None, at("2020-02-29"), at("2020-02-29 12:00:00.001"), at("1900-01-01")]
-)
+TIMES = st.sampled_from([None, at("2020-02-29"), at("2020-02-29 12:00:00.001"), at("1900-01-01")])
 SMALL_TIMES = st.one_of(TIMES, st.just(at("2020-02-29 12:00:00.001001")))
 PRICES = st.sampled_from([None, *map(Decimal, ("0.10", "1.25", "1.26", "-3.00", "100.00", "99999999.99"))])
 DATES = st.sampled_from([None, datetime.date(1970, 1, 1), datetime.date(2020, 2, 29), datetime.date(1900, 1, 1)])
@@ -223,7 +219,9 @@ _LITERAL = {
     "d": st.sampled_from(["DATE '1970-01-01'", "DATE '2020-02-29'", "CAST('1950-01-01' AS DATE)"]),
     "b": st.sampled_from(["TRUE", "FALSE"]),
     **dict.fromkeys(["t", "ms", "ns"], MOMENTS),
-    **dict.fromkeys(["p", "w"], st.sampled_from(["0.1", "1.25", "1.255", "1.2549999999", "-3", "100", "1e2", "99999999.99"])),
+    **dict.fromkeys(
+        ["p", "w"], st.sampled_from(["0.1", "1.25", "1.255", "1.2549999999", "-3", "100", "1e2", "99999999.99"])
+    ),
     "o o": st.sampled_from(["0", "1", "-1", "256", "200", "3.5"]),
 }
 
