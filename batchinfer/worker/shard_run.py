@@ -171,7 +171,7 @@ class ShardRun:
         return replace(error, message=self._secrets.hide(error.message)).to_json()
 
     def accept(self, rows: WindowRows, results: pa.Table, *, fresh: bool) -> None:
-        """Take the results of a batch; complete windows go into the part, in input order."""
+        """Take the results of a batch; complete windows go into the part, in input order. `fresh`: no checkpoint holds them yet."""
         if fresh:
             self._unsaved.append(results)
             self._begin_unsaved()

@@ -16,8 +16,7 @@ from batchinfer.testing.simulator.scheduler import Process, Scheduler, Task
 from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress
 from batchinfer.worker.items import Submitted
 from batchinfer.worker.stages import Stages
-
-AHEAD = 2
+from batchinfer.worker.worker import AHEAD
 
 
 class SimulatedWorker:
