@@ -162,8 +162,11 @@ class Poisoned:
         }
         (folder / "job.yaml").write_text(json.dumps(job))
 
-    def run(self, seconds: float = 120) -> tuple[int, str]:
-        """The program once: its exit code, negative for a signal, and what it says."""
+    def run(self, seconds: float = 300) -> tuple[int, str]:
+        """The program once: its exit code, negative for a signal, and what it says.
+
+        Five rows that hang cost four calls each, and each of these its timeout, a process and what its first call is given.
+        """
         command = [sys.executable, "-m", "batchinfer", "run", str(self.folder / "job.yaml")]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         (self.folder / "runner").write_text(str(process.pid))
