@@ -245,7 +245,7 @@ def ended(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, st
     return process.returncode, said
 
 
-def wait_for(what: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 60) -> None:
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, f"ended with {process.returncode}: {process.communicate()[1]}"
