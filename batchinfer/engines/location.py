@@ -58,8 +58,8 @@ def locate(uri: str, where: str, *, code: bool = False) -> Location:
     """The folder of a model; downloads an `hf:` one that isn't in the local cache, unless HF_HUB_OFFLINE is set.
 
     `uri` is `hf:org/name@revision` (a branch, tag or commit; the default branch without one), `package:name/path`, or
-    an absolute path; `where` is the key of the job file for messages; `code`: the model's own code is run. Raises ModelError where there is no such model
-    and MissingExtraError where `hf:` needs a package that isn't installed.
+    an absolute path; `where` is the key of the job file for messages; `code`: the model's own code is run. Raises ModelError
+    where there is no such model and MissingExtraError where `hf:` needs a package that isn't installed.
     """
     if uri.startswith("hf:"):
         return _from_hub(uri, where, code=code)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from batchinfer.engines.faults import Fault
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.errors import BatchinferError, ModelError, StoppedError
+from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import Step
 from batchinfer.worker.child import Raised, Start
 from batchinfer.worker.context import RowError
@@ -62,13 +63,20 @@ class Quarantine:
         device: where the model runs.
         timeout: seconds that a call may take; None for a limit from the pace.
         stopping: when set, a call ends the child and raises StoppedError.
+        secrets: what the child may not log.
 
     """
 
     def __init__(
-        self, step: Step, code: tuple[str, ...], device: str, timeout: float | None, stopping: threading.Event
+        self,
+        step: Step,
+        code: tuple[str, ...],
+        device: str,
+        timeout: float | None,
+        stopping: threading.Event,
+        secrets: Secrets,
     ) -> None:
-        self._step, self._code, self._device = step, code, device
+        self._step, self._code, self._device, self._secrets = step, code, device, secrets
         self._stopping = stopping
         self.pace, self._preparing = Pace(timeout), Pace()
         self._lock = threading.Lock()
@@ -132,7 +140,7 @@ class Quarantine:
 
     def _started(self) -> tuple[_Child, Description]:
         """A child that has the model loaded."""
-        child = _Child(Start(self._step, self._code, self._device, self._threads))
+        child = _Child(Start(self._step, self._code, self._device, self._threads, self._secrets))
         self._child = child
         try:
             description: Description = self._answer(child, ("load", self._precision), UNKNOWN_SECONDS)

@@ -58,7 +58,9 @@ class Worker:
         self._engine = Watched(lambda: registry.open_engine(self._step, self._spec.code), self._pace)
         reader, on_cpu = self._open_reader(), self._device == "cpu"
         self._stages = Stages(context, self._store, reader, self._engine_for, self._urgently, on_cpu=on_cpu)
-        self._quarantine = Quarantine(self._step, self._spec.code, self._device, timeout, self._stages.stopping)
+        self._quarantine = Quarantine(
+            self._step, self._spec.code, self._device, timeout, self._stages.stopping, self._spec.secrets
+        )
         self._to_read: queue.Queue[Any] = queue.Queue()
         self._to_prepare: queue.Queue[Any] = queue.Queue(2)
         self._to_device: queue.Queue[Any] = queue.Queue(2)

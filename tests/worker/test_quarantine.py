@@ -13,6 +13,7 @@ import pytest
 
 from batchinfer.engines.faults import Fault
 from batchinfer.errors import ModelError, StoppedError
+from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import Step
 from batchinfer.worker.failures import RowFailure, fault
 from batchinfer.worker.quarantine import Quarantine
@@ -61,7 +62,7 @@ class Place:
             outputs={"y": "y", "pid": "pid"},
             options=options,
         )
-        self.made.append(Quarantine(step, (str(self.folder),), "cpu", timeout, self.stopping))
+        self.made.append(Quarantine(step, (str(self.folder),), "cpu", timeout, self.stopping, Secrets()))
         return self.made[-1]
 
 
