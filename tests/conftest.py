@@ -1,4 +1,8 @@
+from __future__ import annotations
+
+import logging
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,3 +16,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, default=0, help="of everything random in it")
     group.addoption("--repeat", type=int, default=1, help="how often each of its tests runs")
     group.addoption("--table", metavar="FILE", help="where its results go as JSON")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server of this session's own, with the bucket `lake`."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+    boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys).create_bucket(Bucket="lake")
+    yield url
+    server.stop()

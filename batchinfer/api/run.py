@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,9 +110,8 @@ class Run:
         if manifest is not None and generations.numbers(self._store, self._job.paths)[-1] == manifest.generation:
             return manifest.counts
         known = self._generations()
-        done = account(generations.parts_so_far(self._store, self._job.paths, known, manifest))
-        planned = sum(g.planned for g in known)
-        return replace(done, planned=planned, not_attempted=done.not_attempted + planned - done.planned)
+        standing = generations.parts_so_far(self._store, self._job.paths, known, manifest)
+        return account(standing, sum(g.planned for g in known))
 
     def _manifest(self) -> Manifest | None:
         return manifests.latest(self._store, self._job.paths)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from batchinfer.errors import LockedError
-from batchinfer.ledger import epochs, manifests, parts, records
+from batchinfer.ledger import epochs, jobs, manifests, parts
 from batchinfer.ledger.jobs import Job
 from batchinfer.storage import paths
 from batchinfer.storage.store import Store
@@ -41,7 +41,7 @@ def clean(store: Store, job: Job) -> list[Leftover]:
 
 
 def _find(store: Store, job: Job) -> Iterator[Leftover]:
-    former = {records.read(store, paths.job_record(n))["job8"] for n in range(1, job.number)}
+    former = jobs.former(store, job)
     decided = parts.list_shards(store, job.paths)
     for folder in (paths.DATA, paths.DEAD_LETTERS, paths.STATE):
         for entry in store.list(folder):

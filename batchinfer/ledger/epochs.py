@@ -23,9 +23,10 @@ from batchinfer.storage.store import Store
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 30.0
-_CLOSE_SECONDS = 5.0
+"""Of our own time, for which a heartbeat must stand still before its runner counts as gone."""
 SETTLE_SECONDS = 2.0
 """How long a runner that began in the same moment may take to show, where records can be overwritten."""
+_CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def trace(store: Store, job: JobPaths, number: int) -> Trace | None:
 
 
 class Epoch:
-    """This runner's time on the job; a context that beats until it ends and then says how it ended."""
+    """This runner's time on the job: it beats until `close`, which says how it ended."""
 
     def __init__(self, store: Store, job: JobPaths, number: int, superseded: Callable[[], object], host: Host) -> None:
         self.number = number
@@ -154,13 +155,12 @@ class Epoch:
         self._put_beat()
 
     def _put_beat(self) -> None:
-        put = None
-        while (
-            put is not self._notes
-        ):  # noted meanwhile, by the other thread: an older beat must not stay on a newer one
-            put = self._notes
+        notes = None
+        # Once more where the other thread noted something meanwhile: an older beat must not stay on a newer one.
+        while notes is not self._notes:
+            notes = self._notes
             self._beats += 1
-            beat = {"beat": self._beats, "at": _text(self._host.now()), **put}
+            beat = {"beat": self._beats, "at": _text(self._host.now()), **notes}
             self._store.put(self._job.heartbeat(self.number), records.to_bytes(beat))
 
     def _beat(self) -> bool:

@@ -62,10 +62,10 @@ class Host:
         """Who this process is: host, boot, process and its start, versions of what runs."""
         return {
             "host": platform.node(),
-            "boot": _boot_id(),
-            "pid_namespace": _pid_namespace(),
+            "boot": boot_id(),
+            "pid_namespace": pid_namespace(),
             "pid": os.getpid(),
-            "process_start": _process_start(os.getpid()),
+            "process_start": _start(os.getpid()),
             "python": platform.python_version(),
             "versions": {name: _version(name) for name in ("batchinfer", "pyarrow", "polars", "torch", "ray")},
         }
@@ -77,16 +77,16 @@ class Host:
         waiting for longer than its heartbeat says; and for this very process, such as a notebook's, which may have ended a run before
         without being able to record it.
         """
-        boot = _boot_id()
+        boot = boot_id()
         if (
             boot is None
             or record.get("boot") != boot
             or record.get("host") != platform.node()
             or not record.get("process_start")
-            or record.get("pid_namespace", _pid_namespace()) != _pid_namespace()
+            or record.get("pid_namespace", pid_namespace()) != pid_namespace()
         ):
             return "unknown"
-        process = _process(int(record["pid"]))
+        process = process_state(int(record["pid"]))
         if process is None or process[1] != record["process_start"] or process[0] in "ZX":
             return "dead"
         return "unknown" if process[0] in "Tt" or int(record["pid"]) == os.getpid() else "alive"
@@ -103,14 +103,15 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _boot_id() -> str | None:
+def boot_id() -> str | None:
+    """Of this machine since it was last started; None where there is no /proc."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
 
 
-def _process(pid: int) -> tuple[str, str] | None:
+def process_state(pid: int) -> tuple[str, str] | None:
     """State letter and start in clock ticks since boot of a process (fields 3 and 22 of /proc/<pid>/stat); None where it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -119,13 +120,13 @@ def _process(pid: int) -> tuple[str, str] | None:
     return fields[0], fields[19]
 
 
-def _process_start(pid: int) -> str | None:
-    process = _process(pid)
+def _start(pid: int) -> str | None:
+    process = process_state(pid)
     return process[1] if process else None
 
 
-def _pid_namespace() -> str | None:
-    """Containers of one host share its boot, and with a host network its name, but not its process numbers."""
+def pid_namespace() -> str | None:
+    """In which this process's number counts: containers of one host share its boot, and with a host network its name. None without /proc."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:

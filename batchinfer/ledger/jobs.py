@@ -45,7 +45,7 @@ def probe(store: Store) -> None:
 
 
 def current(store: Store) -> Job | None:
-    """The job that the output belongs to; None for an output without one."""
+    """The job that the output belongs to; None for an output without one. Raises OutputError where its record is damaged."""
     number = records.newest(store, paths.job_record)
     if not number:
         return None
@@ -55,7 +55,9 @@ def current(store: Store) -> Job | None:
         mark = Fingerprint.from_json(record["fingerprint"])
         return Job(number, JobPaths(record["job8"]), record["name"], mark, record.get("written"))
     except (KeyError, TypeError) as e:
-        raise OutputError(f"{store.root}/{path}: not the record of a job ({e!r}); was it edited?") from e
+        raise OutputError(
+            f"{store.root}/{path}: not the record of a job ({e!r}); was it edited? Put it back as it was, or give another output.path"
+        ) from e
 
 
 def find_or_create(
@@ -126,13 +128,7 @@ def remove_former(store: Store, job: Job) -> None:
     """Remove what jobs before `job` left where readers look: _SUCCESS first, then their parts and dead letters."""
     if job.number == 1:
         return
-    former = _jobs(store, before=job.number)
-    stale = [
-        e.path
-        for folder in (paths.DATA, paths.DEAD_LETTERS)
-        for e in store.list(folder)
-        if any(f.shard_of_part(e.path) is not None or f.shard_of_dead_letters(e.path) is not None for f in former)
-    ]
+    stale = _published(store, former(store, job))
     if stale:
         store.delete(paths.SUCCESS)
     for path in stale:
@@ -141,14 +137,23 @@ def remove_former(store: Store, job: Job) -> None:
 
 def withdraw(store: Store, job: Job) -> None:
     """Remove what a runner of `job` put where readers look, after the job was replaced: its parts and dead letters."""
-    for folder in (paths.DATA, paths.DEAD_LETTERS):
-        for entry in store.list(folder):
-            if paths.job8_of(entry.path) == job.paths.job8:
-                store.delete(entry.path)
+    for path in _published(store, {job.paths.job8}):
+        store.delete(path)
 
 
-def _jobs(store: Store, before: int) -> set[JobPaths]:
-    return {JobPaths(records.read(store, paths.job_record(n))["job8"]) for n in range(1, before)}
+def former(store: Store, job: Job) -> set[str]:
+    """The job8 of each job before `job` on this output."""
+    return _job8s(store, before=job.number)
+
+
+def _job8s(store: Store, before: int) -> set[str]:
+    return {records.read(store, paths.job_record(n))["job8"] for n in range(1, before)}
+
+
+def _published(store: Store, job8s: set[str]) -> list[str]:
+    """What these jobs put where readers look: parts and dead letters."""
+    entries = [e for folder in (paths.DATA, paths.DEAD_LETTERS) for e in store.list(folder)]
+    return [e.path for e in entries if paths.job8_of(e.path) in job8s]
 
 
 def refuse_foreign_data(store: Store) -> None:
@@ -156,9 +161,9 @@ def refuse_foreign_data(store: Store) -> None:
 
     Raises OutputError where data/ holds a file that no job here wrote.
     """
-    known = _jobs(store, before=records.newest(store, paths.job_record) + 1)
+    known = _job8s(store, before=records.newest(store, paths.job_record) + 1)
     for entry in store.list(paths.DATA):
-        ours = entry.path == paths.SUCCESS or any(j.shard_of_part(entry.path) is not None for j in known)
+        ours = entry.path == paths.SUCCESS or paths.job8_of(entry.path) in known
         if not ours and not entry.path.rpartition("/")[2].startswith("."):
             raise OutputError(
                 f"{store.root}/{entry.path}: no job of batchinfer wrote this file, and readers of {paths.DATA}/ would take it "

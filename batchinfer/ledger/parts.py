@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -134,8 +134,11 @@ class Part:
         )
 
 
-def account(parts: Iterable[Part]) -> Counts:
-    """The job's rows by what became of them, each once: where a row was attempted again, the newer part tells."""
+def account(parts: Iterable[Part], planned: int | None = None) -> Counts:
+    """The job's rows by what became of them, each once: where a row was attempted again, the newer part tells.
+
+    Of so many `planned` rows, those of no part are not attempted; None where the parts hold them all.
+    """
     total = Counts()
     for part in parts:
         total += part.counts
@@ -143,7 +146,9 @@ def account(parts: Iterable[Part]) -> Counts:
             counts = part.counts
             again = counts.planned - counts.not_attempted
             total += Counts(planned=-counts.planned, dead=-again, not_attempted=-counts.not_attempted)
-    return total
+    if planned is None:
+        return total
+    return replace(total, planned=planned, not_attempted=total.not_attempted + planned - total.planned)
 
 
 def commit(store: Store, job: JobPaths, decision: Decision, data: bytes, dead_letters: bytes | None) -> Part:
@@ -164,15 +169,18 @@ def read(store: Store, job: JobPaths, shard: int) -> Part:
     """The part of a shard, from its bytes. Raises FileNotFoundError where there is none, OutputError where it is damaged."""
     path = job.part(shard)
     where, data = f"{store.root}/{path}", store.read(path)
+    advice = "delete it and run again to make it anew"
     try:
         stands = files.read_footer(data)
+        decision = Decision.from_metadata(stands.metadata, where)
     except InputError as e:
-        raise OutputError(f"{where}: this part is damaged ({e}); delete it and run again to make it anew") from e
-    decision = Decision.from_metadata(stands.metadata, where)
+        raise OutputError(f"{where}: this part is damaged ({e}); {advice}") from e
+    except OutputError as e:
+        raise OutputError(f"{e}; {advice}") from e
     if decision.shard != shard or decision.counts.succeeded != stands.rows:
         raise OutputError(
             f"{where}: this part says that it is of shard {decision.shard} with {decision.counts.succeeded} rows, "
-            f"and it has {stands.rows}: was it renamed or altered? Delete it and run again to make it anew"
+            f"and it has {stands.rows}: was it renamed or altered? If so, {advice}"
         )
     return _describe(job, path, decision, data)
 
@@ -201,7 +209,8 @@ def _fetch_footer(store: Store, part: Part) -> footer.Footer:
     try:
         return footer.parse(footer.fetch(store, part.path, part.bytes, where), part.bytes, where)
     except InputError as e:
-        raise OutputError(f"{where}: this part is damaged ({e})") from e
+        advice = "put it back from a copy, or begin anew with --restart"
+        raise OutputError(f"{where}: this part is damaged ({e}): {advice}") from e
 
 
 def list_shards(store: Store, job: JobPaths) -> set[int]:

@@ -24,9 +24,8 @@ _SEAL_BYTES = 82
 def to_bytes(value: dict[str, Any]) -> bytes:
     """A record as stored, which must have a key: one order of keys, so that equal records have equal bytes, and the seal."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False)
-    body = text.removesuffix("\n}").encode(
-        "utf-8", "surrogatepass"
-    )  # a file name that is no UTF-8 reads back as it was
+    # surrogatepass: a file name that is no UTF-8 reads back as it was.
+    body = text.removesuffix("\n}").encode("utf-8", "surrogatepass")
     return b'%s,\n "sha256": "%s"\n}\n' % (body, hashlib.sha256(body).hexdigest().encode())
 
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import polars as pl
 
+_EXAMPLES = 3
+"""Rows that are shown of a group."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -36,7 +39,7 @@ class ErrorGroup:
         return asdict(self)
 
 
-def group(dead_letters: pl.DataFrame, examples: int = 3) -> list[ErrorGroup]:
+def group(dead_letters: pl.DataFrame) -> list[ErrorGroup]:
     """Dead letters (see `Run.errors`) by class, type and message, with the first few rows of each as examples."""
     groups: dict[tuple[str, str, str], ErrorGroup] = {}
     row: Mapping[str, Any]
@@ -45,6 +48,6 @@ def group(dead_letters: pl.DataFrame, examples: int = 3) -> list[ErrorGroup]:
         found = groups.setdefault(kind, ErrorGroup(*kind))
         found.rows += 1
         found.resolved += row["resolved_by"] is not None
-        if len(found.examples) < examples:
+        if len(found.examples) < _EXAMPLES:
             found.examples.append(Example(row["source_file"], row["source_row"], row["key"]))
     return sorted(groups.values(), key=lambda g: -g.rows)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
+from batchinfer.errors import InputError
 from batchinfer.executors.protocol import Executor
 from batchinfer.job.spec import Errors
 from batchinfer.ledger import manifests, parts, settings
@@ -79,7 +80,7 @@ class GenerationRun:
         self._tried_again = {s.number: s.retries for s in generation.shards}
         self._surroundings, self._host = surroundings, surroundings.host
         self._parts: list[Part] = []
-        self._standing: list[Future[Part]] = []
+        self._standing: deque[Future[Part]] = deque()
         self._given_up: list[Failed] = []
         self._suspects = Suspects(store, job, epoch)
         self._decided = self._decided_rows = 0
@@ -110,7 +111,7 @@ class GenerationRun:
         )
         try:
             with self._host.threads(4, "batchinfer-parts") as pool:
-                self._standing = [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
+                self._standing += [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
                 if self._plan.spec.errors.on_exceed == "abort":  # dead rows of former runs count from the start
                     self._take_standing()
                     self._ending = self._exceeded()
@@ -124,18 +125,18 @@ class GenerationRun:
         return self._end(shards)
 
     def _take_standing(self, *, done: bool = False) -> None:
-        """The parts that former runs of this generation left; those that are read by now where `done`. Raises OutputError."""
-        ready = [future for future in self._standing if future.done()] if done else list(self._standing)
-        for future in ready:
-            self._parts.append(future.result())
-            self._standing.remove(future)
+        """Take in the parts that former runs of this generation left; where `done`, only up to the first that isn't read yet.
+
+        Raises OutputError for one that is damaged.
+        """
+        while self._standing and (not done or self._standing[0].done()):
+            self._parts.append(self._standing[0].result())
+            self._standing.popleft()
 
     def _counts(self) -> Counts:
         """The job's rows by what became of them so far."""
         mine = [replace(p, retries=self._tried_again[p.shard]) for p in self._parts]
-        counts = account([*self._listed, *mine])
-        rest = self._planned - counts.planned
-        return replace(counts, planned=self._planned, not_attempted=counts.not_attempted + rest)
+        return account([*self._listed, *mine], self._planned)
 
     def _context(self, *, fresh: bool) -> tuple[Allotment, Context]:
         self._settings = settings.standing(self._store, self._job, self._generation)
@@ -157,7 +158,11 @@ class GenerationRun:
             self._suspects.begin([s.number for s in left], executor.workers)
             quarantined = self._suspects.quarantined(left[0].number)
             if self._settings is None:
-                measured = executor.measure(list(left), quarantined=quarantined)
+                try:
+                    measured = executor.measure(list(left), quarantined=quarantined)
+                except InputError as e:  # of all that is left not one row can be read
+                    self._ending = _Ending(State.FAILED, e.exit_code, str(e))
+                    return
                 self._settings = settings.pin(self._store, self._job, self._generation, measured)
             executor.start(self._settings, quarantined=quarantined)
             self._tell(Settled(self._settings, executor.workers))

@@ -57,12 +57,12 @@ def counted(failed: Failed, before: int, max_retries: int) -> int:
 def deaths_before(noted: Mapping[int, int], in_hand: Iterable[int], left: Iterable[int]) -> dict[int, int]:
     """Deaths by shard at the start of a runner.
 
+    A runner may end for many reasons that are no row's fault, so these bring a shard to quarantine and never beyond.
+
     Args:
         noted: by the runner before it.
         in_hand: shards that the runner before it may have had in hand when it ended uncleanly: it may have died of each.
         left: the undecided shards.
-
-    A runner may end for many reasons that are no row's fault, so these bring a shard to quarantine and never beyond.
 
     """
     died = set(in_hand)

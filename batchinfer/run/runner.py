@@ -70,14 +70,12 @@ def run(
             jobs.remove_former(store, job)
             generation = _generation(store, job, plan)
             before = manifests.latest(store, job.paths)
-            if before is not None and not generations.is_open(
-                generation, before
-            ):  # ended while we waited for our epoch
+            # Another runner may have ended it while we waited for our epoch.
+            if before is not None and not generations.is_open(generation, before):
                 result = judge(store, plan.spec, job, before)
             else:
-                result = GenerationRun(
-                    plan, store, job, epoch, generation, before, listener, stop, surroundings
-                ).result()
+                mine = GenerationRun(plan, store, job, epoch, generation, before, listener, stop, surroundings)
+                result = mine.result()
     return _told(result, host.monotonic() - began, listener)
 
 
@@ -119,17 +117,11 @@ def retry(
             if begun.generation is None:
                 result = judge(store, plan.spec, begun.job, begun.before)
             else:
-                result = GenerationRun(
-                    begun.plan,
-                    store,
-                    begun.job,
-                    epoch,
-                    begun.generation,
-                    begun.before,
-                    listener,
-                    stop,
-                    surroundings,
-                ).result()
+                generation, before = begun.generation, begun.before
+                mine = GenerationRun(
+                    begun.plan, store, begun.job, epoch, generation, before, listener, stop, surroundings
+                )
+                result = mine.result()
     return _told(result, host.monotonic() - began, listener)
 
 

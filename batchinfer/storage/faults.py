@@ -64,10 +64,9 @@ def classify(error: BaseException) -> Fault:
         return told
     if isinstance(error, ValueError) or names & _REFUSED:
         return Fault.REFUSED  # options and names that the client itself doesn't take
+    # gcsfs says 403 in this way, and nothing else: system errors have a number, those of HTTP clients a type.
     if type(error) is OSError and error.errno is None:
-        return (
-            Fault.DENIED
-        )  # gcsfs says 403 in this way, and nothing else: system errors have a number, those of HTTP clients a type
+        return Fault.DENIED
     if isinstance(error, (OSError, TimeoutError)) or any(_of_library(error, name) for name in _CLIENT_LIBRARIES):
         return Fault.PASSING
     return Fault.FOREIGN

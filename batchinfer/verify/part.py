@@ -73,10 +73,10 @@ def check(store: Store, job: JobPaths, shard: Shard, recorded: Part | None) -> C
     return checked
 
 
-def decode(data: bytes, columns: list[str] | None = None) -> pa.Table:
+def decode(data: bytes) -> pa.Table:
     """Every page of a Parquet file in memory, each against its checksum, every value validated. Raises OSError, ValueError, ArrowException."""
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    table = file.read(columns=columns)
+    table = file.read()
     table.validate(full=True)
     return table
 

@@ -65,12 +65,14 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Results:
-    """Rows that need no model (any more): from a checkpoint, or dead."""
+    """Rows that are done with: predicted, dead, or from a checkpoint."""
 
     run: ShardRun
     window: WindowRows
     table: pa.Table
+    """Of the chunk's schema."""
     fresh: bool
+    """Whether no checkpoint holds them yet."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from batchinfer.errors import BatchinferError, JobFileError, MissingExtraError, Problem, StoppedError
 from batchinfer.executors.inline import InlineExecutor
 from batchinfer.executors.protocol import Executor
 from batchinfer.testing.executors import ExecutorContract, ProcessContract
@@ -53,17 +51,3 @@ def test_an_inline_run_imports_neither_ray_nor_typer_nor_rich(tmp_path: Path) ->
         [sys.executable, "-c", code, plan.spec.model_dump_json()], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MissingExtraError("s3fs", "s3", "reading s3:// URLs"),
-        JobFileError("job.yaml", [Problem("name", "is missing", 3)]),
-        StoppedError("interrupted", cancelled=True),
-    ],
-)
-def test_an_error_travels_from_a_worker_to_the_runner_as_it_is(error: BatchinferError) -> None:
-    arrived = pickle.loads(pickle.dumps(error))
-    assert (type(arrived), str(arrived), vars(arrived)) == (type(error), str(error), vars(error))
-    assert arrived.exit_code == error.exit_code

@@ -76,11 +76,11 @@ def test_a_process_of_this_boot_that_is_dead_is_taken_over_at_once(store: Any, j
 
 def test_a_process_that_is_dead_and_not_yet_reaped_is_taken_over_at_once(store: Any, job: JobPaths) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    started = host._process_start(child.pid)
-    assert started is not None
+    state = host.process_state(child.pid)
+    assert state is not None
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and a zombie until we reap it
-    records.create(store, job.epoch(1), {**HERE.identity(), "pid": child.pid, "process_start": started})
+    records.create(store, job.epoch(1), {**HERE.identity(), "pid": child.pid, "process_start": state[1]})
     epoch = Epoch.begin(store, job, host=never)
     epoch.close("end")
     child.communicate()

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.run.workplace import Workplace
+from tests.run.workplace import Workplace, chunks, wait_for
 
 ROWS, BATCH, INTERVAL, DELAY = 6000, 32, 0.5, 0.02
 PACE = BATCH / DELAY
 """Rows per second at most, of one worker."""
-
-
-def wait_for(what: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def sections(workplace: Workplace, **more: Any) -> dict[str, Any]:
@@ -39,10 +29,6 @@ def uninterrupted(workplace: Workplace) -> tuple[list[str], int]:
     seen = workplace.seen()
     workplace.log.unlink()
     return workplace.digests("reference"), seen
-
-
-def chunks(workplace: Workplace) -> list[Path]:
-    return list((workplace.folder / "output/_batchinfer").rglob("*.arrow"))
 
 
 def parts(workplace: Workplace) -> list[Path]:

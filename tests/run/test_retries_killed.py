@@ -11,8 +11,7 @@ from batchinfer.errors import FingerprintError
 from batchinfer.ledger import generations, jobs, parts
 from batchinfer.ledger.parts import Counts
 from batchinfer.storage.store import open_store
-from tests.run.test_kills import chunks, wait_for
-from tests.run.workplace import Workplace
+from tests.run.workplace import Workplace, chunks, wait_for
 
 ROWS = 4000
 BAD = set(range(1, ROWS, 2))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,17 @@ class Workplace:
     def seen(self) -> int:
         """Rows that the model saw over all processes that were given the log."""
         return sum(int(line) for line in self.log.read_text().split()) if self.log.exists() else 0
+
+
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 60) -> None:
+    """Return once something has happened, which must be before the program's end."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def chunks(workplace: Workplace) -> list[Path]:
+    """Checkpoints that stand on the output."""
+    return list((workplace.folder / "output/_batchinfer").rglob("*.arrow"))

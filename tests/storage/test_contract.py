@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from batchinfer.errors import AccessError, OutputError
 from batchinfer.storage.remote import FsspecStore
@@ -66,21 +64,8 @@ OPTIONS = {"key": "testing", "secret": "testing", "client_kwargs": {"region_name
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of a server of its own with the bucket `lake`."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1", **keys)
-    client.create_bucket(Bucket="lake")
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def clients(s3: str) -> list[Any]:
-    options = {"endpoint_url": s3, "use_listings_cache": False, "skip_instance_cache": True, **OPTIONS}
+def clients(s3_server: str) -> list[Any]:
+    options = {"endpoint_url": s3_server, "use_listings_cache": False, "skip_instance_cache": True, **OPTIONS}
     return [fsspec.filesystem("s3", **options) for _ in range(2)]
 
 
@@ -97,8 +82,8 @@ class TestS3Store(StoreContract):
         return FsspecStore(self.root, next(self.clients))
 
 
-def test_a_bucket_is_opened_with_the_options_of_its_longest_prefix(s3: str) -> None:
-    options = {"s3://": {"endpoint_url": "http://127.0.0.1:1"}, "s3://lake/": {"endpoint_url": s3, **OPTIONS}}
+def test_a_bucket_is_opened_with_the_options_of_its_longest_prefix(s3_server: str) -> None:
+    options = {"s3://": {"endpoint_url": "http://127.0.0.1:1"}, "s3://lake/": {"endpoint_url": s3_server, **OPTIONS}}
     store = open_store(f"s3://lake/{fresh_name()}/", options)
     assert store.create("x", b"1")
     assert [e.path for e in store.list()] == ["x"]
@@ -112,12 +97,14 @@ def test_a_bucket_that_is_not_there_is_refused_by_name(clients: list[Any]) -> No
             verb("x", b"1")
 
 
-def test_missing_credentials_are_refused_at_once(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_credentials_are_refused_at_once(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    store = open_store("s3://lake/out", {"s3://": {"endpoint_url": s3, "anon": False}})
+    store = open_store("s3://lake/out", {"s3://": {"endpoint_url": s3_server, "anon": False}})
     with pytest.raises(AccessError, match="credentials"):
         store.create("x", b"1")

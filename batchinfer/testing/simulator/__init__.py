@@ -3,6 +3,7 @@
 One seed is one history, on whatever machine. `python -m batchinfer.testing.simulator --seed 17` tells it, operation by operation.
 """
 
-from batchinfer.testing.simulator.history import History, simulate
+from batchinfer.testing.simulator.history import History
+from batchinfer.testing.simulator.seed import simulate
 
 __all__ = ["History", "simulate"]

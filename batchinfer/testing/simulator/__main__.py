@@ -8,7 +8,7 @@ import os
 import sys
 
 from batchinfer.testing.simulator import campaign, mutants
-from batchinfer.testing.simulator.history import simulate
+from batchinfer.testing.simulator.seed import simulate
 
 
 def main(arguments: list[str] | None = None) -> int:

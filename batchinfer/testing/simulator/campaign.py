@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 from batchinfer.testing.simulator import mutants
-from batchinfer.testing.simulator.history import simulate
+from batchinfer.testing.simulator.seed import simulate
 
 _CHUNK = 25
 
@@ -47,15 +46,14 @@ class Campaign:
         return "\n".join(lines)
 
 
-def of(seeds: Sequence[int], mutant: str | None = None) -> Campaign:
+def of(seeds: Sequence[int]) -> Campaign:
     """The histories of some seeds, in this process."""
     campaign = Campaign()
-    with mutants.MUTANTS[mutant]() if mutant else contextlib.nullcontext():
-        for seed in seeds:
-            history = simulate(seed)
-            campaign.add(Campaign(1, history.steps, history.starts, history.faults))
-            if history.violations:
-                campaign.violations[seed] = history.violations[0]
+    for seed in seeds:
+        history = simulate(seed)
+        campaign.add(Campaign(1, history.steps, history.starts, history.faults))
+        if history.violations:
+            campaign.violations[seed] = history.violations[0]
     return campaign
 
 
@@ -74,7 +72,6 @@ class Caught:
     """How a mutant fared."""
 
     mutant: str
-    what: str
     seeds: int
     """That were needed to catch it, or that it survived."""
     violation: str | None
@@ -86,13 +83,12 @@ class Caught:
 
 def hunt(mutant: str, most: int) -> Caught:
     """Histories of a mutant until one shows it, at most so many."""
-    what = (mutants.MUTANTS[mutant].__doc__ or "").strip()
     with mutants.MUTANTS[mutant]():
         for seed in range(most):
             violations = simulate(seed).violations
             if violations:
-                return Caught(mutant, what, seed + 1, violations[0])
-    return Caught(mutant, what, most, None)
+                return Caught(mutant, seed + 1, violations[0])
+    return Caught(mutant, most, None)
 
 
 def hunt_all(most: int, jobs: int) -> Iterable[Caught]:

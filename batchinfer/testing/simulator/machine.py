@@ -56,13 +56,12 @@ class SimulatedHost(Host):
             while not ended and action():
                 self._scheduler.pause(seconds)
 
-        task = self._scheduler.spawn(self._process, name, go_on)
+        self._scheduler.spawn(self._process, name, go_on)
 
         def end() -> None:
             nonlocal ended
             ended = True
 
-        del task
         return end
 
     def within(self, seconds: float, action: Callable[[], None], name: str) -> None:

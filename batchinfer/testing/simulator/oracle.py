@@ -20,10 +20,6 @@ from batchinfer.testing.simulator.bucket import Bucket
 from batchinfer.testing.simulator.model import Shape
 
 
-class ViolationError(AssertionError):
-    """A history in which something doesn't hold."""
-
-
 class Oracle:
     """Looks at the bucket itself, past clients, listings and their delays."""
 

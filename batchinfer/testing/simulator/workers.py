@@ -16,8 +16,7 @@ from batchinfer.testing.simulator.scheduler import Process, Scheduler, Task
 from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress
 from batchinfer.worker.items import Submitted
 from batchinfer.worker.stages import Stages
-
-AHEAD = 2
+from batchinfer.worker.worker import AHEAD
 
 
 class SimulatedWorker:
@@ -112,7 +111,7 @@ class SimulatedExecutor:
             self._context,
             store,
             reader,  # type: ignore[arg-type]
-            lambda _quarantined: model,
+            lambda _shard, _quarantined: model,
             lambda function: function(),
             on_cpu=True,
             host=host,

@@ -1,0 +1,79 @@
+"""The operator of a history, who starts runners and looks at what became of them."""
+
+from __future__ import annotations
+
+from random import Random
+
+from batchinfer.run.events import State
+from batchinfer.testing.simulator.model import Shape, shape
+from batchinfer.testing.simulator.world import How, World
+
+LAST_STARTS = 8
+"""Runners that may be needed to end a job in calm weather: some find another one alive."""
+
+
+class Operator:
+    """Starts runners of a job, sometimes with another model, until the job has ended.
+
+    Args:
+        world: where.
+        job: as it is at first.
+        chance: draws what is started when.
+
+    """
+
+    def __init__(self, world: World, job: Shape, chance: Random) -> None:
+        self._world, self._job, self._chance = world, job, chance
+
+    def operate(self) -> None:
+        """In the weather of the seed, then in calm weather until the job has ended, also once the last sleeper is awake."""
+        chance, world, weather = self._chance, self._world, self._world.weather
+        for n in range(weather.starts):
+            started = world.start(self._draw_start() if n else "run", self._job)
+            if chance.random() < weather.stopped:
+                world.stop_later(started, chance.uniform(0.5, 15.0))
+            gap = chance.uniform(0.0, 2.0 if weather.duel else 40.0) if weather.runners > 1 else 900.0
+            world.scheduler.join(started.task, gap)
+            while len(world.alive()) >= weather.runners:
+                world.scheduler.pause(5.0)
+        world.fate.calm = True
+        world.note("operator", "calm")
+        self._finish()
+        world.wake_up()
+        for started in world.starts:
+            world.scheduler.join(started.task)
+        world.scheduler.pause(60.0)  # workers that outlive their driver come to an end
+        self._finish()
+        world.history.parts, world.history.shape = world.oracle.first_generation()
+
+    def _draw_start(self) -> How:
+        """Go on, begin anew, perhaps with another model, or try dead rows again, perhaps with a mended one."""
+        chance, weather, job = self._chance, self._world.weather, self._job
+        if chance.random() < weather.restarts:
+            if chance.random() < 0.5:
+                self._job = shape(job.number, job.version + 1)
+            return "restart"
+        if chance.random() < weather.retries:
+            self._job = shape(job.number, job.version, min(2, job.repair + chance.randint(0, 1)))
+            return "retry"
+        return "run"
+
+    def _finish(self) -> None:
+        """Start runners until one ends the job."""
+        world, oracle = self._world, self._world.oracle
+        for _ in range(LAST_STARTS):
+            how: How = "run"
+            current = oracle.current()
+            if current is not None:
+                begun = oracle.generations(current[1])
+                self._job = oracle.shape_of(begun[-1]) if begun else current[2]
+                if begun and begun[-1].kind == "retry" and oracle.manifest(current[1]):
+                    how = self._chance.choice(("run", "retry"))
+            started = world.start(how, self._job)
+            others = [s for s in world.alive() if s is not started]
+            for one in (started, *others):  # whoever is refused waits for the one that lives
+                world.scheduler.join(one.task)
+            if not others and started.result is not None and started.result.state in (State.SUCCEEDED, State.PARTIAL):
+                oracle.end(started.code)
+                return
+        world.failed(f"the job has not ended after {LAST_STARTS} starts in calm weather")
