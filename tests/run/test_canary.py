@@ -301,6 +301,19 @@ def test_a_store_that_repeats_the_jobs_credentials_is_quoted_without_them(
     assert refused not in text
 
 
+def test_an_option_of_the_store_is_hidden_whatever_its_key_is_called(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHEREVER", CANARIES["OPAQUE"])
+    places = {"input": {"path": "s3://lake/in/"}, "output": {"path": "s3://lake/out/"}}
+    path = workplace.folder / "job.yaml"
+    path.write_text(json.dumps(workplace.fields(storage={"s3://lake/": {"endpoint_url": "${WHEREVER}"}}, **places)))
+    codes, text = told(*([verb, str(path)] for verb in [*VERBS, "plan", "run"]))
+    assert codes == [2] * 7
+    assert text.count("Invalid endpoint: [hidden]") == 7
+    assert CANARIES["OPAQUE"] not in text
+
+
 def test_a_store_that_repeats_the_environments_credentials_is_quoted_without_them(
     endpoint: str, refused: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
