@@ -13,6 +13,7 @@ import pytest
 
 from batchinfer.engines.faults import Fault
 from batchinfer.errors import ModelError, StoppedError
+from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import Retry, Step
 from batchinfer.worker.failures import RowFailure, fault
 from batchinfer.worker.quarantine import Quarantine
@@ -61,9 +62,8 @@ class Place:
             outputs={"y": "y", "pid": "pid"},
             options=options,
         )
-        self.made.append(
-            Quarantine(step, (str(self.folder),), "cpu", Retry(timeout=timeout, max_retries=1), self.stopping)
-        )
+        retry = Retry(timeout=timeout, max_retries=1)
+        self.made.append(Quarantine(step, (str(self.folder),), "cpu", retry, self.stopping, Secrets()))
         return self.made[-1]
 
 
