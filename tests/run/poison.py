@@ -65,7 +65,7 @@ class Model:
 
     def holds(self):
         """Python itself, so that no other thread runs."""
-        time.sleep(0.7)
+        time.sleep(1)
         ctypes.PyDLL(None).sleep(3600)
 
     def hog(self):
@@ -124,6 +124,7 @@ SEEN = {
 }
 """What the dead letters say of each kind: class, type, signal."""
 BATCH = 8
+"""Rows, unless a job says another number."""
 WINDOW = 2 * BATCH
 SHARD = 2 * WINDOW
 ROWS = 2 * SHARD
@@ -136,9 +137,14 @@ class Poisoned:
     """
 
     def __init__(
-        self, folder: Path, kinds: dict[int, str], options: dict[str, Any] | None = None, **sections: Any
+        self,
+        folder: Path,
+        kinds: dict[int, str],
+        options: dict[str, Any] | None = None,
+        batch: int = BATCH,
+        **sections: Any,
     ) -> None:
-        self.folder, self.kinds = folder, kinds
+        self.folder, self.kinds, self.batch = folder, kinds, batch
         (folder / "dying.py").write_text(MODEL)
         table = pa.table({"x": range(ROWS), "kind": [kinds.get(n, "") for n in range(ROWS)]})
         pq.write_table(table, folder / "in.parquet")
@@ -154,7 +160,7 @@ class Poisoned:
                 "outputs": {"y": {"column": "y", "type": "float64"}},
                 "options": {"log": str(folder / "log"), "runner": str(folder / "runner"), **(options or {})},
             },
-            "batching": {"rows": BATCH, "window": WINDOW, "shard": SHARD},
+            "batching": {"rows": batch, "window": WINDOW, "shard": SHARD},
             "checkpoint": {"interval": "1ms"},
             "errors": {"threshold": -1},
             "output": {"path": str(folder / "out")},
@@ -226,7 +232,7 @@ class Poisoned:
     def _batches(self) -> Iterator[set[int]]:
         """What the model is called with where nothing is isolated."""
         for _, window in itertools.groupby(self._for_the_model(), lambda n: n // WINDOW):
-            while batch := set(itertools.islice(window, BATCH)):
+            while batch := set(itertools.islice(window, self.batch)):
                 yield batch
 
 
