@@ -245,7 +245,7 @@ class ProcessContract(ExecutorContract):
 
     @pytest.mark.parametrize(
         ("sound", "also_in_children", "why", "loads"),
-        [(0, True, "exit 9", 2), (1, True, "exit 9", 3), (1, False, "2 workers ended", 4)],
+        [(0, True, "exit 9", 2), (1, False, "2 workers ended", 4)],
     )
     def test_a_model_that_ends_what_loads_it_is_refused(
         self, tmp_path: Path, sound: int, also_in_children: bool, why: str, loads: int

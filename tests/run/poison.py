@@ -123,8 +123,7 @@ SEEN = {
     "takes_all": ("out_of_memory", "MemoryError", None),
 }
 """What the dead letters say of each kind: class, type, signal."""
-BATCH = 8
-"""Rows, unless a job says another number."""
+BATCH = 4
 WINDOW = 2 * BATCH
 SHARD = 2 * WINDOW
 ROWS = 2 * SHARD
@@ -141,10 +140,9 @@ class Poisoned:
         folder: Path,
         kinds: dict[int, str],
         options: dict[str, Any] | None = None,
-        batch: int = BATCH,
         **sections: Any,
     ) -> None:
-        self.folder, self.kinds, self.batch = folder, kinds, batch
+        self.folder, self.kinds = folder, kinds
         (folder / "dying.py").write_text(MODEL)
         table = pa.table({"x": range(ROWS), "kind": [kinds.get(n, "") for n in range(ROWS)]})
         pq.write_table(table, folder / "in.parquet")
@@ -160,7 +158,7 @@ class Poisoned:
                 "outputs": {"y": {"column": "y", "type": "float64"}},
                 "options": {"log": str(folder / "log"), "runner": str(folder / "runner"), **(options or {})},
             },
-            "batching": {"rows": batch, "window": WINDOW, "shard": SHARD},
+            "batching": {"rows": BATCH, "window": WINDOW, "shard": SHARD},
             "checkpoint": {"interval": "1ms"},
             "errors": {"threshold": -1},
             "output": {"path": str(folder / "out")},
@@ -195,7 +193,7 @@ class Poisoned:
         file = self.folder / log
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
-    def check(self) -> None:
+    def check(self, exit_code: int = 0) -> None:
         """Exactly the poisoned rows are dead, as their kinds say, and all others have their answer, once."""
         run = open_run(self.folder / "out")
         dead = run.errors().to_dicts()
@@ -206,7 +204,7 @@ class Poisoned:
         alive = [n for n in range(ROWS) if n not in self.kinds]
         assert answers["x"].to_pylist() == alive
         assert answers["y"].to_pylist() == [2.0 * n for n in alive]
-        assert (run.counts.succeeded, run.counts.dead, run.exit_code) == (len(alive), len(self.kinds), 0)
+        assert (run.counts.succeeded, run.counts.dead, run.exit_code) == (len(alive), len(self.kinds), exit_code)
 
     def check_calls(self, deaths: int) -> None:
         """What found the rows: the calls that isolate one are as many as promised, at most.
@@ -232,7 +230,7 @@ class Poisoned:
     def _batches(self) -> Iterator[set[int]]:
         """What the model is called with where nothing is isolated."""
         for _, window in itertools.groupby(self._for_the_model(), lambda n: n // WINDOW):
-            while batch := set(itertools.islice(window, self.batch)):
+            while batch := set(itertools.islice(window, BATCH)):
                 yield batch
 
 
