@@ -70,7 +70,7 @@ class Quarantine:
         self._retries, self._stopping = retry.max_retries, stopping
         self.paces = Paces(retry.timeout)
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._precision, self._threads = "native", 1
         self.ended = 0
         """Calls that a process ended in, or had to be ended for."""
@@ -127,11 +127,11 @@ class Quarantine:
             self._child.warm = True
             return answer
 
-    def _started(self) -> tuple[_Child, Description]:
+    def _started(self) -> tuple[Child, Description]:
         """A child that has the model loaded."""
         deaths = 0
         while True:
-            self._child = child = _Child(Start(self._step, self._code, self._device, self._threads))
+            self._child = child = Child(Start(self._step, self._code, self._device, self._threads))
             try:
                 description: Description = self._answer(child, ("load", self._precision), UNKNOWN_SECONDS)
             except RowFailure as e:
@@ -149,7 +149,7 @@ class Quarantine:
             f"libraries that it needs do when it is built, whether they fit this machine, and whether the machine has the memory"
         )
 
-    def _answer(self, child: _Child, request: Any, seconds: float) -> Any:
+    def _answer(self, child: Child, request: Any, seconds: float) -> Any:
         """The child's answer. Raises what the child raised; where it gave none, the child is gone."""
         answer = None
         try:
@@ -178,16 +178,16 @@ def _failure(error: RowError, fault: Fault | None) -> RowFailure:
     return RowFailure(error, fault)
 
 
-class _Child:
-    """The process and the connection to it."""
+class Child:
+    """A process that runs `program`, and the connection to it; it is sent `start` first."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: object, program: str = _PROGRAM) -> None:
         self.warm = False
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self._killed_before = _out_of_memory_kills()
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+                [sys.executable, "-c", program, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # standard output is the result of whoever runs the job
