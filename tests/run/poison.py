@@ -123,7 +123,8 @@ SEEN = {
     "takes_all": ("out_of_memory", "MemoryError", None),
 }
 """What the dead letters say of each kind: class, type, signal."""
-BATCH = 4
+BATCH = 8
+"""One by one, as many calls would find a row as are allowed at most, and two more."""
 WINDOW = 2 * BATCH
 SHARD = 2 * WINDOW
 ROWS = 2 * SHARD
