@@ -220,12 +220,14 @@ class ProcessContract(ExecutorContract):
         finally:
             executor.close()
 
-    @pytest.mark.parametrize(("row", "why"), [(-3, "a call of the model"), (-4, "no sign of life")])
+    @pytest.mark.parametrize(
+        ("row", "timeout", "why"), [(-3, "1s", "a call of the model"), (-4, "4s", "no sign of life")]
+    )
     def test_a_worker_that_hangs_is_gone_before_another_takes_its_place(
-        self, tmp_path: Path, row: int, why: str
+        self, tmp_path: Path, row: int, timeout: str, why: str
     ) -> None:
         loads = tmp_path / "loads"
-        plan = self.plan(tmp_path, [*range(19), row], retry={"timeout": "1500ms"}, loads=str(loads))
+        plan = self.plan(tmp_path, [*range(19), row], retry={"timeout": timeout}, loads=str(loads))
         executor = self.open(self.context(plan))
         try:
             executor.start(executor.measure(plan.shards[:1]))

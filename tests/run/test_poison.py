@@ -24,14 +24,14 @@ def test_rows_that_end_the_program_itself_are_found_in_its_third_run(tmp_path: P
 
 
 def test_a_row_that_hangs_is_found_in_one_run(tmp_path: Path) -> None:
-    job = Poisoned(tmp_path, {5: "hangs"}, **INLINE, retry={"timeout": "500ms"})
+    job = Poisoned(tmp_path, {5: "hangs"}, **INLINE, retry={"timeout": "1s"})
     assert job.run_to_the_end(1) == [0]
     job.check()
     job.check_calls(deaths=1)
 
 
 def test_a_call_that_holds_python_ends_the_program_with_its_stack(tmp_path: Path) -> None:
-    job = Poisoned(tmp_path, {5: "holds"}, **INLINE, retry={"timeout": "1500ms"})
+    job = Poisoned(tmp_path, {5: "holds"}, **INLINE, retry={"timeout": "4s"})
     code, said = job.run()
     assert code == 1
     assert "in holds" in said
