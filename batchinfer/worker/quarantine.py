@@ -129,8 +129,7 @@ class Quarantine:
             pace = self.paces.infer if request == "infer" else self.paces.prepare
             try:
                 seconds = pace.limit(len(rows)) + (0.0 if self._child.warm else _FIRST_SECONDS)
-                with pace.call(len(rows)):
-                    answer = self._answer(self._child, (request, rows), seconds)
+                answer = pace.call(len(rows), self._answer, self._child, (request, rows), seconds)
             except RowFailure as e:
                 if e.fault is Fault.POISONED:
                     self._end()
