@@ -18,6 +18,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--table", metavar="FILE", help="where its results go as JSON")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes (-n), those that start a Ray follow each other in one: two would fight for the memory."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The address of an S3 server of this session's own, with the bucket `lake`."""

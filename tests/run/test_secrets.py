@@ -15,6 +15,7 @@ from batchinfer import Job
 from batchinfer.errors import BatchinferError, FingerprintError, InputError, ModelError
 from batchinfer.job.secrets import Secrets
 from tests.run.workplace import Workplace
+from tests.terminal import batchinfer
 
 CANARY = "canary-7f3a91c2d4"
 
@@ -95,14 +96,8 @@ def told(workplace: Workplace, job: dict[str, Any], *verbs: list[str]) -> tuple[
     """Exit codes and all that the terminal showed."""
     path = workplace.folder / "job.yaml"
     path.write_text(json.dumps(job))
-    codes, texts = [], []
-    for verb, *options in verbs:
-        done = subprocess.run(
-            [sys.executable, "-m", "batchinfer", verb, str(path), *options], capture_output=True, text=True
-        )
-        codes.append(done.returncode)
-        texts.append(done.stdout + done.stderr)
-    return codes, "".join(texts)
+    done = [batchinfer(verb, str(path), *options) for verb, *options in verbs]
+    return [one.returncode for one in done], "".join(one.stdout + one.stderr for one in done)
 
 
 def forms(secret: str) -> list[str]:
