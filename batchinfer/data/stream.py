@@ -235,12 +235,11 @@ def _checked_metadata(store: Store, path: str, file: InputFile) -> pq.FileMetaDa
         footer = footers.fetch(store, path, file.size, file.path)
     except InputError as e:
         raise InputError(f"the input changed since the job was planned: {e}; {advice}") from e
-    parsed = footers.parse(footer, file.size, file.path)
-    if parsed.digest != file.footer:
+    if footers.digest(footer) != file.footer:
         raise InputError(
             f"{file.path}: the input changed since the job was planned: its footer is another one; {advice}"
         )
-    return parsed.metadata
+    return footers.parse(footer, file.size, file.path, known=True).metadata
 
 
 def _holds_text(kind: pa.DataType) -> bool:

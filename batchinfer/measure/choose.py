@@ -57,7 +57,7 @@ def choose(
 
     Raises:
         CircuitBreakerError: the first rows all fail with one error type.
-        ModelError: the model can't be loaded, or an output's type can't be told from the first rows.
+        ModelError: the model can't be loaded, or lacks an output.
 
     """
     tables = iter(windows)

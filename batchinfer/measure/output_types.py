@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -16,7 +17,9 @@ from batchinfer.pipeline.batching import Budget
 from batchinfer.pipeline.breaker import CircuitBreaker
 
 NULL_ROWS = 4096
-"""After so many rows with no value for an output, its type must be declared."""
+"""After so many rows with no value for an output, it is said that looking on costs as much as predicting."""
+
+log = logging.getLogger(__name__)
 
 
 def output_schema(
@@ -70,39 +73,48 @@ def _see_types(
     windows: Iterator[pa.Table],
     breaker: CircuitBreaker,
 ) -> None:
-    answered = failed = 0
-    open_types = {name for name, kind in types.items() if kind is None}
+    rows = 0
+    warned = False
+    open_types = [name for name, kind in types.items() if kind is None]
     for outputs in _answers(engine, budget, windows):
         if isinstance(outputs, BaseException):
-            failed += 1
+            rows += 1
             breaker.failed([type(outputs).__name__], tidy(str(outputs)))
-            if failed >= NULL_ROWS and not answered:
-                raise ModelError(
-                    f"step {step.name}: the first {failed} rows all failed ({type(outputs).__name__}: {tidy(str(outputs))}), so the "
-                    f"types of the outputs can't be told: correct the model, or declare them, such as "
-                    f"{step.name}.outputs.{min(open_types)}: {{column: {step.outputs[min(open_types)].column}, type: string}}"
-                )
-            continue
-        breaker.succeeded()
-        for name in open_types:
-            array = outputs.get(name)
-            if _is_open(types[name]) and array is not None and array.null_count < len(array):
-                types[name] = array.type
-        unseen = [name for name in types if name in open_types and _is_open(types[name])]
+        else:
+            rows += max((len(a) for a in outputs.values()), default=0)
+            breaker.succeeded()
+            _take_types(step, types, open_types, outputs)
+        unseen = [name for name in open_types if _is_open(types[name])]
         if not unseen:
             return
-        answered += max((len(a) for a in outputs.values()), default=0)
-        missing = [name for name in unseen if name not in outputs]
-        if missing:
+        if rows >= NULL_ROWS and not warned:
+            warned = True
+            log.warning(
+                "step %s: output %r has no value in the first %s rows, so more of the input is predicted, only to learn its type: "
+                "declare it to save that, %s.outputs.%s: {column: %s, type: string}",
+                step.name,
+                unseen[0],
+                f"{rows:,}",
+                step.name,
+                unseen[0],
+                step.outputs[unseen[0]].column,
+            )
+
+
+def _take_types(
+    step: Step, types: dict[str, pa.DataType | None], open_types: list[str], outputs: dict[str, pa.Array]
+) -> None:
+    """Note the types that an answer shows. Raises ModelError where it lacks an output."""
+    for name in open_types:
+        if not _is_open(types[name]):
+            continue
+        if name not in outputs:
             raise ModelError(
-                f"step {step.name}: the model gave no output {missing[0]!r}, only {', '.join(map(repr, outputs)) or 'none'}: "
+                f"step {step.name}: the model gave no output {name!r}, only {', '.join(map(repr, outputs)) or 'none'}: "
                 f"correct {step.name}.outputs"
             )
-        if answered >= NULL_ROWS:
-            raise ModelError(
-                f"step {step.name}: output {unseen[0]!r} was null or empty in the first {answered} rows, so its type can't be told: "
-                f"declare it, {step.name}.outputs.{unseen[0]}: {{column: {step.outputs[unseen[0]].column}, type: string}}"
-            )
+        if outputs[name].null_count < len(outputs[name]):
+            types[name] = outputs[name].type
 
 
 def _answers(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import io
 import os
 from pathlib import Path
 
@@ -126,6 +128,17 @@ def test_a_footer_longer_than_the_first_read_is_fetched_whole(tmp_path: Path) ->
     path = write(tmp_path / "wide.parquet", wide)
     assert int.from_bytes(path.read_bytes()[-8:-4], "little") > footer.TAIL
     assert together(read_windows(path, 5)).equals(wide)
+
+
+def test_files_that_were_read_are_let_go_of(tmp_path: Path) -> None:
+    """An exception that Arrow keeps for ever would keep, by its frames, all that a file's reader has fetched."""
+    for number in range(3):
+        write(tmp_path / f"{number}.parquet", pa.table({"a": range(1000)}))
+    assert len(together(read_windows(tmp_path, 100))) == 3000
+    gc.collect()
+    assert not [
+        o for o in gc.get_objects() if isinstance(o, io.RawIOBase) and type(o).__module__.startswith("batchinfer")
+    ]
 
 
 def test_statistics_are_kept_only_for_the_columns_asked_for(tmp_path: Path) -> None:
