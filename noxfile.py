@@ -37,7 +37,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Strict types."""
-    session.install("-e", ".", *group("typing"))
+    session.install(*group("typing"))
     session.run("mypy")
 
 

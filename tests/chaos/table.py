@@ -1,9 +1,13 @@
-"""What the trials came to: one line a fault."""
+"""What the trials came to: one line a fault. `python -m tests.chaos.table FILE…` joins what runs wrote with --table."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from tests.chaos.place import Findings
@@ -23,9 +27,9 @@ class Trial:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-
-TRIALS: list[Trial] = []
-"""Of this test session."""
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Trial:
+        return cls(**{**value, "findings": Findings(**value["findings"])})
 
 
 def table(trials: list[Trial]) -> str:
@@ -47,3 +51,7 @@ def table(trials: list[Trial]) -> str:
             f"| {fault} | {len(some)} | {lost} | {duplicated} | {changed} | {worst.findings.redo}{allowed} | {slowest:.0f} |"
         )
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table([Trial.from_json(value) for name in sys.argv[1:] for value in json.loads(Path(name).read_text())]))
