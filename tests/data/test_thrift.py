@@ -77,7 +77,9 @@ def test_what_is_not_wanted_is_skipped(layout: dict[str, Any]) -> None:
     assert thrift.parse(footer, {}) == dict.fromkeys(whole)
 
 
-@pytest.mark.parametrize("skipped", [b"\x19\x21\x01\x02", b"\x1b\x01\x81\x01k\x01", b"\x13\x05", b"\x17ABCDEFGH", b"\x11"])
+@pytest.mark.parametrize(
+    "skipped", [b"\x19\x21\x01\x02", b"\x1b\x01\x81\x01k\x01", b"\x13\x05", b"\x17ABCDEFGH", b"\x11"]
+)
 def test_every_type_is_skipped(skipped: bytes) -> None:
     assert thrift.parse(skipped + b"\x15\x02\x00", {2: None}) == {1: None, 2: 1}
     assert thrift.parse(b"\x1c" + skipped + b"\x00\x15\x02\x00", {2: None}) == {1: None, 2: 1}
@@ -103,7 +105,9 @@ def test_what_is_no_struct_is_an_error(data: bytes) -> None:
         thrift.parse(data)
 
 
-@pytest.mark.parametrize("data", [b"\x15\x80", b"\x18\x05abc\x00", b"\x17ABC", b"\x1e\x00\x00", b"\x1c" * 5000], ids=str)
+@pytest.mark.parametrize(
+    "data", [b"\x15\x80", b"\x18\x05abc\x00", b"\x17ABC", b"\x1e\x00\x00", b"\x1c" * 5000], ids=str
+)
 def test_what_cant_be_skipped_is_an_error(data: bytes) -> None:
     with pytest.raises(ValueError):
         thrift.parse(data, {})
