@@ -163,7 +163,7 @@ class Stages:
                     yield Batch(run, rows, prepared, at, ordinals, prepared.batch(some))
         if dead:  # after the others: the circuit breaker shall see what succeeds first
             at = np.array([n for n, _ in dead], np.intp)
-            yield Results(run, rows, run.dead_rows(window.ordinals[at], [e for _, e in dead]), fresh=True)
+            yield Results(run, rows, run.dead_rows(window, window.ordinals[at], [e for _, e in dead]), fresh=True)
 
     def _piecewise(
         self, engine: Engine, table: pa.Table
