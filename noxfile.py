@@ -12,6 +12,12 @@ nox.options.sessions = ["lint", "typing", "tests"]
 nox.needs_version = ">=2025.2"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+TWO = (
+    "-n",
+    "2",
+    "--dist",
+    "loadgroup",
+)  # many tests wait for a program: two at once take little more of two cores than one
 QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -31,7 +37,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Strict types."""
-    session.install("-e", ".", *group("typing"))
+    session.install(*group("typing"))
     session.run("mypy")
 
 
@@ -39,7 +45,7 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole suite; arguments go to pytest."""
     session.install("-e", ".[quickstart,s3,gcs,azure]", *group("test"))
-    session.run("pytest", *session.posargs, env=QUIET)
+    session.run("pytest", *TWO, *session.posargs, env=QUIET)
 
 
 @nox.session
@@ -89,7 +95,7 @@ def build(session: nox.Session) -> None:
         shutil.copytree(name, place / name, ignore=made)
     shutil.copy("pyproject.toml", place)
     session.chdir(place)
-    session.run("pytest", "-p", "no:cacheprovider", *session.posargs, env=QUIET)
+    session.run("pytest", "-p", "no:cacheprovider", *TWO, *session.posargs, env=QUIET)
 
 
 @nox.session

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 import logging
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +19,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, default=0, help="of everything random in it")
     group.addoption("--repeat", type=int, default=1, help="how often each of its tests runs")
     group.addoption("--table", metavar="FILE", help="where its results go as JSON")
+
+
+TRIALS: list[dict[str, Any]] = []
+"""What the chaos tests of this session came to, from whichever process they ran in."""
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        TRIALS.extend(value for name, value in report.user_properties if name == "trial")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if not TRIALS:
+        return
+    from tests.chaos.table import Trial, table
+
+    terminalreporter.section(f"chaos, seed {config.getoption('--seed')}")
+    terminalreporter.write_line(table([Trial.from_json(value) for value in TRIALS]))
+    if target := config.getoption("--table"):
+        Path(target).write_text(json.dumps(TRIALS, indent=1))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes (-n), those that start a Ray follow each other in one: two would fight for the memory."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,7 @@
-"""Servers of these tests' own, the undisturbed run that others are compared with, and the table of what happened."""
+"""Servers of these tests' own, the undisturbed run that others are compared with, and a note of what happened."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -17,7 +16,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.chaos.place import CREDENTIALS, Place, Reference, source_table, undisturbed
 from tests.chaos.proxy import Proxy
-from tests.chaos.table import TRIALS, Trial, table
+from tests.chaos.table import Trial
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -30,7 +29,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """Differs from test to test and from repetition to repetition, the same whenever --seed is the same."""
-    return random.Random(f"{request.config.getoption('--seed', default=0)} {request.node.nodeid}").randrange(2**32)
+    name = request.node.nodeid.removesuffix("@ray")  # which pytest -n adds
+    return random.Random(f"{request.config.getoption('--seed', default=0)} {name}").randrange(2**32)
 
 
 @pytest.fixture
@@ -103,19 +103,10 @@ def note(request: pytest.FixtureRequest, seed: int) -> Any:
     def note(fault: str, place: Place, most_redo: float | None = None) -> None:
         reference = request.getfixturevalue("lake_reference" if "://" in place.source else "reference")
         found = place.compare(reference)
-        TRIALS.append(Trial(fault, seed, found, most_redo, time.monotonic() - began))
+        trial = Trial(fault, seed, found, most_redo, time.monotonic() - began)
+        request.node.user_properties.append(("trial", trial.to_json()))
         assert found.sound, (found, place.names())
         if most_redo is not None:
             assert found.redo <= most_redo, (found, most_redo)
 
     return note
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if not TRIALS:
-        return
-    terminalreporter.section(f"chaos, seed {config.getoption('--seed', default=0)}")
-    terminalreporter.write_line(table(TRIALS))
-    target = config.getoption("--table", default=None)
-    if target:
-        Path(target).write_text(json.dumps([t.to_json() for t in TRIALS], indent=1))

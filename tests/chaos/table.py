@@ -32,10 +32,6 @@ class Trial:
         return cls(**{**value, "findings": Findings(**value["findings"])})
 
 
-TRIALS: list[Trial] = []
-"""Of this test session."""
-
-
 def table(trials: list[Trial]) -> str:
     """The trials as a Markdown table, in the order in which the faults came first."""
     order = {t.fault: n for n, t in reversed(list(enumerate(trials)))}

@@ -1,4 +1,4 @@
-"""The real program in a subprocess, and tiny jobs for it."""
+"""The command line, in this process and as the real program in one of its own, and tiny jobs for it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.terminal import batchinfer
+
 ROOT = Path(__file__).parents[2]
+VARIABLES = {"HF_HUB_OFFLINE": "1", "COLUMNS": "80", "TERM": "xterm-256color"}
 
 MODELS = """
-import os
 import time
 
 
@@ -30,13 +32,6 @@ class Double:
         for x in batch["x"]:
             if int(x) in self.bad:
                 raise ValueError("x is not to be doubled")
-        return {"y": batch["x"] * 2}
-
-
-class Killer:
-    def __call__(self, batch):
-        if 70 in batch["x"]:
-            os._exit(7)
         return {"y": batch["x"] * 2}
 
 
@@ -72,13 +67,7 @@ class Workplace:
 
     @staticmethod
     def environment() -> dict[str, str]:
-        return {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "HF_HUB_OFFLINE": "1",
-            "COLUMNS": "80",
-            "TERM": "xterm-256color",
-        }
+        return {**os.environ, "PYTHONPATH": str(ROOT), **VARIABLES}
 
     def python(self, code: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -106,7 +95,12 @@ class Workplace:
         text = JOB.format(model=model, options=json.dumps(options), batch=batch, window=window, shard=shard)
         (self.folder / "job.yaml").write_text(text)
 
-    def batchinfer(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    def batchinfer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The command line, called in this process."""
+        return batchinfer(*arguments, folder=self.folder, environment=VARIABLES)
+
+    def program(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The program, in a process of its own."""
         return subprocess.run(
             [*self.command, *arguments],
             cwd=self.folder,
@@ -115,7 +109,6 @@ class Workplace:
             text=True,
             timeout=120,
             stdin=subprocess.DEVNULL,
-            **options,
         )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:

@@ -27,7 +27,7 @@ def results(output: Path) -> list[tuple[str, int]]:
 
 def test_a_run_with_a_prediction_for_every_row_exits_0(workplace):
     workplace.write_job(rows=120)
-    done = workplace.batchinfer("run", "job.yaml")
+    done = workplace.program("run", "job.yaml")
     assert done.returncode == 0, done.stderr
     assert "120 = 120 succeeded + 0 dead" in done.stdout
     assert results(workplace.output) == [(f"row-{n}", 2 * n) for n in range(120)]
@@ -48,23 +48,11 @@ def test_an_unexpected_exception_exits_1_with_its_traceback(workplace):
     value = records.from_bytes(record.read_bytes(), str(record))
     del value["precision"]  # a sound record, and none that batchinfer writes
     record.write_bytes(records.to_bytes(value))
-    done = workplace.batchinfer("run", "job.yaml", "--progress", "none")
+    done = workplace.program("run", "job.yaml", "--progress", "none")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert done.stderr.rstrip().split("\n")[-1].startswith("error: unexpected KeyError")
     assert done.stdout == ""
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_row_that_kills_its_workers_is_one_dead_row_and_exits_3(workplace):
-    workplace.write_job(model="Killer")
-    on_ray = ["resources.executor=ray", "resources.workers=1", "resources.cpus=1", "retry.max_retries=1"]
-    done = workplace.batchinfer("run", "job.yaml", "--json", *(word for key in on_ray for word in ("--set", key)))
-    assert done.returncode == 3, done.stderr
-    result = json.loads(done.stdout)
-    assert (result["state"], result["rows"]["succeeded"], result["rows"]["dead"]) == ("PARTIAL", 99, 1)
-    assert "died" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -83,7 +71,7 @@ def test_a_wrong_job_file_exits_2_and_names_every_mistake_on_its_own_line(workpl
     text = (workplace.folder / "job.yaml").read_text()
     wrong = text.replace("interval: 200ms", "interval: soon").replace("engine: python", "engine: pyton")
     (workplace.folder / "job.yaml").write_text(wrong)
-    done = workplace.batchinfer("run", "job.yaml")
+    done = workplace.program("run", "job.yaml")
     assert done.returncode == 2
     errors = done.stderr.rstrip().split("\n")
     assert all(line.startswith("error: job.yaml:") for line in errors)
@@ -108,7 +96,7 @@ def test_an_output_without_a_job_exits_2(workplace, verb):
 
 def test_dead_rows_over_the_threshold_exit_3(workplace):
     workplace.write_job(bad=[7, 60])
-    done = workplace.batchinfer("run", "job.yaml")
+    done = workplace.program("run", "job.yaml")
     assert done.returncode == 3
     assert "98 succeeded + 2 dead" in done.stdout
     assert "batchinfer errors" in done.stdout

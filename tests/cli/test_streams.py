@@ -43,7 +43,7 @@ def in_a_terminal(workplace, *arguments, env=None):
 
 def test_stdout_holds_the_result_alone_even_when_the_model_prints(workplace):
     workplace.write_job(model="Talker")
-    done = workplace.batchinfer("run", "job.yaml")
+    done = workplace.program("run", "job.yaml")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("doubling: succeeded")
     assert "the model says hello" in done.stderr

@@ -21,14 +21,19 @@ def sections(workplace: Workplace, **more: Any) -> dict[str, Any]:
     return {"model": model, "checkpoint": {"interval": INTERVAL}, "errors": {"threshold": -1}, **more}
 
 
-@pytest.fixture
-def uninterrupted(workplace: Workplace) -> tuple[list[str], int]:
-    """Digests of a run that nothing happened to, and the rows that its model saw."""
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], int]:
+    workplace = Workplace(tmp_path_factory.mktemp("reference"))
     workplace.write(ROWS, bad={5, 3100})
-    assert workplace.run(**sections(workplace, output={"path": str(workplace.folder / "reference")})).exit_code == 0
-    seen = workplace.seen()
-    workplace.log.unlink()
-    return workplace.digests("reference"), seen
+    assert workplace.run(**sections(workplace)).exit_code == 0
+    return workplace.digests(), workplace.seen()
+
+
+@pytest.fixture
+def uninterrupted(workplace: Workplace, reference: tuple[list[str], int]) -> tuple[list[str], int]:
+    """Digests of a run of the same input that nothing happened to, and the rows that its model saw."""
+    workplace.write(ROWS, bad={5, 3100})
+    return reference
 
 
 def parts(workplace: Workplace) -> list[Path]:
@@ -69,9 +74,10 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_files(
 
 def test_a_second_runner_is_refused_while_the_first_lives(workplace: Workplace) -> None:
     workplace.write(ROWS)
-    first = workplace.start(**sections(workplace))
+    slower = sections(workplace, model={"options": {"delay": 3 * DELAY}})  # the second takes seconds to start
+    first = workplace.start(**slower)
     wait_for(lambda: chunks(workplace), first)
-    second = workplace.start(**sections(workplace))
+    second = workplace.start(**slower)
     _, error = second.communicate(timeout=60)
     assert second.returncode == 75
     assert f"process {first.pid} on" in error
@@ -124,7 +130,7 @@ def test_a_run_begun_on_ray_is_finished_inline(workplace: Workplace, uninterrupt
     assert workplace.digests() == digests
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("impatient")
 def test_a_runner_that_was_stopped_and_replaced_leaves_when_it_wakes(
     workplace: Workplace, uninterrupted: tuple[list[str], int]
 ) -> None:
@@ -132,7 +138,7 @@ def test_a_runner_that_was_stopped_and_replaced_leaves_when_it_wakes(
     zombie = workplace.start(**sections(workplace))
     wait_for(lambda: chunks(workplace), zombie)
     zombie.send_signal(signal.SIGSTOP)
-    assert workplace.run(**sections(workplace)).exit_code == 0  # its heartbeat is watched for 30 s
+    assert workplace.run(**sections(workplace)).exit_code == 0  # once the heartbeat was silent
     zombie.send_signal(signal.SIGCONT)
     assert zombie.wait(timeout=60) in (0, 75)
     assert workplace.digests() == digests

@@ -96,7 +96,8 @@ class _Away:
         raise StorageError("away")
 
 
-def test_an_end_is_not_held_up_by_a_store_that_is_away() -> None:
+def test_an_end_is_not_held_up_by_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epochs, "_CLOSE_SECONDS", 0.5)
     epoch = Epoch(_Away(), JOB, 1, lambda: None, Still())  # type: ignore[arg-type]
     closing = threading.Thread(target=epoch.close, args=("end",), daemon=True)
     closing.start()

@@ -19,21 +19,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="with --seed: of this mutant")
-    parser.add_argument("--mutants", action="store_true", help="how many seeds it takes to catch each mutant")
+    parser.add_argument("--mutants", action="store_true", help="the first seed that catches each mutant")
     asked = parser.parse_args(arguments)
     if asked.seed is not None:
         with mutants.MUTANTS[asked.mutant]() if asked.mutant else contextlib.nullcontext():
             history = simulate(asked.seed)
         say(str(history))
         return 1 if history.violations else 0
+    seeds = range(asked.first, asked.first + asked.seeds)
     if asked.mutants:
         caught = []
-        for one in campaign.hunt_all(asked.seeds, asked.jobs):
+        for one in campaign.hunt_all(seeds, asked.jobs):
             caught.append(one)
             say(str(one))
         return 0 if all(one.violation for one in caught) else 1
     total = campaign.Campaign()
-    for some in campaign.run(range(asked.first, asked.first + asked.seeds), asked.jobs):
+    for some in campaign.run(seeds, asked.jobs):
         total.add(some)
     say(str(total))
     return 1 if total.violations else 0

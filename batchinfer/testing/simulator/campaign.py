@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -60,9 +61,6 @@ def of(seeds: Sequence[int]) -> Campaign:
 def run(seeds: Sequence[int], jobs: int) -> Iterable[Campaign]:
     """The same over several processes, a few seeds at a time, in the order of the seeds."""
     chunks = [seeds[n : n + _CHUNK] for n in range(0, len(seeds), _CHUNK)]
-    if jobs == 1:
-        yield from map(of, chunks)
-        return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(of, chunks)
 
@@ -72,30 +70,26 @@ class Caught:
     """How a mutant fared."""
 
     mutant: str
-    seeds: int
-    """That were needed to catch it, or that it survived."""
+    seed: int | None
+    """That shows it; None for one that survived."""
     violation: str | None
-    """None for one that survived."""
 
     def __str__(self) -> str:
-        return f"{self.mutant:34s} {self.seeds:6d}  {(self.violation or 'SURVIVED').splitlines()[0][:110]}"
+        seed = "" if self.seed is None else str(self.seed)
+        return f"{self.mutant:42s} {seed:>6s}  {(self.violation or 'SURVIVED').splitlines()[0][:110]}"
 
 
-def hunt(mutant: str, most: int) -> Caught:
-    """Histories of a mutant until one shows it, at most so many."""
+def hunt(mutant: str, seeds: Iterable[int]) -> Caught:
+    """Histories of a mutant until one shows it."""
     with mutants.MUTANTS[mutant]():
-        for seed in range(most):
+        for seed in seeds:
             violations = simulate(seed).violations
             if violations:
-                return Caught(mutant, seed + 1, violations[0])
-    return Caught(mutant, most, None)
+                return Caught(mutant, seed, violations[0])
+    return Caught(mutant, None, None)
 
 
-def hunt_all(most: int, jobs: int) -> Iterable[Caught]:
+def hunt_all(seeds: Sequence[int], jobs: int) -> Iterable[Caught]:
     """Every mutant, over several processes."""
-    names = list(mutants.MUTANTS)
-    if jobs == 1:
-        yield from (hunt(name, most) for name in names)
-        return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(hunt, names, [most] * len(names))
+        yield from pool.map(hunt, mutants.MUTANTS, itertools.repeat(seeds))
