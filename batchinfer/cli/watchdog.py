@@ -9,7 +9,6 @@ from types import TracebackType
 from batchinfer.run.events import Event, Ticked
 
 _LOAD_SECONDS = 1800.0
-_GRACE_SECONDS = 30.0
 _STDERR = 2
 
 
@@ -39,7 +38,7 @@ class Watchdog:
     def __call__(self, event: Event) -> None:
         """Take in an event of the run."""
         if isinstance(event, Ticked):
-            self._seconds = max((p.patience for p in event.progress), default=_LOAD_SECONDS) + _GRACE_SECONDS
+            self._seconds = max((p.patience for p in event.progress), default=_LOAD_SECONDS)
 
     def _show(self) -> None:
         while not self._ended.is_set():

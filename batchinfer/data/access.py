@@ -15,25 +15,12 @@ _GAP = 256 * 1024
 """Spans that lie closer than this are fetched by one read."""
 
 
-class RandomAccess(io.RawIOBase):
-    """Read-only. What Store.read raises passes through pyarrow; the last one is kept as `fault`, so that it can't be lost on the way."""
+class Sized(io.RawIOBase):
+    """A file of a known size, for reading at any position."""
 
-    def __init__(self, store: Store, path: str, size: int) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self.fault: BaseException | None = None
-        self._store = store
-        self._path = path
-        self._size = size
-        self._position = 0
-        self._starts: list[int] = []
-        self._spans: list[memoryview] = []
-
-    def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
-        """Fetch `[start, stop)` spans into memory, neighbours in one read, and forget those fetched before."""
-        self._starts, self._spans = [], []
-        for start, stop in _coalesced(spans):
-            self._starts.append(start)
-            self._spans.append(self._fetch(start, stop))
+        self._size, self._position = size, 0
 
     def readable(self) -> bool:
         """Always."""
@@ -52,13 +39,37 @@ class RandomAccess(io.RawIOBase):
         self._position = offset + (0, self._position, self._size)[whence]
         return self._position
 
-    def read(self, size: int | None = -1) -> memoryview:  # pyarrow takes any buffer
-        """At most `size` bytes, fewer only at the end; from memory without a copy where they were prefetched."""
+    def _advance(self, size: int | None) -> tuple[int, int]:
+        """Move over `size` bytes, to the end for None or a negative number, and give where that began and ended."""
         start = self._position
         stop = self._size if size is None or size < 0 else min(self._size, start + size)
+        self._position = max(start, stop)
+        return start, stop
+
+
+class RandomAccess(Sized):
+    """Read-only. What Store.read raises passes through pyarrow; the last one is kept as `fault`, so that it can't be lost on the way."""
+
+    def __init__(self, store: Store, path: str, size: int) -> None:
+        super().__init__(size)
+        self.fault: BaseException | None = None
+        self._store = store
+        self._path = path
+        self._starts: list[int] = []
+        self._spans: list[memoryview] = []
+
+    def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Fetch `[start, stop)` spans into memory, neighbours in one read, and forget those fetched before."""
+        self._starts, self._spans = [], []
+        for start, stop in _coalesced(spans):
+            self._starts.append(start)
+            self._spans.append(self._fetch(start, stop))
+
+    def read(self, size: int | None = -1) -> memoryview:  # pyarrow takes any buffer
+        """At most `size` bytes, fewer only at the end; from memory without a copy where they were prefetched."""
+        start, stop = self._advance(size)
         if stop <= start:
             return memoryview(b"")
-        self._position = stop
         i = bisect_right(self._starts, start) - 1
         if i >= 0 and stop - self._starts[i] <= len(self._spans[i]):
             return self._spans[i][start - self._starts[i] : stop - self._starts[i]]

@@ -93,6 +93,8 @@ def _nothing(url: str, top: str, seen: int) -> str:
     """Why a path matches nothing, as far as it can be told."""
     if seen:
         why = f"of the {seen} files below {top} none is a Parquet file ({', '.join(_SUFFIXES)}; names that start with _ or . are skipped)"
+    elif is_local(url) and os.path.islink(top):  # noqa: PTH114 - as below
+        why = f"it is a symbolic link to {os.readlink(top)}, which isn't there"  # noqa: PTH115 - as below
     elif is_local(url):
         parent = next(p for p in Path(top or "/", "x").parents if p.exists())
         why = f"{parent} is empty" if str(parent) == top else f"the nearest folder that exists is {parent}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchinfer.data.access import Sized
 from batchinfer.errors import InputError
 from batchinfer.storage.store import Store
 
@@ -54,7 +54,9 @@ def fetch(store: Store, path: str, size: int, url: str) -> bytes:
     try:
         tail = store.read(path, max(0, size - TAIL), size + 1)
     except FileNotFoundError as e:
-        raise InputError(f"{url}: the file is gone; it was there when the input was listed") from e
+        raise InputError(
+            f"{url}: the file is gone, or a symbolic link to nothing; its name was there when the input was listed"
+        ) from e
     if len(tail) != min(size, TAIL):
         raise InputError(
             f"{url}: the file changed while it was read: its size isn't {size:,} bytes any more; plan again"
@@ -105,38 +107,23 @@ def parse(footer: bytes, size: int, url: str, *, known: bool = False) -> Footer:
     return Footer(metadata, schema, digest(footer))
 
 
-class _Hollow(io.RawIOBase):
+class _Hollow(Sized):
     """A file of which only the footer is there."""
 
     def __init__(self, footer: bytes, size: int) -> None:
-        super().__init__()
+        super().__init__(size)
         self._tail = b"".join((footer, len(footer).to_bytes(4, "little"), b"PAR1"))
-        self._size, self._position = size, 0
         self.is_open = True
         """Whether it gives anything; zeros before the footer."""
         self.asked = False
         """Whether it was read from since it isn't open."""
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + (0, self._position, self._size)[whence]
-        return self._position
-
     def read(self, size: int | None = -1) -> bytes:
+        """At most `size` bytes; none where it isn't open."""
         if not self.is_open:
             self.asked = True
             return b""  # Arrow would keep an exception for ever, and with its frames whatever these hold
-        start = self._position
-        stop = self._size if size is None or size < 0 else min(self._size, start + size)
-        self._position = stop
+        start, stop = self._advance(size)
         edge = self._size - len(self._tail)
         return bytes(max(0, min(stop, edge) - start)) + self._tail[max(0, start - edge) : max(0, stop - edge)]
 

@@ -1,15 +1,17 @@
 """Whether a row group can hold a row for which a SQL condition is true, judged from its statistics alone.
 
 Every answer errs towards yes. The traps: NaN is in no statistics, yet above every number for polars; a literal may be cast to
-the column's type or the column to the literal's, so only types that compare exactly are judged; a bound of a string may be cut
-short by its writer.
+the column's type or the column to the literal's, so only types that compare exactly are judged, and decimals with a
+margin; a bound of a string may be cut short by its writer.
 """
 
 from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +20,8 @@ import pyarrow.types as pt
 from batchinfer.data.statistics import UNKNOWN, ColumnStats
 
 _NO_VALUE = object()
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_TIMESTAMP = re.compile(rf"{_DATE.pattern}[ T][0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}(\.[0-9]{{3}}|\.[0-9]{{6}})?")
 _EXACT_INTEGER = 2**53
 _FLIPPED = {"GT": "LT", "LT": "GT", "GTE": "LTE", "LTE": "GTE", "EQ": "EQ", "NEQ": "NEQ"}
 _NEGATED = {"GT": "LTE", "LTE": "GT", "LT": "GTE", "GTE": "LT", "EQ": "NEQ", "NEQ": "EQ"}
@@ -59,6 +63,7 @@ class _Judge:
         self._rows = rows
 
     def may_be(self, node: Any, *, wanted: bool) -> bool:
+        """Whether the node may be `wanted` for some row; True for a node that isn't understood."""
         from sqlglot import exp
 
         kind = type(node).__name__
@@ -100,13 +105,15 @@ class _Judge:
         dtype = self._schema.field(index).type
         if stats.low is None or stats.high is None or not _comparable(dtype, value, stats):
             return True
-        floating = pt.is_floating(dtype)
+        floating, decimal = pt.is_floating(dtype), pt.is_decimal(dtype)
         text = isinstance(value, str)
-        low, high = stats.low, stats.high
+        low, high = _around(stats, dtype) if decimal else (stats.low, stats.high)
+        if pt.is_timestamp(dtype):
+            value = _midnight(value)
         if kind == "EQ":
             return bool(low <= value and (value <= high or (text and value.startswith(high))))
         if kind == "NEQ":
-            return text or floating or not low == high == value
+            return text or floating or decimal or not low == high == value
         if kind in ("LT", "LTE"):
             return bool(low < value if kind == "LT" else low <= value)
         if floating:
@@ -160,7 +167,7 @@ def _literal(node: Any) -> Any:
         value = _literal(node.this)
         return -value if isinstance(value, (int, float)) and not isinstance(value, bool) else _NO_VALUE
     if isinstance(node, exp.Cast):
-        return _date(node)
+        return _moment(node)
     if not isinstance(node, exp.Literal):
         return _NO_VALUE
     text = str(node.this)
@@ -175,16 +182,33 @@ def _literal(node: Any) -> Any:
     return value if math.isfinite(value) else _NO_VALUE
 
 
-def _date(node: Any) -> Any:
+def _moment(node: Any) -> Any:
+    """The value of a DATE or a TIMESTAMP without time zone, written in full."""
     from sqlglot import exp
 
-    if not (isinstance(node.this, exp.Literal) and node.this.is_string and node.to.this == exp.DataType.Type.DATE):
+    if not (isinstance(node.this, exp.Literal) and node.this.is_string) or node.to.expressions:
         return _NO_VALUE
-    text = str(node.this.this)
+    text, kind = str(node.this.this), node.to.this
     try:
-        return datetime.date.fromisoformat(text) if len(text) == 10 and text[4] == text[7] == "-" else _NO_VALUE
+        if kind == exp.DataType.Type.DATE and _DATE.fullmatch(text):
+            return datetime.date.fromisoformat(text)
+        if kind in (exp.DataType.Type.TIMESTAMP, exp.DataType.Type.DATETIME) and _TIMESTAMP.fullmatch(text):
+            return datetime.datetime.fromisoformat(text)
     except ValueError:
-        return _NO_VALUE
+        pass
+    return _NO_VALUE
+
+
+def _midnight(value: datetime.date) -> datetime.datetime:
+    """A date as polars compares it with a timestamp."""
+    return value if isinstance(value, datetime.datetime) else datetime.datetime.combine(value, datetime.time())
+
+
+def _around(stats: ColumnStats, dtype: pa.Decimal128Type) -> tuple[float, float]:
+    """Numbers outside the bounds of a decimal column, by more than what comparing it with a literal may round."""
+    low, high = float(stats.low), float(stats.high)
+    margin = 10.0**-dtype.scale + 1e-9 * max(abs(low), abs(high))
+    return low - margin, high + margin
 
 
 def _comparable(dtype: pa.DataType, value: Any, stats: ColumnStats) -> bool:
@@ -200,7 +224,22 @@ def _comparable(dtype: pa.DataType, value: Any, stats: ColumnStats) -> bool:
         return all(_is(int, v) or isinstance(v, float) for v in (value, *bounds)) and _exact(value, dtype)
     if pt.is_string(dtype) or pt.is_large_string(dtype):
         return _is(str, value, *bounds)
+    if pt.is_decimal(dtype):
+        return (
+            all(isinstance(b, Decimal) for b in bounds)
+            and isinstance(value, (int, float))
+            and abs(value) <= _EXACT_INTEGER
+        )
+    if pt.is_timestamp(dtype):
+        return _is_compared_whole(dtype, value) and all(type(b) is datetime.datetime for b in bounds)
     return bool(pt.is_date32(dtype)) and all(type(v) is datetime.date for v in (value, *bounds))
+
+
+def _is_compared_whole(dtype: pa.TimestampType, value: Any) -> bool:
+    """Whether polars rounds neither the column nor the literal when it compares them: it takes the coarser of both units."""
+    if dtype.tz is not None or not isinstance(value, datetime.date):
+        return False
+    return dtype.unit == "us" or (dtype.unit == "ms" and _midnight(value).microsecond % 1000 == 0)
 
 
 def _is(kind: type, *values: Any) -> bool:

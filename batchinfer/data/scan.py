@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from batchinfer.data import footer as footers
 from batchinfer.data.discover import Found, discover
 from batchinfer.data.hive import partition_schema
 from batchinfer.data.inputs import InputFile
-from batchinfer.data.statistics import ColumnStats, of_chunk
+from batchinfer.data.statistics import UNKNOWN, ColumnStats, Written, of_chunk
 from batchinfer.data.volumes import Volumes
 from batchinfer.errors import InputError
 from batchinfer.storage.store import Entry, StorageOptions
@@ -164,32 +165,39 @@ class _Interned:
 
 def _scan_file(found: Found, schemas: _Interned, wanted: frozenset[str]) -> ScannedFile:
     size = found.entry.size
-    footer = footers.parse(footers.fetch(found.store, found.path, size, found.url), size, found.url)
+    data = footers.fetch(found.store, found.path, size, found.url)
+    footer = footers.parse(data, size, found.url)
     metadata = footer.metadata
     file = InputFile(found.url, size, found.entry.version, footer.digest, metadata.num_rows, found.partition)
     schema = schemas(footer.schema.remove_metadata())
-    return ScannedFile(file, schema, *_row_groups(metadata, schema, wanted))
+    return ScannedFile(file, schema, *_row_groups(data, metadata, schema, wanted))
 
 
 def _leaves(metadata: pq.FileMetaData, schema: pa.Schema) -> list[tuple[int, bool]]:
-    """For each leaf column, the index of its top-level column (-1 for none), and whether it is that column itself."""
+    """For each leaf column, the index of its top-level column (-1 for none), and whether it is that column itself.
+
+    The latter only where no other leaf has the same path, as a column `a.b` and the field b of a struct a do.
+    """
     places = {name: i for i, name in enumerate(schema.names)}
+    found = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+    paths = Counter(leaf.path for leaf in found)
     leaves = []
-    for i in range(metadata.num_columns):
-        leaf = metadata.schema.column(i)
+    for leaf in found:
         top = leaf.path
         while top not in places and "." in top:
             top = top.rpartition(".")[0]
-        leaves.append((places.get(top, -1), top == leaf.path and leaf.max_repetition_level == 0))
+        flat = top in places and top == leaf.path and paths[top] == 1 and leaf.max_repetition_level == 0
+        leaves.append((places.get(top, -1), flat))
     return leaves
 
 
 def _row_groups(
-    metadata: pq.FileMetaData, schema: pa.Schema, wanted: Collection[str]
+    footer: bytes, metadata: pq.FileMetaData, schema: pa.Schema, wanted: Collection[str]
 ) -> tuple[tuple[RowGroup, ...], tuple[int, ...]]:
     """The row groups, and the bytes of each top-level column over all of them."""
     sizes = [0] * len(schema)
     leaves = _leaves(metadata, schema)
+    written = Written(footer) if wanted else None
     groups = []
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
@@ -197,7 +205,8 @@ def _row_groups(
         for i, (top, flat) in enumerate(leaves):
             chunk = group.column(i)
             sizes[top] += max(0, chunk.total_uncompressed_size)
-            if flat and wanted and schema.names[top] in wanted:
-                statistics[schema.names[top]] = of_chunk(chunk, group.num_rows)
+            if written and flat and schema.names[top] in wanted:
+                sound = written.sound(index, i, metadata.schema.column(i))
+                statistics[schema.names[top]] = of_chunk(chunk, group.num_rows) if sound else UNKNOWN
         groups.append(RowGroup(group.num_rows, statistics))
     return tuple(groups), tuple(sizes)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+
+from batchinfer.data import thrift
+
+_META, _TYPE, _STATISTICS = 3, 1, 12
+_ROW_GROUPS, _COLUMNS = 4, 1
+_BOUNDS = ((2, 1), (6, 5))
+"""Field numbers of the lower and the upper bound, as they were first written and as they are written today."""
+_TYPES = ("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +36,40 @@ class ColumnStats:
 UNKNOWN = ColumnStats(None, None, None)
 
 
+class Written:
+    """A footer's statistics as they are written, to be looked at before Arrow decodes them.
+
+    Arrow ends the process for a bound that is shorter than the column's type, and makes a value up for one that is missing.
+    """
+
+    def __init__(self, footer: bytes) -> None:
+        self._groups: Sequence[Any] = ()
+        with contextlib.suppress(ValueError, KeyError):
+            self._groups = thrift.parse(footer)[_ROW_GROUPS]
+
+    def sound(self, group: int, column: int, leaf: Any) -> bool:
+        """Whether a column chunk has statistics that Arrow can decode; `leaf` is the column's `pyarrow.parquet.ColumnSchema`."""
+        try:
+            meta = self._groups[group][_COLUMNS][column][_META]
+            statistics = meta[_STATISTICS]
+            bounds = [[statistics[n] for n in pair if n in statistics] for pair in _BOUNDS]
+            kind = leaf.physical_type
+            return meta[_TYPE] == _TYPES.index(kind) and all(_fit(pair, kind, leaf.length) for pair in bounds)
+        except (LookupError, TypeError):  # not there, or not what it should be
+            return False
+
+
+def _fit(bounds: Sequence[bytes], kind: str, length: int) -> bool:
+    """Whether there are both bounds or none, each as wide as its type."""
+    width = length if kind == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS.get(kind)
+    return not bounds or (len(bounds) == 2 and all(len(b) == width or width is None for b in bounds))
+
+
 def of_chunk(chunk: Any, rows: int) -> ColumnStats:
-    """The statistics of a `pyarrow.parquet.ColumnChunkMetaData` of a column that isn't nested; UNKNOWN where they can't be trusted."""
+    """The statistics of a `pyarrow.parquet.ColumnChunkMetaData` of a column that isn't nested; UNKNOWN where they can't be trusted.
+
+    Only for a chunk whose statistics are sound (see Written): for others asking may end the process.
+    """
     if not chunk.is_stats_set:
         return UNKNOWN
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
@@ -24,6 +26,7 @@ _RUN_BYTES = 64 * 2**20
 """Compressed bytes of row groups that are fetched at once; a larger row group is streamed."""
 _BATCH_BYTES = 32 * 2**20
 _STREAM_BUFFER = 2 * 2**20
+_PLACE_ROWS = 1024
 
 
 class FileStream:
@@ -49,9 +52,11 @@ class FileStream:
             accumulate(self._metadata.row_group(i).num_rows for i in range(self._metadata.num_row_groups))
         )
         self._access = RandomAccess(store, path, file.size)
+        self._parquet: Any = None
+        self._names: list[str] = []
         partition = {key for key, _ in file.partition}
         with self._decoding(0, file.rows):
-            self._parquet: Any = pq.ParquetFile(
+            self._parquet = pq.ParquetFile(
                 pa.PythonFile(self._access, mode="r"),
                 metadata=self._metadata,
                 pre_buffer=False,
@@ -186,9 +191,19 @@ class FileStream:
                 raise fault from e
             text = " ".join(str(e).split())[:300] or type(e).__name__
             raise InputError(
-                f"{self.file.path}: rows {start:,} to {stop - 1:,} can't be read ({type(e).__name__}: {text}): "
+                f"{self.file.path}: rows {start:,} to {stop - 1:,} can't be read ({self._place(start, stop)}{type(e).__name__}: {text}): "
                 "the file is damaged; write it anew, or leave it out of input.path"
             ) from e
+
+    def _place(self, start: int, stop: int) -> str:
+        """The first row group and column that can't be decoded, as the beginning of a message; empty where it can't be told."""
+        groups = range(bisect_right(self._ends, start), bisect_right(self._ends, stop - 1) + 1)
+        for group, name in itertools.product(groups, self._names):
+            try:
+                deque(self._parquet.iter_batches(_PLACE_ROWS, row_groups=[group], columns=[name]), maxlen=0)
+            except Exception:  # noqa: BLE001 - a decoder raises anything
+                return f"row group {group}, column {name!r}, " if self._access.fault is None else ""
+        return ""
 
     def _leaf_indices(self) -> list[int]:
         """Leaf columns that belong to the columns that are read."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,11 +24,13 @@ class Actor:
     def __init__(self, context: Context, number: int) -> None:
         process.settle(context.threads, own=True)
         self._context, self._number = context, number
+        self._worker: Worker | None = None
 
-    @functools.cached_property
-    def _worker(self) -> Worker:
-        """Made by the first call (`measure` or `start`), not by the constructor: of what that raises, Ray keeps only the text."""
-        return Worker(self._context, self._number)
+    def _made(self) -> Worker:
+        """The worker, made by the first call (`measure` or `start`), not by the constructor: of what that raises, Ray keeps only the text."""
+        if self._worker is None:
+            self._worker = Worker(self._context, self._number)
+        return self._worker
 
     def process(self) -> ProcessId | None:
         """Who the actor is."""
@@ -38,24 +39,25 @@ class Actor:
     def measure(self, shards: Sequence[Shard], former: ProcessId | None, quarantined: bool) -> Settings:
         """See Worker.measure. `former` is the process that this one replaces."""
         _wait_for_end(former)
-        return self._worker.measure(shards, quarantined=quarantined)
+        return self._made().measure(shards, quarantined=quarantined)
 
-    def start(self, settings: Settings, former: ProcessId | None, quarantined: bool) -> None:
+    def start(self, settings: Settings, former: ProcessId | None, quarantined: bool, tried: bool) -> None:
         """See Worker.start."""
         _wait_for_end(former)
-        self._worker.start(settings, quarantined=quarantined)
+        self._made().start(settings, quarantined=quarantined, tried=tried)
 
     def run(self, shard: Shard, quarantined: bool) -> Outcome:
         """See Worker.submit."""
-        return self._worker.submit(shard, quarantined=quarantined).result()
+        return self._made().submit(shard, quarantined=quarantined).result()
 
     def progress(self) -> Progress:
         """See Worker.progress."""
-        return self._worker.progress()
+        return Progress(self._number, note="starting") if self._worker is None else self._worker.progress()
 
     def stop(self) -> None:
         """See Worker.stop."""
-        self._worker.stop()
+        if self._worker is not None:
+            self._worker.stop()
 
 
 def _wait_for_end(former: ProcessId | None) -> None:
@@ -77,10 +79,15 @@ class Place:
     ahead: int = AHEAD
     """Shards that it is given at once."""
     asked: Any = None
+    """The call that asks for its progress."""
     asked_at: float = 0.0
     loading: Any = None
-    """The call that loads the model in a replacement; None for a worker that is ready."""
+    """The call that loads the model; None for a worker that is ready."""
     loading_at: float = 0.0
+    deaths: int = 0
+    """Workers that died here while they loaded the model, one after the other."""
+    former: ProcessId | None = None
+    """The process of the actor before this one."""
 
     @property
     def room(self) -> int:
@@ -89,11 +96,10 @@ class Place:
 
     def hangs(self, now: float) -> str:
         """Why the worker is taken for hung, in words; empty where it isn't."""
-        progress = self.progress
         if not self.running or self.loading is not None:
             return ""
-        if progress.overdue is not None:
-            return f"a call of the model took more than {progress.overdue:g} s (retry.timeout)"
-        if self.asked is not None and now - self.asked_at > progress.patience:
-            return f"it gave no sign of life for {progress.patience:g} s"
+        if self.progress.overdue is not None:
+            return self.progress.overdue
+        if self.asked is not None and now - self.asked_at > self.progress.patience:
+            return f"it gave no sign of life for {self.progress.patience:g} s"
         return ""

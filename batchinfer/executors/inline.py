@@ -50,7 +50,10 @@ class InlineExecutor:
     def start(self, settings: Settings, *, quarantined: bool = False) -> None:
         """See Executor."""
         self._settings = settings
-        self._worker.start(settings, quarantined=quarantined or self._left)
+        try:
+            self._worker.start(settings, quarantined=quarantined or self._left)
+        except HungError as e:
+            self._replace(str(e))
 
     def wants(self) -> int:
         """See Executor."""
@@ -76,14 +79,13 @@ class InlineExecutor:
         progress = self._worker.progress()
         if progress.overdue is None or not self._running:
             return []
-        error = f"a call of the model took more than {progress.overdue:g} s (retry.timeout)"
         numbers = [
             shard.number for shard in reversed(self._running.values())
         ]  # put back one by one, they keep their order
         guilty = numbers if progress.shard not in numbers else [progress.shard]
         self._running.clear()
-        self._replace(error)
-        return [Failed(n, Failure.HUNG if n in guilty else Failure.LOST, error) for n in numbers]
+        self._replace(progress.overdue)
+        return [Failed(n, Failure.HUNG if n in guilty else Failure.LOST, progress.overdue) for n in numbers]
 
     def _replace(self, why: str) -> None:
         self._worker.stop()  # should it ever go on

@@ -20,6 +20,8 @@ class Executor(Protocol):
     def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:
         """Let one worker load the model and settle what the job leaves open. Raises ModelError, ClusterError.
 
+        A model that ends what loads it is a ModelError too, here, in `start`, and in `wait` where a replacement loads it.
+
         `quarantined`: in a child process of the worker, since one of the first rows may have ended a process before.
         """
 

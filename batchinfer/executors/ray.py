@@ -1,4 +1,4 @@
-"""Workers as Ray actors. The only module that imports Ray.
+"""Workers as Ray actors.
 
 Actors run with `max_restarts=0, max_task_retries=0`: Ray's own retries count attempts inside the thing that dies. A dead actor
 is replaced here, and what becomes of its shards is decided by the runner. Nothing durable lives in Ray: a worker reads its
@@ -9,36 +9,28 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import ray
 import ray.exceptions
 
-from batchinfer.errors import BatchinferError, ClusterError, DeviceError, HungError
+from batchinfer.errors import ClusterError, DeviceError, HungError, ModelError
+from batchinfer.executors import cluster
 from batchinfer.executors.actor import Actor, Place
-from batchinfer.executors.reach import HeadWatch, answers
+from batchinfer.executors.cluster import DEATHS, WorkerDiedError, first_line, translated
+from batchinfer.executors.reach import HeadWatch
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
 from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress
 from batchinfer.worker.process import ProcessId
 from batchinfer.worker.worker import AHEAD
 
-LOAD_SECONDS = 1800.0
-"""How long workers may take to be placed and to load their model."""
-
-_DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
-"""How a dead actor shows: one that Ray's memory monitor killed is no RayActorError."""
-
-
-class _WorkerDiedError(ClusterError):
-    """A worker's process ended in a call that has no shard."""
+LOAD_SECONDS = 3600.0
+"""How long a worker may take to be placed and to load its model, in a child process first where one died of it."""
+_LOOK_SECONDS = 1.0
 
 
 class RayExecutor:
@@ -62,11 +54,11 @@ class RayExecutor:
         self._settings: Settings | None = None
         self._stopped = False
         if self._started:
-            _connect(context, workers, address)
+            cluster.connect(address, (workers or 1) * context.threads)
         self._head = HeadWatch(ray.get_runtime_context().gcs_address)
         self._lost = False
         try:
-            self.workers = workers or _cluster_workers()
+            self.workers = workers or cluster.worker_count()
             self._places += [Place(n, *self._actor(n), Progress(n, note="starting")) for n in range(self.workers)]
         except BaseException:
             self.close()  # a Ray of our own must not outlive us
@@ -86,27 +78,36 @@ class RayExecutor:
 
     def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:
         """See Executor."""
-        place, former = self._places[0], None
-        settings: Settings
+        place = self._places[0]
         if not quarantined:
             try:
-                (settings,) = self._get([place.actor.measure.remote(list(shards), None, False)])
-            except (_WorkerDiedError, HungError, DeviceError):
-                former = self._end(place)
-                place.actor, place.process = self._actor(place.number)
-            else:
-                return settings
-        (settings,) = self._get([place.actor.measure.remote(list(shards), former, True)])
+                return self._measured(place, shards, quarantined=False)
+            except (WorkerDiedError, HungError, DeviceError):
+                self._renew(place)
+        return self._measured(place, shards, quarantined=True)
+
+    def _measured(self, place: Place, shards: Sequence[Shard], *, quarantined: bool) -> Settings:
+        call = place.actor.measure.remote(list(shards), place.former, quarantined)
+        end = time.monotonic() + LOAD_SECONDS
+        while not self._ready([call], _LOOK_SECONDS):
+            if time.monotonic() > end:
+                raise self._late(place)
+        with translated():
+            settings: Settings = ray.get(call)
         return settings
 
     def start(self, settings: Settings, *, quarantined: bool = False) -> None:
         """See Executor."""
         self._settings = settings
-        self._get([place.actor.start.remote(settings, None, quarantined) for place in self._places])
+        for place in self._places:
+            self._load(place, quarantined=quarantined)
+        while any(place.loading is not None for place in self._places):
+            self.wait(_LOOK_SECONDS)
 
-    def _get(self, calls: list[Any]) -> list[Any]:
-        with _translated():
-            return list(ray.get(calls, timeout=LOAD_SECONDS))
+    def _load(self, place: Place, *, quarantined: bool = False) -> None:
+        """Have the worker in a place load the model; in a child process first, where the one before died of it."""
+        place.loading = place.actor.start.remote(self._settings, place.former, quarantined, place.deaths > 0)
+        place.loading_at = time.monotonic()
 
     def wants(self) -> int:
         """See Executor."""
@@ -122,27 +123,27 @@ class RayExecutor:
         calls = [call for place in self._places for call in (*place.running, place.loading) if call is not None]
         if not calls:
             return []
-        if self._head.is_gone():
-            raise self._headless()
-        with _translated():
-            ready, _ = ray.wait(calls, num_returns=1, timeout=seconds)
-            if ready:  # take in what else is there
-                ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+        ready = self._ready(calls, seconds)
         outcomes: list[Outcome] = []
-        now = time.monotonic()
         for place in self._places:
-            if place.loading in ready:
-                self._get([place.loading])  # a replacement that can't load ends the run: others would fail as well
-                place.loading = None
-            elif place.loading is not None and now - place.loading_at > LOAD_SECONDS:
-                raise ClusterError(f"no replacement for worker {place.number} was ready after {LOAD_SECONDS:.0f} s")
+            self._look_at_loading(place, ready)
             self._hear(place)
-            if not self._stopped and (why := place.hangs(now)):
+            if not self._stopped and (why := place.hangs(time.monotonic())):
                 outcomes += self._replace(place, why, Failure.HUNG)
             for call in [c for c in ready if c in place.running]:
                 if call in place.running:
                     outcomes += self._outcomes(place, call)
         return outcomes
+
+    def _ready(self, calls: list[Any], seconds: float) -> list[Any]:
+        """Those calls that have ended, waiting for the first. Raises ClusterError where the head has gone."""
+        if self._head.is_gone():
+            raise self._headless()
+        with translated():
+            ready: list[Any] = ray.wait(calls, num_returns=1, timeout=seconds)[0]
+            if ready:  # take in what else is there
+                ready = ray.wait(calls, num_returns=len(calls), timeout=0)[0]
+        return ready
 
     def _headless(self) -> ClusterError:
         self._lost = True
@@ -150,13 +151,45 @@ class RayExecutor:
             f"the head of the Ray cluster at {self._head.address} has gone: run the same command again when it is back"
         )
 
+    def _late(self, place: Place) -> ClusterError:
+        return ClusterError(
+            f"worker {place.number} was not ready after {LOAD_SECONDS:.0f} s: does the cluster have the CPUs and GPUs that "
+            "resources asks for, and can the model be loaded in that time?"
+        )
+
+    def _look_at_loading(self, place: Place, ready: list[Any]) -> None:
+        if place.loading in ready:
+            call, place.loading = place.loading, None
+            try:
+                with translated():
+                    ray.get(call)
+            except (WorkerDiedError, HungError, DeviceError) as e:
+                self._load_again(place, e)
+            else:
+                place.deaths, place.asked = 0, None  # what was asked while it loaded says nothing of it now
+        elif place.loading is not None and time.monotonic() - place.loading_at > LOAD_SECONDS:
+            raise self._late(place)
+
+    def _load_again(self, place: Place, error: Exception) -> None:
+        """A new worker where one ended as it loaded the model: it may have been ended by something else."""
+        place.deaths += 1
+        if self._stopped:
+            return
+        self._renew(place)
+        if place.deaths > max(1, self._context.spec.retry.max_retries):
+            step = self._context.spec.steps[0]
+            raise ModelError(
+                f"{step.name}.uri: {step.uri} can't be loaded by a worker, though it could in a process of its own: {place.deaths} "
+                f"workers ended as they loaded it, one after the other, the last with: {error}. Look at the memory of their machines, "
+                "and at what else ends processes there"
+            )
+        self._load(place)
+
     def _outcomes(self, place: Place, call: Any) -> list[Outcome]:
         try:
             outcome: Outcome = ray.get(call)
-        except _DEATHS as e:
-            if not self._head.comes_back():  # asking it for a replacement would never end
-                raise self._headless() from e
-            return self._replace(place, f"worker {place.number} died: {_first_line(e)}", Failure.DIED)
+        except DEATHS as e:
+            return self._replace(place, f"worker {place.number} died: {first_line(e)}", Failure.DIED)
         except ray.exceptions.RayError as e:
             shard = place.running.pop(call)
             return [Failed(shard.number, Failure.UNEXPECTED, f"{type(e).__name__}: {e}")]
@@ -179,19 +212,29 @@ class RayExecutor:
         if kind is Failure.HUNG:
             blamed = [place.progress.shard] if place.progress.shard in numbers else numbers
         lost: list[Outcome] = [Failed(n, kind if n in blamed else Failure.LOST, error) for n in numbers]
-        former = self._end(place)
-        place.running, place.asked, place.ahead = {}, None, 1
-        if not self._stopped:
-            place.actor, place.process = self._actor(place.number)
-            place.loading_at = time.monotonic()
-            place.progress = Progress(
-                place.number, rows=place.progress.rows, dead=place.progress.dead, note="restarting"
-            )
-            place.loading = place.actor.start.remote(self._settings, former, False)
+        place.running, place.ahead = {}, 1
+        if self._stopped:
+            self._end(place)
+        else:
+            self._renew(place)
+            self._load(place)
         return lost
 
+    def _renew(self, place: Place) -> None:
+        """Kill a place's actor and put a new one there, which begins once the former's process is gone."""
+        place.former = self._end(place) or place.former
+        place.actor, place.process = self._actor(place.number)
+        place.asked = None
+        done = place.progress
+        place.progress = Progress(place.number, rows=done.rows, dead=done.dead, note="restarting")
+
     def _end(self, place: Place) -> ProcessId | None:
-        """Kill a place's actor; its process, where that is known. Ray kills without waiting for the end."""
+        """Kill a place's actor; its process, where that is known. Ray kills without waiting for the end.
+
+        Raises ClusterError where the head has gone: asking it for a replacement would never end.
+        """
+        if not self._head.comes_back():
+            raise self._headless()
         former: ProcessId | None = None
         with contextlib.suppress(ray.exceptions.RayError):
             former = ray.get(place.process, timeout=1)
@@ -200,19 +243,17 @@ class RayExecutor:
         return former
 
     def progress(self) -> list[Progress]:
-        """See Executor. Asks without waiting: an answer shows at the next call."""
-        for place in self._places:
-            self._hear(place)
-            if place.asked is None:
-                place.asked, place.asked_at = place.actor.progress.remote(), time.monotonic()
+        """See Executor: as the workers last said."""
         return [place.progress for place in self._places]
 
     def _hear(self, place: Place) -> None:
-        """Take the answer in, where there is one."""
+        """Take in what a worker says of itself, and ask it again, without waiting: its silence tells as well."""
         if place.asked is not None and ray.wait([place.asked], timeout=0)[0]:
             with contextlib.suppress(ray.exceptions.RayError):
                 place.progress = ray.get(place.asked)
             place.asked = None
+        if place.asked is None:
+            place.asked, place.asked_at = place.actor.progress.remote(), time.monotonic()
 
     def stop(self) -> None:
         """See Executor."""
@@ -231,72 +272,3 @@ class RayExecutor:
                 ray.kill(place.actor)
         if self._started:
             ray.shutdown()
-
-
-def _connect(context: Context, workers: int | None, address: str | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 leaves a model what every other process lets it have
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    with _translated(), _own_signals():
-        if address is not None:
-            if not answers(address):
-                raise ClusterError(
-                    f"no Ray cluster answers at {address}: is it running, and is this the address of its head?"
-                )
-            _join(address, quiet)
-        else:
-            cores = max(os.cpu_count() or 1, (workers or 1) * context.threads)
-            # "local": else Ray joins whatever cluster it finds on this machine, or that RAY_ADDRESS names
-            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
-
-
-def _join(address: str, options: dict[str, Any]) -> None:
-    try:
-        ray.init(address=address, **options)
-    except (ray.exceptions.AuthenticationError, ConnectionError, RuntimeError) as e:
-        raise ClusterError(
-            f"the Ray cluster at {address} doesn't let this program in ({type(e).__name__}: {_first_line(e)}): where it asks for "
-            "a token, as one begun by `ray start` does since Ray 2.60, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
-            "RAY_AUTH_TOKEN_PATH here as there; else check that both run the same versions of Ray and Python"
-        ) from e
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep whoever handles SIGTERM: Ray's own handler would end the process with 1, without draining."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread() and handler is not None:
-            signal.signal(signal.SIGTERM, handler)
-
-
-def _cluster_workers() -> int:
-    resources = ray.cluster_resources()
-    return int(resources.get("GPU", 0)) or len([n for n in ray.nodes() if n["Alive"]])
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Ray's errors as ours; what a worker raised keeps its own type."""
-    try:
-        yield
-    except ray.exceptions.RayTaskError as e:
-        cause = e.cause
-        if isinstance(cause, BatchinferError):
-            raise cause from None
-        raise
-    except ray.exceptions.GetTimeoutError as e:
-        raise ClusterError(
-            f"no worker was ready after {LOAD_SECONDS:.0f} s: does the cluster have the CPUs and GPUs that resources asks for?"
-        ) from e
-    except _DEATHS as e:
-        raise _WorkerDiedError(f"a worker died while it loaded the model: {_first_line(e)}") from e
-    except (ray.exceptions.RayError, ConnectionError) as e:
-        raise ClusterError(f"Ray: {type(e).__name__}: {_first_line(e)}") from e
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
+from batchinfer.errors import InputError
 from batchinfer.executors.protocol import Executor
 from batchinfer.job.spec import Errors
 from batchinfer.ledger import manifests, parts, settings
@@ -157,7 +158,11 @@ class GenerationRun:
             self._suspects.begin([s.number for s in left], executor.workers)
             quarantined = self._suspects.quarantined(left[0].number)
             if self._settings is None:
-                measured = executor.measure(list(left), quarantined=quarantined)
+                try:
+                    measured = executor.measure(list(left), quarantined=quarantined)
+                except InputError as e:  # of all that is left not one row can be read
+                    self._ending = _Ending(State.FAILED, e.exit_code, str(e))
+                    return
                 self._settings = settings.pin(self._store, self._job, self._generation, measured)
             executor.start(self._settings, quarantined=quarantined)
             self._tell(Settled(self._settings, executor.workers))

@@ -52,7 +52,10 @@ class LocalStore:
         self._scratch = scratch
 
     def list(self, prefix: str = "") -> builtins.list[Entry]:
-        """See Store.list. Symbolic links to files are followed, those to folders too unless they lead back."""
+        """See Store.list. Symbolic links to files are followed, those to folders too unless they lead back.
+
+        One that leads nowhere is listed with no bytes: reading it raises, where leaving it out would hide that something is missing.
+        """
         top = self._folder / prefix
         with _translated(top):
             if top.is_file():
@@ -78,9 +81,10 @@ class LocalStore:
                 else:
                     found.append(self._entry(path, child.stat()))
             except OSError as e:
-                # Deleted since the folder was read, or a link to nothing.
                 if e.errno not in (errno.ENOENT, errno.ELOOP):
                     raise
+                if child.is_symlink():  # to nothing; else it was deleted since the folder was read
+                    found.append(Entry(path, 0, ""))
 
     @staticmethod
     def _entry(path: str, stat: os.stat_result) -> Entry:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchinfer.errors import RefusedError
+from batchinfer.errors import ModelError, RefusedError
 from batchinfer.executors.protocol import Executor
 from batchinfer.job import load
 from batchinfer.ledger import parts
@@ -26,13 +26,24 @@ from batchinfer.storage.store import open_store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome
 
 SOURCE = """
+import ctypes
 import os
+import sys
 import time
+from pathlib import Path
 
 
 class Model:
-    def __init__(self, delay=0.0):
+    def __init__(self, delay=0.0, loads=None, most=99, also_in_children=True):
         self.delay = delay
+        if loads is not None:
+            with open(loads, "a+") as log:
+                log.seek(0)
+                former = [line.split()[0] for line in log]
+                log.write(" ".join([str(os.getpid()), *filter(runs, former)]) + "\\n")
+            in_child = "batchinfer.worker.child" in " ".join(sys.orig_argv)
+            if len(former) >= most and (also_in_children or not in_child):
+                os._exit(9)
 
     def __call__(self, batch):
         time.sleep(self.delay)
@@ -41,7 +52,17 @@ class Model:
                 os._exit(7)
             if x == -2:
                 raise ValueError("two")
+            if x == -3:
+                time.sleep(3600)
+            if x == -4:
+                time.sleep(0.7)
+                ctypes.PyDLL(None).sleep(3600)  # and no other thread runs
         return {"y": [x + 1 for x in batch["x"]], "pid": [os.getpid()] * len(batch["x"])}
+
+
+def runs(pid):
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] not in "ZX"
 """
 
 
@@ -52,8 +73,8 @@ class ExecutorContract:
     def open(self, context: Context) -> Executor:
         """The executor under test."""
 
-    def plan(self, folder: Path, x: list[int], delay: float = 0.0) -> Plan:
-        """A job over the values `x`, ten to a shard, five to a window, and its plan."""
+    def plan(self, folder: Path, x: list[int], retry: dict[str, object] | None = None, **options: object) -> Plan:
+        """A job over the values `x`, ten to a shard, five to a window, and its plan; `options` are the model's."""
         (folder / "model_of_contract.py").write_text(SOURCE)
         pq.write_table(pa.table({"x": pa.array(x, pa.int64())}), folder / "input.parquet")
         fields = {
@@ -66,8 +87,9 @@ class ExecutorContract:
                 "uri": "model_of_contract:Model",
                 "inputs": {"x": "x"},
                 "outputs": {"y": "y", "pid": "pid"},
-                "options": {"delay": delay},
+                "options": options,
             },
+            "retry": retry or {},
             "batching": {"rows": 2, "window": 5, "shard": 10},
             "output": {"path": str(folder / "output")},
         }
@@ -174,6 +196,13 @@ class ExecutorContract:
 class ProcessContract(ExecutorContract):
     """Further, for executors whose workers have processes of their own, so that one may die."""
 
+    def until_wanted(self, executor: Executor, shards: int) -> None:
+        """Wait until the executor wants so many shards: until a replacement has loaded the model."""
+        end = time.monotonic() + 120
+        while executor.wants() < shards:
+            assert time.monotonic() < end
+            assert executor.wait(0.2) == []
+
     def test_a_worker_that_dies_is_replaced_and_its_shards_are_told(self, tmp_path: Path) -> None:
         plan = self.plan(tmp_path, [*range(10), *range(7), -1, *range(8, 20)])
         executor = self.open(self.context(plan))
@@ -183,14 +212,61 @@ class ProcessContract(ExecutorContract):
             (outcome,) = self.drain(executor, 1)
             assert isinstance(outcome, Failed)
             assert (outcome.shard, outcome.failure) == (1, Failure.DIED)
-            while executor.wants() == 2 * (executor.workers - 1):  # until the replacement has loaded the model
-                assert executor.wait(0.2) == []
+            self.until_wanted(executor, 2 * executor.workers - 1)
             assert executor.wants() == 2 * executor.workers - 1
             executor.submit(plan.shards[0])
             (outcome,) = self.drain(executor, 1)
             assert isinstance(outcome, Done)
         finally:
             executor.close()
+
+    @pytest.mark.parametrize(("row", "why"), [(-3, "a call of the model"), (-4, "no sign of life")])
+    def test_a_worker_that_hangs_is_gone_before_another_takes_its_place(
+        self, tmp_path: Path, row: int, why: str
+    ) -> None:
+        loads = tmp_path / "loads"
+        plan = self.plan(tmp_path, [*range(19), row], retry={"timeout": "1500ms"}, loads=str(loads))
+        executor = self.open(self.context(plan))
+        try:
+            executor.start(executor.measure(plan.shards[:1]))
+            executor.submit(plan.shards[1])
+            (outcome,) = self.drain(executor, 1, seconds=60)
+            assert isinstance(outcome, Failed)
+            assert (outcome.shard, outcome.failure) == (1, Failure.HUNG)
+            assert why in outcome.error
+            self.until_wanted(executor, 2 * executor.workers - 1)
+            loaded = [line.split() for line in loads.read_text().splitlines()]
+            assert [len(line) for line in loaded] == [1, 1], "the former process ran when the model was loaded anew"
+            executor.submit(plan.shards[0])
+            (outcome,) = self.drain(executor, 1)
+            assert isinstance(outcome, Done)
+        finally:
+            executor.close()
+
+    @pytest.mark.parametrize(
+        ("sound", "also_in_children", "why", "loads"),
+        [(0, True, "exit 9", 2), (1, True, "exit 9", 3), (1, False, "2 workers ended", 4)],
+    )
+    def test_a_model_that_ends_what_loads_it_is_refused(
+        self, tmp_path: Path, sound: int, also_in_children: bool, why: str, loads: int
+    ) -> None:
+        """After the first so many loads: in the worker that measures, or in the one that replaces another."""
+        log = tmp_path / "loads"
+        options = {"loads": str(log), "most": sound, "also_in_children": also_in_children}
+        plan = self.plan(tmp_path, [*range(19), -1], retry={"max_retries": 1}, **options)
+        executor = self.open(self.context(plan))
+
+        def load_twice() -> None:
+            executor.start(executor.measure(plan.shards[:1]))
+            executor.submit(plan.shards[1])
+            self.drain(executor, 2)
+
+        try:
+            with pytest.raises(ModelError, match=f"model_of_contract:Model can't be loaded.*{why}"):
+                load_twice()
+        finally:
+            executor.close()
+        assert len(log.read_text().splitlines()) == loads
 
     def test_shards_that_die_together_are_not_blamed(self, tmp_path: Path) -> None:
         plan = self.plan(tmp_path, [*range(9), -1, *range(10, 20)])

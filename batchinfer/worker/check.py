@@ -14,6 +14,9 @@ from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.worker.context import RowError
 
+_SHOWN = 60
+"""Characters of a value in a message."""
+
 OnInvalid = Literal["dead", "keep", "fail"]
 
 
@@ -80,9 +83,14 @@ def _conform(array: pa.Array, field: pa.Field) -> tuple[pa.Array, dict[int, RowE
             values.append(pa.nulls(1, field.type) if one.null_count else one.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
             values.append(pa.nulls(1, field.type))
-            message = f"output {field.name!r} is {array.type}, which does not cast safely to the pinned {field.type}"
+            message = f"output {field.name!r} is {_shown(one)} ({array.type}), which does not cast safely to the pinned {field.type}"
             errors[at] = RowError("invalid_output", "WrongType", message, attempts=1)
     return pa.concat_arrays(values) if values else pa.nulls(0, field.type), errors
+
+
+def _shown(one: pa.Array) -> str:
+    text = repr(one[0].as_py())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _widened(integers: pa.Array, decimal: pa.DataType) -> pa.Array:

@@ -77,7 +77,7 @@ def main() -> None:
     """Serve requests until the parent closes the connection."""
     connection = Connection(int(sys.argv[1]))
     start: Start = connection.recv()
-    _settle(start)
+    settle(start.threads, bounded=start.device == "cpu")
     served = _Served(start)
     with contextlib.suppress(EOFError):
         while True:
@@ -97,18 +97,20 @@ def _answer(request: Callable[[Any], Any], argument: Any) -> Any:
         return Raised(row_error(e, attempts=1), faults.fault_of(e))
 
 
-def _settle(start: Start) -> None:
-    """Die with the parent, before anything else of it when memory is short, and without a core file."""
+def settle(threads: int, *, bounded: bool) -> None:
+    """Die with the parent, before anything else of it when memory is short, and without a core file.
+
+    `bounded`: its data may grow into what is free; a device's driver reserves far more than it uses, and is left alone.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if start.device == "cpu" and (free := free_bytes()) is not None:
-        # Its data may grow into what is free; a device's driver reserves far more than it uses, and is left alone.
+    if bounded and (free := free_bytes()) is not None:
         bound_memory(int(free * _SHARE))
-    process.settle(start.threads, own=True)
+    process.settle(threads, own=True)
 
 
 def bound_memory(size: int) -> None:

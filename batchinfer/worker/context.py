@@ -134,8 +134,8 @@ class Progress:
     """Of the rows, those of the shard that isn't decided yet."""
     note: str = ""
     """loading, measuring, running, idle."""
-    overdue: float | None = None
-    """Seconds that the model's call in hand was allowed, where it has taken longer."""
+    overdue: str | None = None
+    """That a call in hand takes too long, in words; None where none does."""
     patience: float = 60.0
     """Seconds of silence after which the worker is taken for hung."""
 

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from batchinfer.engines.faults import Fault
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.errors import BatchinferError, ModelError, StoppedError
-from batchinfer.job.spec import Step
+from batchinfer.job.spec import Retry, Step
 from batchinfer.worker.child import Raised, Start
 from batchinfer.worker.context import RowError
 from batchinfer.worker.failures import RowFailure
-from batchinfer.worker.pace import UNKNOWN_SECONDS, Pace
+from batchinfer.worker.pace import UNKNOWN_SECONDS, Paces
 
 _PROGRAM = "from batchinfer.worker.child import main; main()"  # by -m, what it sends would be of a module __main__
 _LOOK_SECONDS = 0.1
@@ -60,19 +60,17 @@ class Quarantine:
         step: the model.
         code: folders that `module:Class` may be imported from.
         device: where the model runs.
-        timeout: seconds that a call may take; None for a limit from the pace.
+        retry: how long a call may take, and how often the child is started again where something else ended it as it loaded.
         stopping: when set, a call ends the child and raises StoppedError.
 
     """
 
-    def __init__(
-        self, step: Step, code: tuple[str, ...], device: str, timeout: float | None, stopping: threading.Event
-    ) -> None:
+    def __init__(self, step: Step, code: tuple[str, ...], device: str, retry: Retry, stopping: threading.Event) -> None:
         self._step, self._code, self._device = step, code, device
-        self._stopping = stopping
-        self.pace, self._preparing = Pace(timeout), Pace()
+        self._retries, self._stopping = retry.max_retries, stopping
+        self.paces = Paces(retry.timeout)
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._precision, self._threads = "native", 1
         self.ended = 0
         """Calls that a process ended in, or had to be ended for."""
@@ -118,7 +116,7 @@ class Quarantine:
         with self._lock:
             if self._child is None:
                 self._child, _ = self._started()
-            pace = self.pace if request == "infer" else self._preparing
+            pace = self.paces.infer if request == "infer" else self.paces.prepare
             try:
                 seconds = pace.limit(len(rows)) + (0.0 if self._child.warm else _FIRST_SECONDS)
                 with pace.call(len(rows)):
@@ -130,19 +128,29 @@ class Quarantine:
             self._child.warm = True
             return answer
 
-    def _started(self) -> tuple[_Child, Description]:
+    def _started(self) -> tuple[Child, Description]:
         """A child that has the model loaded."""
-        child = _Child(Start(self._step, self._code, self._device, self._threads))
-        self._child = child
-        try:
-            description: Description = self._answer(child, ("load", self._precision), UNKNOWN_SECONDS)
-        except RowFailure as e:
-            raise ModelError(
-                f"{self._step.name}.uri: {self._step.uri} can't be loaded in a process of its own: {e}"
-            ) from None
-        return child, description
+        deaths = 0
+        while True:
+            self._child = child = Child(Start(self._step, self._code, self._device, self._threads))
+            try:
+                description: Description = self._answer(child, ("load", self._precision), UNKNOWN_SECONDS)
+            except RowFailure as e:
+                deaths += 1
+                # SIGKILL comes from others, and may have meant another process; what a model does to itself, it does again.
+                if e.error.exit_signal != signal.SIGKILL.name or deaths > self._retries:
+                    raise self._refusal(e, deaths) from None
+            else:
+                return child, description
 
-    def _answer(self, child: _Child, request: Any, seconds: float) -> Any:
+    def _refusal(self, failure: RowFailure, deaths: int) -> ModelError:
+        tried = "a process of its own" if deaths == 1 else f"{deaths} processes of its own, one after the other"
+        return ModelError(
+            f"{self._step.name}.uri: {self._step.uri} can't be loaded, tried in {tried}: {failure}. Look at what its code and the "
+            f"libraries that it needs do when it is built, whether they fit this machine, and whether the machine has the memory"
+        )
+
+    def _answer(self, child: Child, request: Any, seconds: float) -> Any:
         """The child's answer. Raises what the child raised; where it gave none, the child is gone."""
         answer = None
         try:
@@ -171,16 +179,16 @@ def _failure(error: RowError, fault: Fault | None) -> RowFailure:
     return RowFailure(error, fault)
 
 
-class _Child:
-    """The process and the connection to it."""
+class Child:
+    """A process that runs `program`, and the connection to it; it is sent `start` first."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: object, program: str = _PROGRAM) -> None:
         self.warm = False
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self._killed_before = _out_of_memory_kills()
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+                [sys.executable, "-c", program, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # standard output is the result of whoever runs the job
@@ -192,9 +200,10 @@ class _Child:
             self.connection.send(start)
 
     def end(self) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill it, with the processes that it started, and wait until it is gone."""
         self.connection.close()
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def death(self) -> RowError:

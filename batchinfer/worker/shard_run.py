@@ -85,7 +85,9 @@ class ShardRun:
         compression = context.spec.output.compression
         self._writer = PartWriter(self._schema, compression, context.reading.window)
         self._unsaved: list[pa.Table] = []
-        self._saved_at: float | None = None
+        self._unsaved_since: float | None = None
+        self._storing = 0.0
+        """Seconds that the last checkpoint took."""
         self._dead: list[DeadRow] = []
         self._dead_ordinals: list[int] = []
         self._filtered: list[NDArray[np.int64]] = []
@@ -113,6 +115,7 @@ class ShardRun:
         """Count a batch that the model saw: rows, and tokens with and without padding."""
         self._batches += 1
         self._rows += len(rows)
+        self._begin_unsaved()
         if lengths is not None and len(rows):
             self._tokens += int(lengths[rows].sum())
             self._padded += int(lengths[rows].max()) * len(rows)
@@ -171,27 +174,39 @@ class ShardRun:
         """Take the results of a batch; complete windows go into the part, in input order. `fresh`: no checkpoint holds them yet."""
         if fresh:
             self._unsaved.append(results)
-            self._saved_at = self._saved_at or self._host.monotonic()
+            self._begin_unsaved()
         if rows.add(results):
             self._complete[rows.window.first] = rows
         while (whole := self._complete.pop(self._next, None)) is not None:
             self._write(whole)
             self._next += whole.window.rows
 
+    def _begin_unsaved(self) -> None:
+        """The interval begins with the model's first answer, not when that is taken in: the part before may still be stored."""
+        if self._unsaved_since is None:
+            self._unsaved_since = self._host.monotonic()
+
     def checkpoint_due(self) -> bool:
-        """Whether the interval has passed since results were last made durable."""
-        interval = self._context.spec.checkpoint.interval
-        return (
-            bool(self._unsaved) and self._saved_at is not None and self._host.monotonic() - self._saved_at >= interval
-        )
+        """Whether results must be made durable now, to be so within the interval.
+
+        What storing takes belongs to the interval, as the model goes on meanwhile; a slow store is left alone as long as it takes,
+        and for an interval at most.
+        """
+        if not self._unsaved or self._unsaved_since is None:
+            return False
+        interval, storing = self._context.spec.checkpoint.interval, self._storing
+        pause = max(interval - storing, storing + min(storing, interval))
+        return self._host.monotonic() - self._unsaved_since >= pause
 
     def checkpoint(self) -> None:
         """Make what is finished durable."""
-        if self._unsaved:
-            table = pa.concat_tables(self._unsaved)
-            chunks.put(self._store, self._context.job, self.shard.number, table, self._step.name, self._settings.digest)
-            self._unsaved = []
-        self._saved_at = self._host.monotonic()
+        if not self._unsaved:
+            return
+        self._unsaved_since = self._host.monotonic()
+        table = pa.concat_tables(self._unsaved)
+        chunks.put(self._store, self._context.job, self.shard.number, table, self._step.name, self._settings.digest)
+        self._unsaved = []
+        self._storing = self._host.monotonic() - self._unsaved_since
 
     def _write(self, rows: WindowRows) -> None:
         results = rows.in_order()

@@ -31,6 +31,7 @@ from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import batches, positions
 from batchinfer.pipeline.breaker import CircuitBreaker
 from batchinfer.plan.plan import input_columns
+from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome, RowError
 from batchinfer.worker.inference import Inference
@@ -51,7 +52,7 @@ class Stages:
         context: the job.
         store: the output.
         reader: the input.
-        engine_for: the engine for a shard, ready for it, given whether the shard is in quarantine.
+        engine_for: the engine for a shard, ready for it, given whether the shard is in quarantine; raises where it can't be run.
         on_device: calls a function on the device's thread and gives what it gives.
         on_cpu: the model's device is the CPU.
         host: the machine.
@@ -63,7 +64,7 @@ class Stages:
         context: Context,
         store: Store,
         reader: Reader,
-        engine_for: Callable[[bool], Engine],
+        engine_for: Callable[[Shard, bool], Engine],
         on_device: Callable[[Callable[[], Any]], Any],
         *,
         on_cpu: bool,
@@ -97,7 +98,7 @@ class Stages:
             if item.quarantined != self._quarantined and self._former is not None:
                 concurrent.futures.wait([self._former])  # two engines are never loaded side by side
             self._former, self._quarantined = future, item.quarantined
-            engine = self._engine_for(item.quarantined)
+            engine = self._engine_for(shard, item.quarantined)
             run = ShardRun(
                 shard,
                 self._context,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from batchinfer.engines import faults
 from batchinfer.engines.faults import Fault
 from batchinfer.engines.protocol import Description, Engine, Prepared, Rows
 from batchinfer.errors import DeviceError
-from batchinfer.worker.pace import Pace
+from batchinfer.worker.pace import Pace, Paces
 
 
 @dataclass(frozen=True)
@@ -55,19 +54,14 @@ class Watched:
 
     Args:
         make: opens the engine, not loaded.
-        pace: of `infer`; preparing and finishing are timed by the same rule, without a limit of the user's.
+        timeout: seconds that a call may take; None for a limit from the pace.
 
     """
 
-    def __init__(self, make: Callable[[], Engine], pace: Pace) -> None:
+    def __init__(self, make: Callable[[], Engine], timeout: float | None) -> None:
         self._make, self._engine = make, make()
-        self._infer, self._prepare, self._finish = pace, Pace(), Pace()
+        self.paces = Paces(timeout)
         self._broken = ""
-
-    @property
-    def overdue(self) -> float | None:
-        """Seconds that a call was allowed, where it has taken longer."""
-        return next((o for p in (self._infer, self._prepare, self._finish) if (o := p.overdue) is not None), None)
 
     def drop(self) -> None:
         """Let go of the model: it must be loaded again."""
@@ -76,30 +70,29 @@ class Watched:
 
     def load(self, device: str, precision: str, threads: int) -> Description:
         """See Engine."""
-        return self._engine.load(device, precision, threads)
+        with self.paces.load.call(1):
+            return self._engine.load(device, precision, threads)
 
     def prepare(self, rows: pa.Table) -> _CountedRows:
         """See Engine."""
-        with self._call(self._prepare, len(rows)):
-            return _CountedRows(self._engine.prepare(rows))
+        return _CountedRows(self._call(self.paces.prepare, len(rows), self._engine.prepare, rows))
 
-    def infer(self, batch: _Counted) -> Any:
+    def infer(self, batch: _Counted) -> _Counted:
         """See Engine."""
-        with self._call(self._infer, batch.rows):
-            return _Counted(batch.rows, self._engine.infer(batch.payload))
+        return _Counted(batch.rows, self._call(self.paces.infer, batch.rows, self._engine.infer, batch.payload))
 
     def finish(self, outputs: _Counted) -> Mapping[str, pa.Array]:
         """See Engine."""
-        with self._call(self._finish, outputs.rows):
-            return self._engine.finish(outputs.payload)
+        finished: Mapping[str, pa.Array] = self._call(
+            self.paces.finish, outputs.rows, self._engine.finish, outputs.payload
+        )
+        return finished
 
-    @contextlib.contextmanager
-    def _call(self, pace: Pace, rows: int) -> Iterator[None]:
+    def _call(self, pace: Pace, rows: int, function: Callable[[Any], Any], argument: Any) -> Any:
         try:
             if not self._broken:
                 with pace.call(rows):
-                    yield
-                return
+                    return function(argument)
         except BaseException as e:
             if faults.fault_of(e) is not Fault.POISONED:
                 raise

@@ -16,11 +16,11 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from batchinfer.data.reader import Reader
-from batchinfer.data.where import Where
+import pyarrow as pa
+
 from batchinfer.engines import device, registry
 from batchinfer.engines.protocol import Engine
-from batchinfer.errors import HungError
+from batchinfer.errors import HungError, InputError
 from batchinfer.measure.choose import choose, load
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.breaker import CircuitBreaker
@@ -31,9 +31,9 @@ from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store, open_store
 from batchinfer.worker.context import Context, Outcome, Progress
 from batchinfer.worker.items import Call, Submitted
-from batchinfer.worker.pace import LEAST_SECONDS, Pace
 from batchinfer.worker.quarantine import Quarantine
 from batchinfer.worker.stages import Stages
+from batchinfer.worker.trial import Trial, open_reader
 from batchinfer.worker.watched import Watched
 
 AHEAD = 2
@@ -53,12 +53,13 @@ class Worker:
         self._device = device.resolve_device(context.gpus) if registry.uses_torch(self._step) else "cpu"
         self._loaded: str | None = None
         self._note = "idle"
-        timeout = self._spec.retry.timeout
-        self._pace = Pace(timeout)
-        self._engine = Watched(lambda: registry.open_engine(self._step, self._spec.code), self._pace)
-        reader, on_cpu = self._open_reader(), self._device == "cpu"
+        self._engine = Watched(lambda: registry.open_engine(self._step, self._spec.code), self._spec.retry.timeout)
+        reader, on_cpu = open_reader(context), self._device == "cpu"
         self._stages = Stages(context, self._store, reader, self._engine_for, self._urgently, on_cpu=on_cpu)
-        self._quarantine = Quarantine(self._step, self._spec.code, self._device, timeout, self._stages.stopping)
+        self._quarantine = Quarantine(
+            self._step, self._spec.code, self._device, self._spec.retry, self._stages.stopping
+        )
+        self._trial = Trial(context, self._stages.stopping)
         self._to_read: queue.Queue[Any] = queue.Queue()
         self._to_prepare: queue.Queue[Any] = queue.Queue(2)
         self._to_device: queue.Queue[Any] = queue.Queue(2)
@@ -79,28 +80,16 @@ class Worker:
         for thread in self._threads:
             thread.start()
 
-    def _open_reader(self) -> Reader:
-        reading = self._context.reading
-        where = Where(reading.where) if reading.where else None
-        return Reader(reading.schema, where, options=self._spec.storage)
-
     def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:
         """Load the model, find out on the first rows what is left to choose, and say it. Raises ModelError, HungError, DeviceError.
 
         `quarantined`: in a child process, where one of these rows may have ended a process before.
         """
         self._note = "measuring"
-        inputs = input_columns(self._step)
-        reader = self._open_reader()
-        sample = (
-            w.table.select(inputs)
-            for s in shards
-            for w in reader.windows(s.ranges, self._context.reading.window)
-            if len(w.table)
-        )
+        sample = self._sample(shards, quarantined=quarantined)
         rows = sum(s.rows for s in shards)
         breaker = CircuitBreaker(enabled=self._context.breaker)
-        engine = self._quarantine if quarantined else self._engine
+        engine: Quarantine | Watched = self._quarantine if quarantined else self._engine
         settings: Settings = self._on_device(
             lambda: choose(
                 engine,
@@ -118,14 +107,38 @@ class Worker:
             told = {name: self._spec.secrets.hide(why) for name, why in failed.items()}
             settings = replace(settings, measured={**settings.measured, "failed": told})
         self._loaded = None if quarantined else settings.precision
-        by_row = (self._quarantine.pace if quarantined else self._pace).by_row
+        by_row = engine.paces.infer.by_row
         return replace(settings, measured={**settings.measured, "seconds_per_row": by_row}) if by_row else settings
 
-    def start(self, settings: Settings, *, quarantined: bool = False) -> None:
-        """Load the model as the settings say; not yet where the first shards are in quarantine. Raises ModelError."""
+    def _sample(self, shards: Sequence[Shard], *, quarantined: bool) -> Iterator[pa.Table]:
+        """The first rows that can be read: a shard with damaged ones is left to its own turn, unless there is no other."""
+        inputs, reader = input_columns(self._step), open_reader(self._context)
+        seen, refused = False, None
+        for shard in shards:
+            try:
+                if quarantined:
+                    self._trial.read(shard)
+                for window in reader.windows(shard.ranges, self._context.reading.window):
+                    if len(window.table):
+                        seen = True
+                        yield window.table.select(inputs)
+            except InputError as e:
+                refused = refused or e
+        if refused is not None and not seen:
+            raise refused
+
+    def start(self, settings: Settings, *, quarantined: bool = False, tried: bool = False) -> None:
+        """Load the model as the settings say; not yet where the first shards are in quarantine. Raises ModelError, HungError.
+
+        `tried`: in a child process first, which says what ends a process that loads it.
+        """
         self._stages.inference.settings = settings
-        for pace in (self._pace, self._quarantine.pace):
-            pace.begin_at(settings.measured.get("seconds_per_row"))
+        for engine in (self._engine, self._quarantine):
+            engine.paces.settle(settings.measured.get("seconds_per_row"), settings.budget.rows)
+        if tried:
+            self._note = "loading"
+            self._quarantine.load(self._device, settings.precision, settings.threads)
+            self._quarantine.close()
         if not quarantined:
             self._load(settings)
         self._note = "idle"
@@ -136,8 +149,11 @@ class Worker:
             self._on_device(lambda: load(self._engine, self._step, self._device, settings.precision, settings.threads))
             self._loaded = settings.precision
 
-    def _engine_for(self, quarantined: bool) -> Engine:
-        """The engine that a shard needs, loaded; the other one is let go of, as there may be no memory for both."""
+    def _engine_for(self, shard: Shard, quarantined: bool) -> Engine:
+        """The engine that a shard needs, loaded; the other one is let go of, as there may be no memory for both.
+
+        Raises InputError for a shard in quarantine that can't be read.
+        """
         settings = self._stages.settings
         assert settings is not None
         if not quarantined:
@@ -147,6 +163,7 @@ class Worker:
         if self._loaded is not None:
             self._on_device(self._engine.drop)
             self._loaded = None
+        self._trial.read(shard)
         self._quarantine.use(settings.precision, settings.threads)
         return self._quarantine
 
@@ -162,8 +179,8 @@ class Worker:
 
     @property
     def has_seen_deaths(self) -> bool:
-        """Whether a row has ended a process in quarantine."""
-        return self._quarantine.ended > 0
+        """Whether a row or a file has ended a process in quarantine."""
+        return self._quarantine.ended + self._trial.ended > 0
 
     def progress(self) -> Progress:
         """What the worker is doing now."""
@@ -176,8 +193,8 @@ class Worker:
             stages.dead,
             stages.in_hand,
             note,
-            overdue=self._engine.overdue,
-            patience=max(LEAST_SECONDS, self._pace.allowed),
+            overdue=self._engine.paces.overdue,
+            patience=self._engine.paces.patience,
         )
 
     def stop(self) -> None:
@@ -188,9 +205,10 @@ class Worker:
         """End the threads, after the shards that were taken in; a call that hangs is left alone."""
         self._to_read.put(None)
         for thread in self._threads:
-            while thread.is_alive() and self._engine.overdue is None:
+            while thread.is_alive() and self._engine.paces.overdue is None:
                 thread.join(0.2)
         self._quarantine.close()
+        self._trial.close()
 
     def _pass_on(self, inbox: queue.Queue[Any], work: Callable[[Any], Iterator[Any]], outbox: queue.Queue[Any]) -> None:
         while (item := inbox.get()) is not None:
@@ -243,6 +261,6 @@ class Worker:
         self._to_device.put(call)
         while not call.future.done():
             concurrent.futures.wait([call.future], _LOOK_SECONDS)
-            if (limit := self._engine.overdue) is not None:
-                raise HungError(f"a call of the model took more than {limit:g} s (retry.timeout)")
+            if (overdue := self._engine.paces.overdue) is not None:
+                raise HungError(overdue)
         return call.future.result()

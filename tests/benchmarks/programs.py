@@ -21,6 +21,8 @@ START = time.time()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).parents[2]
 MAX_TOKENS = 256
+FIGURES: dict[str, float] = {}
+"""What a program tells besides."""
 
 
 def files(source: str) -> list[str]:
@@ -171,10 +173,36 @@ def ray_table(source: str, out: Path, threads: str = "2", **_: str) -> float:
     return min(float(p.name.partition("-")[2]) for p in marks.iterdir())
 
 
+def meter_checkpoints() -> None:
+    """Count the CPU seconds of whatever writes, looks for and removes checkpoints, on its own thread."""
+    from batchinfer.ledger import chunks
+    from batchinfer.worker.shard_run import ShardRun
+
+    FIGURES["checkpoint_cpu_s"] = FIGURES["checkpoints"] = 0
+
+    def metered(place: Any, name: str, counts: int) -> None:
+        function = getattr(place, name)
+
+        def call(*arguments: Any) -> Any:
+            start = time.thread_time()
+            try:
+                return function(*arguments)
+            finally:
+                FIGURES["checkpoint_cpu_s"] += time.thread_time() - start
+                FIGURES["checkpoints"] += counts
+
+        setattr(place, name, call)
+
+    for place, name, counts in ((ShardRun, "checkpoint", 1), (chunks, "load", 0), (chunks, "delete", 0)):
+        metered(place, name, counts)
+
+
 def ours(source: str, out: Path, model: dict[str, Any], settings: dict[str, str]) -> float:
     from batchinfer import Job
     from batchinfer.run.events import Settled
 
+    if settings.get("meter") == "checkpoints":
+        meter_checkpoints()
     ready: list[float] = []
     executor = settings.get("executor", "inline")
     tuned = {k: int(v) for k, v in settings.items() if k in ("rows", "tokens", "window", "shard")}
@@ -252,6 +280,7 @@ def main() -> None:
         "ended": end,
         "cpu_s": round(usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime, 2),
         "peak_mb": round(usage.ru_maxrss / 1024),
+        **FIGURES,
     }
     print(json.dumps(result), flush=True)
 

@@ -27,14 +27,40 @@ from tests.run.workplace import Workplace
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "site"
-ROWS, BATCH, INTERVAL, DELAY = 2400, 32, 0.2, 0.02
+ROWS, SHARD, BATCH, INTERVAL, DELAY = 2400, 800, 32, 0.2, 0.02
 BAD = {5, 1700}
-PACE = BATCH / DELAY
-"""Rows per second at most, of one worker."""
 STORING = 0.1
-"""Seconds that storing a chunk takes, at most; the model goes on meanwhile."""
-ONE_KILL = PACE * (INTERVAL + STORING) + 2 * BATCH
-"""Rows that a kill may cost one worker: the interval, what was computed while its chunk was stored, the batches in hand."""
+"""Seconds that storing a part takes, at most; the model goes on meanwhile. What storing a chunk takes is inside the interval."""
+QUEUE = 8
+"""Batches that may wait for the writing thread (worker.Worker)."""
+FIRST_ROWS = 17
+"""Rows that the model sees before the settings are pinned: 16 at once, and as one of them is bad, the first one alone."""
+ISOLATION = 43
+"""Rows that are seen again in a batch with a bad row: fours of 32, of 8, of 2, and the bad one alone for the second time."""
+
+
+def pace(delay: float = DELAY) -> float:
+    """Rows per second at most, of one worker."""
+    return BATCH / delay
+
+
+def one_kill(delay: float = DELAY) -> float:
+    """Rows that a kill may cost one worker.
+
+    What the model saw in a checkpoint interval, and while a part was stored; the batch before the interval's begin, and the one in
+    hand, which may be the one with a bad row. A kill before the settings are pinned costs FIRST_ROWS, which are fewer.
+    """
+    return pace(delay) * (INTERVAL + STORING) + 2 * BATCH + ISOLATION
+
+
+def store_away() -> float:
+    """The same where the store is away: the model goes on until the queue of the writing thread is full.
+
+    Then the writing thread has a batch in hand, and so has the device's.
+    """
+    return pace() * INTERVAL + BATCH + (QUEUE + 2) * BATCH + ISOLATION
+
+
 ON_RAY = {"executor": "ray", "workers": 2, "cpus": 1}
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -81,7 +107,7 @@ class Place(Workplace):
         base: dict[str, Any] = {
             "input": {"path": self.source},
             "model": {"options": {"delay": DELAY, "log": str(self.log)}},
-            "batching": {"rows": BATCH, "tokens": 100, "window": 200, "shard": 800},
+            "batching": {"rows": BATCH, "tokens": 100, "window": 200, "shard": SHARD},
             "checkpoint": {"interval": INTERVAL},
             "errors": {"threshold": -1},
             "output": {"path": self.output},
@@ -177,10 +203,11 @@ class Place(Workplace):
 
 @dataclass(frozen=True)
 class Reference:
-    """An undisturbed run: digests of parts and dead letters (their names hold the job's random number), and rows seen."""
+    """An undisturbed run: digests of parts and dead letters (their names hold the job's random number), rows seen, its length."""
 
     digests: Counter[str]
     seen: int
+    seconds: float
 
 
 def digests(contents: list[bytes]) -> Counter[str]:
@@ -199,10 +226,12 @@ def source_table() -> bytes:
 
 def undisturbed(place: Place) -> Reference:
     """Run a job to which nothing happens."""
+    began = time.monotonic()
     code, said = place.finish()
+    seconds = time.monotonic() - began
     assert code == 0, said
     files = place.files("data") | place.files("_dead_letter")
-    return Reference(digests([c for n, c in files.items() if n.endswith(".parquet")]), place.seen())
+    return Reference(digests([c for n, c in files.items() if n.endswith(".parquet")]), place.seen(), seconds)
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:

@@ -14,7 +14,7 @@ import pytest
 
 from batchinfer.storage.store import Store, open_store
 from batchinfer.testing.stores import StoreContract, fresh_name
-from tests.chaos.place import ONE_KILL, Place, source_table, undisturbed, wait_for
+from tests.chaos.place import Place, one_kill, source_table, undisturbed, wait_for
 
 pytestmark = pytest.mark.services
 AZURITE = "azurite@3.35.0"
@@ -98,7 +98,7 @@ def test_a_job_on_azure_that_is_killed_continues(azure: dict[str, Any], tmp_path
     assert code == 0, said
     found = place.compare(reference)
     assert found.sound, found
-    assert found.redo <= ONE_KILL
+    assert found.redo <= one_kill()
     assert place.exclusive() == "proven"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.place import BATCH, ON_RAY, ONE_KILL, Place, ended
+from tests.chaos.place import ON_RAY, Place, ended, one_kill
 
 DRIVER = [
     ("create", "_batchinfer/probes/", 1),
@@ -31,8 +31,6 @@ WORKER = [
 LAST_PART = ("create", "data/part-", 3)
 LINK = ("link", "data/part-", 2)
 """Inside a local create: the part stands, and its temporary file too."""
-FIRST_ROWS = 2 * BATCH
-"""A run that is killed before its settings are pinned measures again."""
 
 
 def name_of(value: Any) -> str | None:
@@ -70,7 +68,7 @@ def test_a_kill_at_a_step_costs_nothing_that_was_durable(
     place: Place, note: Any, step: tuple[str, str, int], when: str
 ) -> None:
     check(place, step, when)
-    note("kill at a step, local disk", place, ONE_KILL + FIRST_ROWS)
+    note("kill at a step, local disk", place, one_kill())
 
 
 @pytest.mark.parametrize(
@@ -78,7 +76,7 @@ def test_a_kill_at_a_step_costs_nothing_that_was_durable(
 )
 def test_a_kill_at_a_step_on_an_object_store(lake: Place, note: Any, step: tuple[str, str, int], when: str) -> None:
     check(lake, step, when)
-    note("kill at a step, S3", lake, ONE_KILL + FIRST_ROWS)
+    note("kill at a step, S3", lake, one_kill())
 
 
 @pytest.mark.chaos
@@ -88,7 +86,7 @@ def test_every_step_on_local_disk(
     place: Place, note: Any, step: tuple[str, str, int], when: str, repetition: int
 ) -> None:
     check(place, step, when)
-    note("kill at a step, local disk", place, ONE_KILL + FIRST_ROWS)
+    note("kill at a step, local disk", place, one_kill())
 
 
 @pytest.mark.chaos
@@ -98,7 +96,7 @@ def test_every_step_on_an_object_store(
     lake: Place, note: Any, step: tuple[str, str, int], when: str, repetition: int
 ) -> None:
     check(lake, step, when)
-    note("kill at a step, S3", lake, ONE_KILL + FIRST_ROWS)
+    note("kill at a step, S3", lake, one_kill())
 
 
 def check_worker(place: Place, step: tuple[str, str, int], when: str) -> None:
@@ -111,26 +109,17 @@ def check_worker(place: Place, step: tuple[str, str, int], when: str) -> None:
 @pytest.mark.slow
 def test_a_worker_killed_before_its_part_is_replaced(place: Place, note: Any) -> None:
     check_worker(place, ("create", "data/part-", 1), "before")
-    note("kill of a Ray worker at a step, local disk", place, ONE_KILL)
+    note("kill of a Ray worker at a step, local disk", place, one_kill())
 
 
 @pytest.mark.chaos
 @pytest.mark.ray
+@pytest.mark.parametrize("where", ["place", "lake"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", WORKER, ids=name_of)
-def test_every_step_of_a_worker_on_local_disk(
-    place: Place, note: Any, step: tuple[str, str, int], when: str, repetition: int
+def test_every_step_of_a_worker(
+    request: pytest.FixtureRequest, note: Any, where: str, step: tuple[str, str, int], when: str, repetition: int
 ) -> None:
+    place = request.getfixturevalue(where)
     check_worker(place, step, when)
-    note("kill of a Ray worker at a step, local disk", place, ONE_KILL)
-
-
-@pytest.mark.chaos
-@pytest.mark.ray
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("step", WORKER, ids=name_of)
-def test_every_step_of_a_worker_on_an_object_store(
-    lake: Place, note: Any, step: tuple[str, str, int], when: str, repetition: int
-) -> None:
-    check_worker(lake, step, when)
-    note("kill of a Ray worker at a step, S3", lake, ONE_KILL)
+    note(f"kill of a Ray worker at a step, {'local disk' if where == 'place' else 'S3'}", place, one_kill())

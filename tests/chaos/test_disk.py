@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.chaos.place import ROOT, ROWS, Place, ended, wait_for
+from tests.chaos.place import ROOT, Place, ended, one_kill, wait_for
 
 SMALL_DISK = r"""
 set -e
@@ -73,14 +73,14 @@ def whole_files(output: Path) -> None:
 @pytest.mark.parametrize("room", [20, 56])
 def test_a_full_disk(place: Place, note: Any, room: int) -> None:
     full_disk(place, room)
-    note("disk full, then with room", place)
+    note("disk full, then with room", place, one_kill())
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("room", range(8, 64, 8))
 def test_a_disk_that_is_full_after(place: Place, note: Any, room: int, repetition: int) -> None:
     full_disk(place, room)
-    note("disk full, then with room", place)
+    note("disk full, then with room", place, one_kill())
 
 
 def test_a_read_only_disk_is_refused_in_seconds(place: Place) -> None:
@@ -120,4 +120,4 @@ def test_a_permission_that_is_taken_in_mid_run(place: Place, note: Any) -> None:
     data.chmod(0o755)
     code, said = place.finish()
     assert code == 0, said
-    note("permission taken in mid-run, then given", place, ROWS)
+    note("permission taken in mid-run, then given", place, one_kill())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import subprocess
 import sys
 import time
@@ -14,16 +13,18 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.place import BATCH, ONE_KILL, ROOT, Place, ended, wait_for
+from tests.chaos.place import ROOT, Place, actors, ended, one_kill, wait_for
 
 pytestmark = pytest.mark.ray
+SLOW = 0.1
+"""Seconds that the model takes for a batch here."""
 
 
 class RayCluster:
     """See cluster.py."""
 
     def __init__(self, *cpus: int, **environment: str) -> None:
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.cluster", *map(str, cpus)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -34,20 +35,20 @@ class RayCluster:
         self.address = self._answer()
 
     def _answer(self) -> str:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
             if line.startswith(("127.", "done")) or line.strip().rpartition(":")[2].isdecimal():
                 return line.strip()
-        raise AssertionError(f"the cluster ended with {self._process.wait()}")
+        raise AssertionError(f"the cluster ended with {self.process.wait()}")
 
     def tell(self, what: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{what}\n")
-        self._process.stdin.flush()
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
         self._answer()
 
     def close(self) -> None:
-        self._process.communicate(timeout=60)
+        self.process.communicate(timeout=60)
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def cluster(*cpus: int, **environment: str) -> Iterator[RayCluster]:
 
 def on(place: Place, cluster: RayCluster, workers: int = 2) -> Place:
     place.more["resources"] = {"executor": "ray", "workers": workers, "cpus": 1, "address": cluster.address}
-    place.more["model"] = {"options": {"delay": 0.1, "log": str(place.log)}}
+    place.more["model"] = {"options": {"delay": SLOW, "log": str(place.log)}}
     return place
 
 
@@ -74,11 +75,21 @@ def lose(place: Place, cluster: RayCluster, what: str) -> None:
     assert code == 0, said
 
 
+def orphans_end(place: Place) -> None:
+    """Workers that have lost their cluster end by themselves; what they did until then is kept, as far as it was checkpointed."""
+    for _ in range(15):
+        seen = place.seen()
+        time.sleep(1)
+        if place.seen() == seen:
+            return
+    raise AssertionError("workers without a cluster go on")
+
+
 @pytest.mark.slow
 def test_a_node_that_is_lost_is_survived(place: Place, note: Any) -> None:
     with cluster(2, 1) as two:
         lose(place, two, "kill 1")
-    note("Ray node killed", place, ONE_KILL)
+    note("Ray node killed", place, one_kill(SLOW))
 
 
 @pytest.mark.chaos
@@ -89,7 +100,7 @@ def test_a_node_or_raylet_that_is_lost(
 ) -> None:
     with cluster(*cpus) as two:
         lose(place, two, what)
-    note("Ray node killed" if what == "kill 1" else "Ray raylet killed", place, ONE_KILL)
+    note("Ray node killed" if what == "kill 1" else "Ray raylet killed", place, one_kill(SLOW))
 
 
 @pytest.mark.chaos
@@ -105,11 +116,11 @@ def test_a_head_node_that_dies_ends_the_run_with_75(place: Place, note: Any, wha
         assert code == 75 or (code, what) == (0, "raylet 0"), (code, said)
         assert "Traceback" not in said
         assert time.monotonic() - died < 60
-    time.sleep(5)  # orphaned workers end by themselves
+    orphans_end(place)
     del place.more["resources"]
     code, said = place.finish()
     assert code == 0, said
-    note("Ray head node killed, then run again inline", place, 2 * (ONE_KILL + 5 * BATCH / 0.1))
+    note("Ray head node killed, then run again inline", place, 2 * one_kill(SLOW))
 
 
 @pytest.mark.chaos
@@ -136,22 +147,17 @@ def test_an_address_where_no_cluster_is_says_so(place: Place) -> None:
 def test_workers_of_a_cluster_killed_one_after_another(
     place: Place, note: Any, repetition: int, dice: random.Random
 ) -> None:
-    import psutil
-
     with cluster(2, 1) as two:
         process = on(place, two).launch()
         wait_for(place.chunks, process)
         kills = 0
         for _ in range(3):
             time.sleep(dice.uniform(1, 3))
-            running = [
-                p
-                for p in psutil.Process(two._process.pid).children(recursive=True)
-                if re.match(r"ray::_?Actor\b", " ".join(p.cmdline()))
-            ]
+            running = actors(two.process)
             if process.poll() is None and running:
                 dice.choice(running).kill()
                 kills += 1
         code, said = ended(process, 180)
         assert code == 0, said
-    note("kill -9 of workers of a cluster", place, kills * ONE_KILL)
+    assert kills
+    note("kill -9 of workers of a cluster", place, kills * one_kill(SLOW))

@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.place import BATCH, ONE_KILL, Place, ended, wait_for
+from tests.chaos.place import Place, ended, one_kill, store_away, wait_for
 from tests.chaos.proxy import FAULTS, Proxy, Rule
 
 PASSING = [fault for fault in FAULTS if fault not in ("403", "stall")]
 CREATED = ["probes/", "jobs/", "epochs/", "plans/", "settings.json", "data/part-", "manifests/"]
 MINUTES = 300
-WAITING = 10 * BATCH
-"""Rows that the model may finish while a store that is away holds up the writer: its queue, and what is in hand."""
 
 
 def test_a_store_that_fails_in_every_way_is_no_reason_to_stop(lake: Place, proxy: Proxy, note: Any) -> None:
@@ -52,7 +50,7 @@ def test_a_store_that_goes_away_ends_the_run_with_75_and_the_next_one_completes(
     assert "Traceback" not in said
     code, said = lake.finish()
     assert code == 0, said
-    note("store away for good in mid-run, then back", lake, ONE_KILL + WAITING)
+    note("store away for good in mid-run, then back", lake, store_away())
 
 
 def test_a_right_that_is_lost_ends_the_run_within_seconds(lake: Place, proxy: Proxy) -> None:
@@ -72,6 +70,7 @@ def test_a_fault_that_passes(
     proxy.rules += [Rule(fault, chance=dice.uniform(0.05, 0.25)), Rule(fault, "PUT", "/data/part-", times=2)]
     code, said = lake.finish(seconds=2 * MINUTES)
     assert code == 0, said
+    assert proxy.struck[fault]
     proxy.rules.clear()
     note(f"store: {fault}", lake, 0)
 
@@ -82,6 +81,7 @@ def test_a_store_that_stalls(lake: Place, proxy: Proxy, note: Any, repetition: i
     proxy.rules += [Rule("stall", path=path, times=1) for path in slow]
     code, said = lake.finish(seconds=2 * MINUTES)
     assert code == 0, said
+    assert proxy.struck["stall"] == len(slow)
     note("store: stall of 20 s", lake, 0)
 
 
@@ -98,7 +98,7 @@ def test_a_lost_answer_then_a_kill(lake: Place, proxy: Proxy, note: Any, path: s
     proxy.rules.clear()
     code, said = lake.finish()
     assert code == 0, said
-    note("lost acknowledgement, then a kill", lake, ONE_KILL + 2 * BATCH)
+    note("lost acknowledgement, then a kill", lake, one_kill())
 
 
 @pytest.mark.chaos
@@ -114,7 +114,7 @@ def test_a_store_that_is_away_for_good_as_long_as_it_takes(
     assert code == 75, said
     code, said = lake.finish()
     assert code == 0, said
-    note("store away for more than five minutes", lake, ONE_KILL + WAITING)
+    note("store away for more than five minutes", lake, store_away())
 
 
 def test_a_store_that_ignores_conditions_is_refused_unless_one_answers_for_it(
@@ -145,7 +145,7 @@ def test_a_kill_on_a_store_that_ignores_conditions(
     code, said = lake.finish("--single-writer")
     assert code == 0, said
     assert lake.exclusive() == "assumed"
-    note("store without conditional creates, --single-writer, killed", lake, ONE_KILL + 2 * BATCH)
+    note("store without conditional creates, --single-writer, killed", lake, one_kill())
 
 
 def test_single_writer_changes_nothing_where_conditions_hold(lake: Place) -> None:

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
 
 import pytest
 
@@ -63,22 +60,8 @@ def test_the_version_is_printed(workplace):
     assert done.stdout.startswith("batchinfer")
 
 
-def cpu_seconds(workplace, *command):
-    """CPU seconds of a command, the best of three: the wall clock is the machine's other tenants' too."""
-    spent = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, env=workplace.environment(), capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-    return min(spent)
-
-
-def test_help_imports_nothing_heavy_and_takes_less_than_300_ms(workplace):
+def test_help_imports_nothing_heavy(workplace):
     assert not modules_after(workplace, "--help") & (HEAVY | {"pydantic"})
-    typer = cpu_seconds(workplace, sys.executable, "-c", "import typer")
-    ours = cpu_seconds(workplace, *workplace.command, "--help")
-    assert ours < max(0.3, 2 * typer)  # a busy machine makes both slow
 
 
 def test_validate_imports_nothing_heavy(workplace):

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ TABLE = pa.table(
         "x": pa.array([float(n) for n in range(ROWS)]),
         "list": [[n] * (n % 3) for n in range(ROWS)],
         "struct": [{"a": n, "b": str(n)} for n in range(ROWS)],
+        "small": pa.array([n % 100 for n in range(ROWS)], pa.uint8()),
+        "flag": [n % 2 == 0 for n in range(ROWS)],
+        "price": pa.array([Decimal(n) / 4 for n in range(ROWS)], pa.decimal128(20, 2)),
+        "at": pa.array(range(ROWS), pa.timestamp("us")),
     }
 )
 LAYOUTS: tuple[dict[str, Any], ...] = (
@@ -113,6 +118,7 @@ def _outcomes(files: Sequence[str]) -> Iterator[str]:
         before = _peak()
         try:
             scanned = scan(file)
+            scan(file, statistics=scanned.columns)
             list(Reader(unify(scanned.files).schema).windows(all_ranges(scanned), 50))
         except InputError as e:
             outcome = "refused" if file in str(e) else f"unnamed: {e}"

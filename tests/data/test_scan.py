@@ -89,6 +89,15 @@ def test_the_same_file_twice_is_refused_also_through_a_link(tmp_path: Path) -> N
         scan(str(tmp_path))
 
 
+def test_a_link_to_nothing_is_told_and_not_passed_over(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.parquet", ONE)
+    os.symlink(tmp_path / "moved.parquet", tmp_path / "in" / "b.parquet")
+    with pytest.raises(InputError, match=r"in/b\.parquet: .*link to nothing"):
+        scan(str(tmp_path / "in"))
+    with pytest.raises(InputError, match=r"in/b\.parquet matches no file: it is a symbolic link to .*moved\.parquet"):
+        scan(str(tmp_path / "in" / "b.parquet"))
+
+
 def test_a_delta_table_is_refused_with_what_to_do(tmp_path: Path) -> None:
     write(tmp_path / "t" / "a.parquet", ONE)
     (tmp_path / "t" / "_delta_log").mkdir()
@@ -145,6 +154,14 @@ def test_statistics_are_kept_only_for_the_columns_asked_for(tmp_path: Path) -> N
     write(tmp_path / "a.parquet", pa.table({"x": [3, 1], "t": ["a", "b"]}))
     groups = scan(str(tmp_path), statistics=["x"]).files[0].row_groups
     assert {k: (v.low, v.high, v.nulls) for k, v in groups[0].statistics.items()} == {"x": (1, 3, 0)}
+
+
+def test_a_column_that_is_named_like_a_field_of_another_has_no_statistics(tmp_path: Path) -> None:
+    table = pa.table({"a.b": [1, 2], "a": [{"b": 7}, {"b": 8}], "c": [3, 4]})
+    write(tmp_path / "x.parquet", table)
+    (group,) = scan(str(tmp_path), statistics=["a.b", "c"]).files[0].row_groups
+    assert {name: (s.low, s.high) for name, s in group.statistics.items()} == {"c": (3, 4)}
+    assert together(read_windows(tmp_path, 10, '"a.b" = 1'))["c"].to_pylist() == [3]
 
 
 def test_objects_behind_a_url_are_found_and_read() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 import io
 import math
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,6 +28,10 @@ SCHEMA = pa.schema(
         ("d", pa.date32()),
         ("b", pa.bool_()),
         ("odd näme", pa.int8()),
+        ("t", pa.timestamp("us")),
+        ("ms", pa.timestamp("ms")),
+        ("ns", pa.timestamp("ns")),
+        ("p", pa.decimal128(10, 2)),
     ]
 )
 
@@ -70,6 +75,7 @@ def test_a_condition_without_columns_keeps_all_or_none() -> None:
     assert Where("1 = 2").mask(pa.table({"i": [1, 2]})).to_pylist() == [False, False]
 
 
+at = datetime.datetime.fromisoformat
 S = {
     "i": ColumnStats(5, 10, 0),
     "f": ColumnStats(5.0, 10.0, 0),
@@ -78,6 +84,8 @@ S = {
     "d": ColumnStats(datetime.date(2020, 1, 1), datetime.date(2020, 2, 1), 0),
     "b": ColumnStats(True, True, 0),
     "odd näme": ColumnStats(None, None, 10),
+    **dict.fromkeys(["t", "ms", "ns"], ColumnStats(at("2020-01-01 12:00"), at("2020-01-02 12:00"), 0)),
+    "p": ColumnStats(Decimal("1.25"), Decimal("3.75"), 0),
 }
 
 
@@ -120,6 +128,25 @@ S = {
         ("d > DATE '2020-02-01'", False),
         ("d > '2020-02-01'", True),
         ("d = DATE '2020-01-15'", True),
+        ("t < TIMESTAMP '2020-01-01 12:00:00'", False),
+        ("t <= TIMESTAMP '2020-01-01 12:00:00'", True),
+        ("t < TIMESTAMP '2020-01-01 12:00:00.000001'", True),
+        ("t > CAST('2020-01-02T12:00:00.000' AS DATETIME)", False),
+        ("t < DATE '2020-01-01'", False),
+        ("t > DATE '2020-01-02'", True),
+        ("t = DATE '2020-01-01'", False),
+        ("t > TIMESTAMP '2021-01-01 12:00:00Z'", True),
+        ("t > CAST('2021-01-01 12:00:00' AS TIMESTAMP(3))", True),
+        ("d = TIMESTAMP '2021-01-01 12:00:00'", True),
+        ("ms > TIMESTAMP '2020-01-02 12:00:00.001'", False),
+        ("ms > TIMESTAMP '2020-01-02 12:00:00.000001'", True),
+        ("ns > TIMESTAMP '2021-01-01 12:00:00'", True),
+        ("p < 1.2", False),
+        ("p < 1.25", True),
+        ("p > 4", False),
+        ("p = 3.755", True),
+        ("p IN (1, 5.5)", False),
+        ("p <> 2", True),
         ("b", True),
         ("NOT b", False),
         ("b = FALSE", False),
@@ -149,6 +176,9 @@ def test_a_column_without_statistics_is_never_pruned() -> None:
 NUMBERS = st.sampled_from([None, 0.0, -0.0, 1.0, 2.5, -3.0, 0.1, math.nan, math.inf, -math.inf, 1e300, 2.0**53])
 INTEGERS = st.sampled_from([None, 0, 1, 2, -3, 7, 127, 2**53 + 1, -(2**63), 2**63 - 1])
 TEXTS = st.sampled_from([None, "", "a", "b", "ab", "Ü", "z" * 70, "a'b", "a\\nb", "\U0001f600"])
+TIMES = st.sampled_from([None, at("2020-02-29"), at("2020-02-29 12:00:00.001"), at("1900-01-01")])
+SMALL_TIMES = st.one_of(TIMES, st.just(at("2020-02-29 12:00:00.001001")))
+PRICES = st.sampled_from([None, *map(Decimal, ("0.10", "1.25", "1.26", "-3.00", "100.00", "99999999.99"))])
 DATES = st.sampled_from([None, datetime.date(1970, 1, 1), datetime.date(2020, 2, 29), datetime.date(1900, 1, 1)])
 
 
@@ -163,8 +193,22 @@ COLUMNS = {
     "s": (pa.string(), TEXTS),
     "d": (pa.date32(), DATES),
     "b": (pa.bool_(), st.sampled_from([None, True, False])),
+    "t": (pa.timestamp("us"), SMALL_TIMES),
+    "ms": (pa.timestamp("ms"), TIMES),
+    "ns": (pa.timestamp("ns"), SMALL_TIMES),
+    "p": (pa.decimal128(10, 2), PRICES),
+    "w": (pa.decimal128(38, 10), PRICES),
     "o o": (pa.uint8(), st.sampled_from([None, 0, 1, 200, 255])),
 }
+MOMENTS = st.sampled_from(
+    [
+        "TIMESTAMP '2020-02-29 12:00:00.001'",
+        "TIMESTAMP '2020-02-29 12:00:00.001001'",
+        "CAST('2020-02-29T12:00:00.000999' AS TIMESTAMP)",
+        "DATE '2020-02-29'",
+        "TIMESTAMP '1950-01-01 00:00:00'",
+    ]
+)
 _LITERAL = {
     "i": st.sampled_from(
         ["0", "1", "-3", "7", "2.5", "9007199254740993", "9007199254740992.0", "-9223372036854775808", "1e3"]
@@ -174,6 +218,10 @@ _LITERAL = {
     "s": st.sampled_from(["''", "'a'", "'ab'", "'b'", "'Ü'", "'zz'", "'a''b'", "'a\\nb'"]),
     "d": st.sampled_from(["DATE '1970-01-01'", "DATE '2020-02-29'", "CAST('1950-01-01' AS DATE)"]),
     "b": st.sampled_from(["TRUE", "FALSE"]),
+    **dict.fromkeys(["t", "ms", "ns"], MOMENTS),
+    **dict.fromkeys(
+        ["p", "w"], st.sampled_from(["0.1", "1.25", "1.255", "1.2549999999", "-3", "100", "1e2", "99999999.99"])
+    ),
     "o o": st.sampled_from(["0", "1", "-1", "256", "200", "3.5"]),
 }
 

@@ -122,8 +122,9 @@ def test_a_value_that_does_not_cast_safely_is_dead_alone(
         column, found = checked(pa.array(values), kind, policy)  # type: ignore[arg-type]
         assert column.to_pylist() == good
         assert found == dict.fromkeys(dead, "WrongType")
-    with pytest.raises(ModelError, match="does not cast safely to the pinned"):
+    with pytest.raises(ModelError, match="does not cast safely to the pinned") as caught:
         checked(pa.array(values), kind, "fail")
+    assert repr(pa.array(values)[min(dead)].as_py()) in str(caught.value)
 
 
 def test_a_fixed_size_list_of_another_size_is_dead() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from batchinfer.engines.faults import Fault
 from batchinfer.errors import ModelError, StoppedError
-from batchinfer.job.spec import Step
+from batchinfer.job.spec import Retry, Step
 from batchinfer.worker.failures import RowFailure, fault
 from batchinfer.worker.quarantine import Quarantine
 
@@ -61,7 +61,9 @@ class Place:
             outputs={"y": "y", "pid": "pid"},
             options=options,
         )
-        self.made.append(Quarantine(step, (str(self.folder),), "cpu", timeout, self.stopping))
+        self.made.append(
+            Quarantine(step, (str(self.folder),), "cpu", Retry(timeout=timeout, max_retries=1), self.stopping)
+        )
         return self.made[-1]
 
 

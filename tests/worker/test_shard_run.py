@@ -18,6 +18,7 @@ from batchinfer.data.reader import Window
 from batchinfer.errors import BatchinferError
 from batchinfer.job.spec import JobSpec
 from batchinfer.ledger import parts
+from batchinfer.ledger.host import HERE, Host
 from batchinfer.ledger.parts import Counts, Decision, Part
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import Budget
@@ -59,8 +60,8 @@ def windows(filtered: set[int] = frozenset()) -> list[Window]:  # type: ignore[a
     return made
 
 
-def begin(store: Store, interval: float = 1000.0, settings: Settings = SETTINGS) -> ShardRun:
-    return ShardRun(SHARD, context(interval), settings, store, Future(), None)  # type: ignore[arg-type]
+def begin(store: Store, interval: float = 1000.0, settings: Settings = SETTINGS, host: Host = HERE) -> ShardRun:
+    return ShardRun(SHARD, context(interval), settings, store, Future(), None, host)  # type: ignore[arg-type]
 
 
 def good(run: ShardRun, ordinals: list[int], invalid: dict[int, RowError] | None = None, cut: bool = False) -> pa.Table:
@@ -215,6 +216,56 @@ def test_results_are_due_once_the_interval_has_passed(store: Store) -> None:
     assert len(store.list(JOB.chunks(7))) == 1
     run.checkpoint()
     assert len(store.list(JOB.chunks(7))) == 1
+
+
+class Clock(Host):
+    """A machine whose time stands still unless told."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+class SlowStore:
+    """Another store, in which a put takes some seconds of a clock's."""
+
+    def __init__(self, store: Store, clock: Clock, seconds: float) -> None:
+        self._store, self._clock, self.seconds = store, clock, seconds
+
+    def put(self, path: str, data: bytes) -> None:
+        self._clock.time += self.seconds
+        self._store.put(path, data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_the_interval_begins_with_the_models_first_answer(store: Store) -> None:
+    clock = Clock()
+    run = begin(store, interval=5, host=clock)
+    run.count(None, np.arange(4))
+    clock.time += 5  # the writing thread was busy with the part before
+    feed(run)
+    assert run.checkpoint_due()
+
+
+@pytest.mark.parametrize(("storing", "after"), [(0, 5), (1, 4), (2, 4), (4, 8), (60, 65)])
+def test_what_storing_takes_belongs_to_the_interval_unless_the_store_is_slow(
+    store: Store, storing: float, after: float
+) -> None:
+    """From the beginning of one checkpoint to that of the next."""
+    clock = Clock()
+    run = begin(SlowStore(store, clock, storing), interval=5, host=clock)  # type: ignore[arg-type]
+    feed(run)
+    began = clock.time
+    run.checkpoint()
+    feed(run)
+    clock.time = began + after - 0.1
+    assert not run.checkpoint_due()
+    clock.time = began + after
+    assert run.checkpoint_due()
 
 
 def resumed(store: Store, dead: set[int], filtered: set[int]) -> Part:

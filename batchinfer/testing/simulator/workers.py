@@ -111,7 +111,7 @@ class SimulatedExecutor:
             self._context,
             store,
             reader,  # type: ignore[arg-type]
-            lambda _quarantined: model,
+            lambda _shard, _quarantined: model,
             lambda function: function(),
             on_cpu=True,
             host=host,

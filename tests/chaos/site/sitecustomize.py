@@ -5,6 +5,7 @@ The environment variable CHAOS holds JSON:
     role      `driver` (the command line's process) or `worker` (a process of Ray's); others are left alone
     points    a list of {verb, path, when, count, signal, marker}: at the `count`-th call of a storage verb whose path matches,
               `before` or `after` it, the process gets the signal, once over all processes that share the marker file
+    heartbeat seconds between this runner's signs of life, instead of the default
     patience  seconds that a silent runner's heartbeat is watched, instead of the default
     retry     seconds that a fault of the store is retried, instead of the default
 """
@@ -61,9 +62,11 @@ def _disturb(chaos):
                 _guard(store, point["verb"], point, lambda arguments: arguments[1])
     if "retry" in chaos:
         remote.FsspecStore.__init__.__kwdefaults__["retry_seconds"] = chaos["retry"]
-    if "patience" in chaos:
-        from batchinfer.ledger import epochs
+    from batchinfer.ledger import epochs
 
+    if "heartbeat" in chaos:
+        epochs.HEARTBEAT_SECONDS = chaos["heartbeat"]
+    if "patience" in chaos:
         epochs.is_alive.__kwdefaults__["seconds"] = chaos["patience"]
 
 

@@ -1,0 +1,94 @@
+"""The Ray that workers run on: joined or begun, and its errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from batchinfer.errors import BatchinferError, ClusterError
+from batchinfer.executors.reach import answers
+
+DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
+"""How a dead actor shows: one that Ray's memory monitor killed is no RayActorError."""
+
+
+class WorkerDiedError(ClusterError):
+    """A worker's process ended in a call that has no shard."""
+
+
+def connect(address: str | None, cpus: int) -> None:
+    """Join the cluster at an address; None begins one on this machine with so many CPUs at least, without a dashboard.
+
+    Raises ClusterError.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 leaves a model what every other process lets it have
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    with translated(), _own_signals():
+        if address is None:
+            # "local": else Ray joins whatever cluster it finds on this machine, or that RAY_ADDRESS names
+            ray.init(address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet)
+        elif answers(address):
+            _join(address, quiet)
+        else:
+            raise ClusterError(
+                f"no Ray cluster answers at {address}: is it running, and is this the address of its head?"
+            )
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, **options)
+    except (ray.exceptions.AuthenticationError, ConnectionError, RuntimeError) as e:
+        raise ClusterError(
+            f"the Ray cluster at {address} doesn't let this program in ({type(e).__name__}: {first_line(e)}): where it asks for "
+            "a token, as one begun by `ray start` does since Ray 2.60, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH here as there; else check that both run the same versions of Ray and Python"
+        ) from e
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep whoever handles SIGTERM: Ray's own handler would end the process with 1, without draining."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def worker_count() -> int:
+    """Workers that the cluster has a place for: one on each GPU, or one on each node of a cluster without."""
+    resources = ray.cluster_resources()
+    return int(resources.get("GPU", 0)) or len([n for n in ray.nodes() if n["Alive"]])
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Ray's errors as ours; what a worker raised keeps its own type."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as e:
+        cause = e.cause
+        if isinstance(cause, BatchinferError):
+            raise cause from None
+        raise
+    except DEATHS as e:
+        raise WorkerDiedError(f"a worker died while it loaded the model: {first_line(e)}") from e
+    except (ray.exceptions.RayError, ConnectionError) as e:
+        raise ClusterError(f"Ray: {type(e).__name__}: {first_line(e)}") from e
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without Ray's explanations."""
+    return str(error).strip().partition("\n")[0]
