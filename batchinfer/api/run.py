@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.api.hiding import HidingStore
 from batchinfer.api.predictions import in_input_order
 from batchinfer.errors import OutputError
 from batchinfer.job import load
+from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import JobSpec
 from batchinfer.ledger import cleanup, dead, epochs, generations, jobs, manifests, parts, records
 from batchinfer.ledger.cleanup import Leftover
@@ -26,7 +29,7 @@ from batchinfer.run.policy import verdict
 from batchinfer.run.retrying import Selection
 from batchinfer.run.stop import StopRequest
 from batchinfer.storage import paths
-from batchinfer.storage.store import StorageOptions, Store, is_local, open_store, options_for
+from batchinfer.storage.store import StorageOptions, is_local, open_store, options_for
 from batchinfer.verify.findings import Verification
 from batchinfer.verify.output import verify
 
@@ -36,11 +39,13 @@ if TYPE_CHECKING:
     from batchinfer.api.job import Job
 
 
-def open_output(path: str, storage: StorageOptions) -> Store:
-    """The store of an output: a URL, or a local path, which may be relative or begin with `~`."""
+def open_output(path: str, storage: StorageOptions) -> HidingStore:
+    """The store of an output: a URL, or a local path, which may be relative or begin with `~`. Its errors repeat no credential."""
     if is_local(path):
         path = str(Path(path.removeprefix("file://")).expanduser().absolute())
-    return open_store(path, storage, scratch=paths.SCRATCH)
+    secrets = Secrets.of_storage(storage) | Secrets.of_environment(os.environ)
+    with secrets.kept():
+        return HidingStore(open_store(path, storage, scratch=paths.SCRATCH), secrets)
 
 
 def open_run(path: str | Path, storage: StorageOptions | None = None) -> Run:
@@ -57,7 +62,9 @@ def open_run(path: str | Path, storage: StorageOptions | None = None) -> Run:
 
 def verify_output(path: str | Path, storage: StorageOptions | None = None, *, deep: bool = False) -> Verification:
     """See `Run.verify`; works on an output whose records are damaged too. Raises OutputError where no job of batchinfer wrote there."""
-    return verify(open_output(str(path), storage or {}), storage, deep=deep)
+    store = open_output(str(path), storage or {})
+    with store.secrets.kept():  # of the input's store too
+        return verify(store, storage, deep=deep)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Summary:
 class Run:
     """What was done for a job so far; reads the output alone, so it shows runs of any process or machine."""
 
-    def __init__(self, store: Store, job: jobs.Job, storage: StorageOptions) -> None:
+    def __init__(self, store: HidingStore, job: jobs.Job, storage: StorageOptions) -> None:
         self._store, self._job, self._storage = store, job, storage
         self.path = store.root
         self.name = job.name
@@ -247,7 +254,8 @@ class Run:
             StorageError, AccessError: the output can't be read.
 
         """
-        return verify(self._store, self._storage, deep=deep)
+        with self._store.secrets.kept():
+            return verify(self._store, self._storage, deep=deep)
 
     def verdict(self, threshold: int | str) -> int:
         """The exit code that a threshold for dead rows would give."""

@@ -9,7 +9,7 @@ import typer
 
 from batchinfer.cli.exits import guarded
 from batchinfer.cli.options import Json, Output, Params
-from batchinfer.cli.status import open_output
+from batchinfer.cli.status import opened
 from batchinfer.cli.streams import show, show_json
 from batchinfer.errors import RefusedError
 
@@ -27,8 +27,8 @@ def clean(
 
     if yes and dry_run:
         raise RefusedError("--yes removes and --dry-run only lists: give one of them")
-    run = open_output(output, param)
-    found = run.clean(remove=yes)
+    with opened(output, param) as run:
+        found = run.clean(remove=yes)
     total = sum(f.size for f in found)
     if as_json:
         show_json({"removed": yes, "bytes": total, "files": [f.path for f in found]})

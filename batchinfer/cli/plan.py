@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchinfer.cli.exits import assignments, guarded
+from batchinfer.cli.logs import kept
 from batchinfer.cli.options import JobFile, Json, Params, Sets
 from batchinfer.cli.render import table
 from batchinfer.cli.streams import show, show_json
@@ -33,7 +34,9 @@ def plan(job: JobFile, param: Params = None, set_: Sets = None, as_json: Json = 
     from batchinfer.plan.describe import describe, to_json
     from batchinfer.run.resources import allot
 
-    planned = Job.from_yaml(job, assignments(param), set_ or ()).plan()
+    asked = Job.from_yaml(job, assignments(param), set_ or ())
+    with kept(asked.spec.secrets):
+        planned = asked.plan()
     allotment = allot(planned.spec)
     if as_json:
         resources = {

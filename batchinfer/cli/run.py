@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from batchinfer.cli.exits import assignments, guarded
+from batchinfer.cli.logs import kept
 from batchinfer.cli.options import JOB_FILES, JobFile, Json, Output, Params, Sets
 from batchinfer.cli.streams import show, show_json, stdout_kept_clean, tell
 
 if TYPE_CHECKING:
     from batchinfer.cli.progress import Display, Tally
-    from batchinfer.job.secrets import Secrets
     from batchinfer.job.spec import JobSpec
     from batchinfer.run.events import Listener
     from batchinfer.run.stop import StopRequest
@@ -134,15 +133,14 @@ def follow(
     from batchinfer.cli.signals import Signals
     from batchinfer.cli.summary import summary
     from batchinfer.cli.watchdog import Watchdog
+    from batchinfer.job.secrets import Secrets
     from batchinfer.run.events import Event
 
-    handler = _StderrHandler()
-    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s", handlers=[handler])
     tally = Tally()
     with Signals() as signals, Watchdog() as watchdog, stdout_kept_clean():
-        spec, work = begin()
-        handler.secrets = spec.secrets
-        with _display(progress, tally, signals.stop) as display:
+        with kept(Secrets.of_environment(os.environ), log_level):
+            spec, work = begin()
+        with kept(spec.secrets, log_level), _display(progress, tally, signals.stop) as display:
 
             def listen(event: Event) -> None:
                 for listener in (signals.watch, watchdog, tally, display):
@@ -170,17 +168,3 @@ def _display(mode: ProgressMode, tally: Tally, stop: StopRequest) -> Display:
     from batchinfer.cli.live import LiveDisplay
 
     return LiveDisplay(tally, stop)
-
-
-class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what `sys.stderr` is at that moment: the live display puts itself in between."""
-
-    secrets: Secrets | None = None
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if self.secrets is None else self.secrets.hide(text)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from batchinfer.cli.exits import assignments, guarded
+from batchinfer.cli.logs import kept
 from batchinfer.cli.options import JOB_FILES, Json, Output, Params
 from batchinfer.cli.render import duration, rate, table
 from batchinfer.cli.streams import show, show_json
@@ -19,31 +23,43 @@ if TYPE_CHECKING:
     from batchinfer.storage.store import StorageOptions
 
 
-def located(output: str, param: list[str] | None) -> tuple[str, StorageOptions]:
-    """An output path, or the one that a job file names, with the options for its store."""
-    if not output.endswith(JOB_FILES):
-        return output, {}
-    from batchinfer.job.load import load
+@contextlib.contextmanager
+def located(output: str, param: list[str] | None) -> Iterator[tuple[str, StorageOptions]]:
+    """An output path, or the one that a job file names, with the options for its store; the block repeats no secret."""
+    from batchinfer.job.secrets import Secrets
 
-    spec = load(output, assignments(param))
-    return spec.output.path, spec.storage
+    if output.endswith(JOB_FILES):
+        from batchinfer.job.load import load
+
+        spec = load(output, assignments(param))
+        path, storage, secrets = spec.output.path, spec.storage, spec.secrets
+    else:
+        path, storage, secrets = output, {}, Secrets.of_environment(os.environ)
+    with kept(secrets):
+        yield path, storage
 
 
-def open_output(output: str, param: list[str] | None) -> Run:
+@contextlib.contextmanager
+def opened(output: str, param: list[str] | None) -> Iterator[Run]:
     """The run at an output path, or at the one that a job file names. Raises OutputError where there is none."""
     from batchinfer.api import open_run
 
-    return open_run(*located(output, param))
+    with located(output, param) as (path, storage):
+        yield open_run(path, storage)
 
 
 @guarded
 def status(output: Output, param: Params = None, as_json: Json = False) -> int:
     """Show how far a job is, and whether its runner is alive."""
+    with opened(output, param) as run:
+        return _show_status(run, as_json=as_json)
+
+
+def _show_status(run: Run, *, as_json: bool) -> int:
     from dataclasses import asdict
 
     from batchinfer.cli.summary import counts
 
-    run = open_output(output, param)
     rows, (done, planned), runner, record = run.counts, run.shards, run.runner(), run.record
     pace, generations = _pace(record), run.generations
     if as_json:
@@ -131,8 +147,8 @@ def errors(
     from batchinfer.plan.describe import count
     from batchinfer.report.error_groups import group
 
-    run = open_output(output, param)
-    groups = group(run.errors(resolved=resolved))
+    with opened(output, param) as run:
+        name, groups = run.name, group(run.errors(resolved=resolved))
     rows, settled = sum(g.rows for g in groups), sum(g.resolved for g in groups)
     if as_json:
         show_json(
@@ -144,13 +160,13 @@ def errors(
             }
         )
     elif not groups:
-        show(f"{run.name}: no dead rows")
+        show(f"{name}: no dead rows")
     else:
         dead = count(rows - settled, "dead row") + (f", {settled:,} resolved by a retry" if settled else "")
         kinds = "" if len(groups) == 1 else f", {len(groups):,} different errors"
         rest = len(groups) - limit
         more = f"\n\nand {rest:,} more; --limit {len(groups)} shows all" if rest > 0 else ""
-        show("\n\n".join([f"{run.name}: {dead}{kinds}", *map(_group, groups[:limit])]) + more)
+        show("\n\n".join([f"{name}: {dead}{kinds}", *map(_group, groups[:limit])]) + more)
     return 0
 
 

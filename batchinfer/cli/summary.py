@@ -103,5 +103,7 @@ def _meaning(result: RunResult, threshold: int | str) -> str:
             )
         case State.INTERRUPTED | State.CANCELLED:
             return "what is finished is kept; run the same command to go on"
+        case _ if result.exit_code == 3:
+            return "see the error above; what is finished is kept"
         case _:
             return "see the error above; what is finished is kept, and running the same command goes on from there"

@@ -28,8 +28,8 @@ def verify(
     from batchinfer.cli.summary import counts
     from batchinfer.plan.describe import count, size
 
-    path, storage = located(output, param)
-    made = verify_output(path, storage, deep=deep)
+    with located(output, param) as (path, storage):
+        made = verify_output(path, storage, deep=deep)
     if as_json:
         show_json({**made.to_json(), "output": path})
         return made.exit_code

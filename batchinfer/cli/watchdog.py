@@ -39,8 +39,12 @@ class Watchdog:
         """Take in an event of the run."""
         if isinstance(event, Ticked):
             self._seconds = max((p.patience for p in event.progress), default=_LOAD_SECONDS)
+            self._arm()  # the call in hand may be the one
+
+    def _arm(self) -> None:
+        faulthandler.dump_traceback_later(self._seconds, exit=True, file=_STDERR)
 
     def _show(self) -> None:
         while not self._ended.is_set():
-            faulthandler.dump_traceback_later(self._seconds, exit=True, file=_STDERR)
+            self._arm()
             self._ended.wait(1.0)

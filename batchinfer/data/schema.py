@@ -125,6 +125,9 @@ def _count_missing(files: Sequence[ScannedFile], found: dict[str, _Column]) -> N
             column = found[name]
             column.missing += 1
             column.first_missing = column.first_missing or scanned.file.path
+    for column in found.values():
+        if column.missing:  # Arrow writes no null of a struct whose fields are required
+            column.kind = _without_metadata(column.kind, nullable=True)
 
 
 def _refuse_unknown(columns: Sequence[str] | None, fields: Sequence[pa.Field], files: Sequence[ScannedFile]) -> None:
@@ -145,15 +148,18 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"; it has {', '.join(repr(k) for k in shown)}{', …' if len(known) > len(shown) else ''}" if shown else ""
 
 
-def _without_metadata(kind: pa.DataType) -> pa.DataType:
-    """The same type without the field metadata that Parquet readers leave inside structs."""
+def _without_metadata(kind: pa.DataType, *, nullable: bool = False) -> pa.DataType:
+    """The same type without the field metadata that Parquet readers leave inside structs; `nullable` at every level, where asked."""
     if isinstance(kind, pa.BaseExtensionType):
-        return kind
+        storage = _without_metadata(kind.storage_type, nullable=True) if nullable else kind.storage_type
+        return kind if storage.equals(kind.storage_type) else storage
     if pt.is_struct(kind):
-        return pa.struct([pa.field(f.name, _without_metadata(f.type), f.nullable) for f in kind])
+        return pa.struct(
+            [pa.field(f.name, _without_metadata(f.type, nullable=nullable), f.nullable or nullable) for f in kind]
+        )
     if isinstance(kind, (pa.ListType, pa.LargeListType, pa.FixedSizeListType)):
         f = kind.value_field
-        item = pa.field(f.name, _without_metadata(f.type), f.nullable)
+        item = pa.field(f.name, _without_metadata(f.type, nullable=nullable), f.nullable or nullable)
         if isinstance(kind, pa.FixedSizeListType):
             return pa.list_(item, kind.list_size)
         return pa.large_list(item) if isinstance(kind, pa.LargeListType) else pa.list_(item)
@@ -185,6 +191,8 @@ def _cast_array(array: pa.Array, kind: pa.DataType) -> pa.Array:
         return array
     if pt.is_null(array.type):
         return pa.nulls(len(array), kind)
+    if isinstance(array.type, pa.BaseExtensionType) and not isinstance(kind, pa.BaseExtensionType):
+        return _cast_array(array.storage, kind)
     if pt.is_dictionary(array.type) and not pt.is_dictionary(kind):
         return _cast_array(array.dictionary_decode(), kind)
     if pt.is_struct(kind):

@@ -15,6 +15,9 @@ _META, _TYPE, _STATISTICS = 3, 1, 12
 _ROW_GROUPS, _COLUMNS = 4, 1
 _BOUNDS = ((2, 1), (6, 5))
 """Field numbers of the lower and the upper bound, as they were first written and as they are written today."""
+_WANTED: thrift.Wanted = {
+    _ROW_GROUPS: {_COLUMNS: {_META: {_TYPE: None, _STATISTICS: {n: None for pair in _BOUNDS for n in pair}}}}
+}
 _TYPES = ("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
@@ -45,7 +48,7 @@ class Written:
     def __init__(self, footer: bytes) -> None:
         self._groups: Sequence[Any] = ()
         with contextlib.suppress(ValueError, KeyError):
-            self._groups = thrift.parse(footer)[_ROW_GROUPS]
+            self._groups = thrift.parse(footer, _WANTED)[_ROW_GROUPS]
 
     def sound(self, group: int, column: int, leaf: Any) -> bool:
         """Whether a column chunk has statistics that Arrow can decode; `leaf` is the column's `pyarrow.parquet.ColumnSchema`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batchinfer.engines.location import locate
 from batchinfer.engines.modules import file_of, weights_of
-from batchinfer.engines.options import TorchOptions, parse
+from batchinfer.engines.options import TorchOptions, parse, runs_own_code
 from batchinfer.engines.protocol import Identity
 from batchinfer.engines.sources import find_source, is_class, split, trace
 from batchinfer.job.spec import Step
@@ -23,7 +23,7 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
     An `hf:` model that isn't in the local cache is downloaded. Raises ModelError where files or code can't be found.
     """
     if step.engine == "transformers":
-        location = locate(step.uri, f"{step.name}.uri")
+        location = locate(step.uri, f"{step.name}.uri", code=runs_own_code(step))
         versions = _versions(["torch", "transformers", "tokenizers"])
         return _identity(location.files(), versions, {}, location.revision)
     files: dict[str, Path] = {}
@@ -37,7 +37,7 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
         weights = weights_of(parse(TorchOptions, step), step)
         if weights is not None:
             files[f"weights/{weights.name}"] = weights
-            libraries.append("safetensors")
+            libraries += ["safetensors"] if weights.suffix == ".safetensors" else []
         if not is_class(step.uri):
             path = file_of(step.uri, f"{step.name}.uri")
             files[path.name] = path

@@ -26,6 +26,10 @@ PATTERNS = (
     "*.spm",
 )
 """The files that decide what a model gives, as globs relative to its folder."""
+_PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+"""Weights of a model that has no safetensors."""
+_CODE = ("**/*.py",)
+"""Of a model whose own code is run."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +39,30 @@ class Location:
     folder: Path
     revision: str | None = None
     """The commit, for a model of the Hugging Face Hub."""
+    code: bool = False
+    """Whether the model's own code is run."""
+
+    @property
+    def has_safetensors(self) -> bool:
+        """Whether the weights are safetensors; else they are pickled."""
+        return any(self.folder.glob("*.safetensors"))
 
     def files(self) -> dict[str, Path]:
         """The files that matter, by path relative to the folder, in order of that path."""
-        found = {path.relative_to(self.folder).as_posix(): path for glob in PATTERNS for path in self.folder.glob(glob)}
+        globs = [*PATTERNS, *(_CODE if self.code else ()), *(() if self.has_safetensors else _PICKLED)]
+        found = {path.relative_to(self.folder).as_posix(): path for glob in globs for path in self.folder.glob(glob)}
         return {name: found[name] for name in sorted(found) if found[name].is_file()}
 
 
-def locate(uri: str, where: str) -> Location:
+def locate(uri: str, where: str, *, code: bool = False) -> Location:
     """The folder of a model; downloads an `hf:` one that isn't in the local cache, unless HF_HUB_OFFLINE is set.
 
     `uri` is `hf:org/name@revision` (a branch, tag or commit; the default branch without one), `package:name/path`, or
-    an absolute path; `where` is the key of the job file for messages. Raises ModelError where there is no such model
-    and MissingExtraError where `hf:` needs a package that isn't installed.
+    an absolute path; `where` is the key of the job file for messages; `code`: the model's own code is run. Raises ModelError
+    where there is no such model and MissingExtraError where `hf:` needs a package that isn't installed.
     """
     if uri.startswith("hf:"):
-        return _from_hub(uri, where)
+        return _from_hub(uri, where, code=code)
     folder = in_package(uri, where) if uri.startswith("package:") else Path(uri)
     if "://" in uri:
         raise ModelError(f"{where}: a model can't be read from {uri}: copy it to a local folder and give its path")
@@ -60,7 +72,7 @@ def locate(uri: str, where: str) -> Location:
         raise ModelError(
             f"{where}: there is no folder {folder}: give a model's folder, hf:org/name or package:name/path"
         )
-    return Location(folder)
+    return Location(folder, code=code)
 
 
 def in_package(uri: str, where: str) -> Path:
@@ -83,7 +95,7 @@ def pinned(uri: str, revision: str | None) -> str:
     return uri if revision is None else f"{uri.partition('@')[0]}@{revision}"
 
 
-def _from_hub(uri: str, where: str) -> Location:
+def _from_hub(uri: str, where: str, *, code: bool) -> Location:
     match = re.fullmatch(r"hf:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", uri)
     if match is None:
         raise ModelError(f"{where}: {uri!r} is not of the form hf:org/name or hf:org/name@revision")
@@ -93,8 +105,11 @@ def _from_hub(uri: str, where: str) -> Location:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, revision = match.groups()
+    patterns = [*PATTERNS, *(("*.py",) if code else ())]  # here * is any path
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        if not Location(folder).has_safetensors:
+            snapshot_download(name, revision=folder.name, allow_patterns=[*patterns, *_PICKLED])
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"{where}: {uri} is not in the local Hugging Face cache, and the Hub can't be reached (or HF_HUB_OFFLINE "
@@ -106,4 +121,4 @@ def _from_hub(uri: str, where: str) -> Location:
             f"({type(error).__name__})"
         ) from error
     # A snapshot's folder is named by its commit: …/models--org--name/snapshots/<commit>.
-    return Location(folder, folder.name)
+    return Location(folder, folder.name, code=code)

@@ -1,4 +1,4 @@
-"""Loading a torch module from each form that it comes in, without ever unpickling."""
+"""Loading a torch module from each form that it comes in. What unpickles is in `trust`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from batchinfer.engines.archive import is_script, refuse_pickles
 from batchinfer.engines.location import in_package
 from batchinfer.engines.options import TorchOptions
 from batchinfer.engines.sources import is_class, load_class
+from batchinfer.engines.trust import PICKLES, read_state, reason
 from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Step
 
@@ -50,22 +51,27 @@ def file_of(uri: str, where: str) -> Path:
     path = in_package(uri, where) if uri.startswith("package:") else Path(uri)
     if path.suffix not in EXPORTED + SCRIPTS:
         raise ModelError(
-            f"{where}: the torch engine loads {', '.join(EXPORTED + SCRIPTS)} files or module:Class, not {uri}"
+            f"{where}: the torch engine loads {', '.join(EXPORTED + SCRIPTS)} files or module:Class, not {uri}; weights go under "
+            "options.weights of a module:Class"
         )
     return _existing(path, where)
 
 
 def weights_of(options: TorchOptions, step: Step) -> Path | None:
-    """The safetensors file of `options.weights`, None where not given. Raises ModelError where it can't be used."""
+    """The file of `options.weights`, None where not given. Raises ModelError where it can't be used."""
+    pins = f"{step.name}.options.allow_pickle: pins the file of options.weights"
     if options.weights is None:
+        if options.allow_pickle is not None:
+            raise ModelError(f"{pins}: give that too")
         return None
     where = f"{step.name}.options.weights"
     path = in_package(options.weights, where) if options.weights.startswith("package:") else Path(options.weights)
-    if path.suffix != ".safetensors":
+    if path.suffix not in (".safetensors", *PICKLES):
         raise ModelError(
-            f"{where}: {path} is no safetensors file: convert it once with "
-            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
+            f"{where}: {path} is none of the files that weights are read from: *.safetensors, *{', *'.join(PICKLES)}"
         )
+    if options.allow_pickle is not None and path.suffix == ".safetensors":
+        raise ModelError(f"{pins}, and {path} is no pickle: remove it")
     return _existing(path, where)
 
 
@@ -96,15 +102,9 @@ def _load_class(step: Step, options: TorchOptions, code: Sequence[str], device: 
     path = weights_of(options, step)
     state: dict[str, Any] = {}
     if path is not None:
-        try:
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise MissingExtraError("safetensors", "transformers", f"{step.name}.options.weights") from error
-        try:
-            state = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{step.name}.options.weights: {path} can't be read: {error}") from error
+        where = f"{step.name}.options.weights"
+        safe = path.suffix == ".safetensors"
+        state = dict(_read_safetensors(path, where) if safe else read_state(path, options.allow_pickle, where))
     try:
         keys = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -123,15 +123,27 @@ def _load_class(step: Step, options: TorchOptions, code: Sequence[str], device: 
     return Loaded(module, tuple(inspect.signature(module.forward).parameters))
 
 
+def _read_safetensors(path: Path, where: str) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise MissingExtraError("safetensors", "transformers", where) from error
+    try:
+        state: dict[str, Any] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{where}: {path} can't be read: {error}") from error
+    return state
+
+
 def _load_script(path: Path, step: Step, device: str) -> Loaded:
     import torch
 
     where = f"{step.name}.uri"
     if not is_script(path):
         raise ModelError(
-            f"{where}: {path} is no TorchScript file, and pickles are not loaded, since they can run any code. Convert "
-            "its weights once with safetensors.torch.save_file(torch.load(old, weights_only=True), new) and "
-            "give uri: module:Class with options.weights; or export the module with torch.export.save"
+            f"{where}: {path} is no TorchScript file. A state dict or a pickled module goes under options.weights, with "
+            "uri: module:Class; or export the module with torch.export.save"
         )
     with warnings.catch_warnings():
         # torch calls TorchScript deprecated; these files are around all the same.
@@ -140,7 +152,9 @@ def _load_script(path: Path, step: Step, device: str) -> Loaded:
         try:
             module = torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
-            raise ModelError(f"{where}: {path} can't be loaded: {error}") from error
+            raise ModelError(
+                f"{where}: {path} can't be loaded by torch {torch.__version__}: {reason(error)}"
+            ) from error
     arguments = module.forward.schema.arguments[1:]
     needed = [argument.name for argument in arguments if not argument.has_default_value()]
     if not len(needed) <= len(step.inputs) <= len(arguments):
@@ -160,7 +174,7 @@ def _load_exported(path: Path, step: Step, device: str) -> Loaded:
     try:
         program = torch.export.load(path)
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:
-        raise ModelError(f"{where}: {path} can't be loaded by torch {torch.__version__}: {error}") from error
+        raise ModelError(f"{where}: {path} can't be loaded by torch {torch.__version__}: {reason(error)}") from error
     smallest = _smallest_batch(program, path, where)
     if device != "cpu":
         program = move_to_device_pass(program, device)

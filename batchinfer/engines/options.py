@@ -5,11 +5,12 @@ Needs no model library, so planning is quick.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from batchinfer.errors import ModelError
 from batchinfer.job import place
@@ -22,15 +23,38 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
+def _digest(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ValueError("pin what may be loaded: write its SHA-256, 64 hexadecimal digits, as sha256sum prints it")
+    return value
+
+
 class TorchOptions(Options):
     """Options of the torch engine; for `module:Class` only."""
 
-    weights: Annotated[str | None, Field(description="safetensors file with the class's state dict")] = None
+    weights: Annotated[
+        str | None, Field(description="file with the class's state dict: safetensors, or what torch.save wrote")
+    ] = None
+    allow_pickle: Annotated[
+        str | None,
+        BeforeValidator(_digest),
+        Field(description="SHA-256 of the weights, where they hold more than tensors, which can run any code"),
+    ] = None
     init: Annotated[dict[str, Any], Field(description="keyword arguments for the class")] = {}
+
+
+def _trust(value: object) -> object:
+    return value if isinstance(value, bool) else _digest(value)
 
 
 class TextOptions(Options):
     """Options of every task of the transformers engine."""
+
+    trust_remote_code: Annotated[
+        bool | str | None,
+        BeforeValidator(_trust),
+        Field(description="run code that the model brings: true for hf:name@commit, else the code's digest"),
+    ] = None
 
     max_length: Annotated[
         int | None, Field(ge=1, description="tokens after which a text is cut; default: the model's")
@@ -82,7 +106,7 @@ def parse(kind: type[AnyOptions], step: Step) -> AnyOptions:
         lines = []
         for wrong in error.errors():
             name = ".".join(str(part) for part in wrong["loc"])
-            message = wrong["msg"]
+            message = wrong["msg"].removeprefix("Value error, ")
             if wrong["type"] == "extra_forbidden":
                 message = f"there is no such option; {nearest(name, kind.model_fields)}"
             lines.append(f"{step.name}.options.{name}: {message}")
@@ -94,6 +118,11 @@ def task_of(step: Step) -> Task:
     if step.task is None:
         raise ModelError(f"{step.name}.task: the transformers engine needs one of {', '.join(TASKS)}")
     return TASKS[step.task]
+
+
+def runs_own_code(step: Step) -> bool:
+    """Whether a transformers model may run code that it brings, if that is what was pinned."""
+    return bool(step.options.get("trust_remote_code"))
 
 
 def check_names(step: Step, task: Task) -> list[str]:

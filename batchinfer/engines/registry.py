@@ -13,10 +13,20 @@ from typing import cast
 from batchinfer.engines.identity import identify
 from batchinfer.engines.location import locate, pinned
 from batchinfer.engines.modules import file_of, weights_of
-from batchinfer.engines.options import TASKS, EmbeddingOptions, Options, TorchOptions, check_names, parse, task_of
+from batchinfer.engines.options import (
+    TASKS,
+    EmbeddingOptions,
+    Options,
+    TorchOptions,
+    check_names,
+    parse,
+    runs_own_code,
+    task_of,
+)
 from batchinfer.engines.protocol import Engine
 from batchinfer.engines.sentence import recipe
 from batchinfer.engines.sources import check_class, is_class
+from batchinfer.engines.trust import check_code, check_pickle
 from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision.recipes import RECIPES
@@ -62,7 +72,8 @@ def pin(step: Step) -> Step:
     """
     if step.engine != "transformers" or not step.uri.startswith("hf:"):
         return step
-    return step.model_copy(update={"uri": pinned(step.uri, locate(step.uri, f"{step.name}.uri").revision)})
+    location = locate(step.uri, f"{step.name}.uri", code=runs_own_code(step))
+    return step.model_copy(update={"uri": pinned(step.uri, location.revision)})
 
 
 def check(step: Step, code: Sequence[str] = ()) -> None:
@@ -80,7 +91,8 @@ def check(step: Step, code: Sequence[str] = ()) -> None:
         wrong += _wrong_options(TorchOptions, step)
     if wrong:
         raise ModelError("\n".join(wrong))
-    needed = ("safetensors",) if "weights" in step.options and step.engine == "torch" else _PACKAGES[step.engine]
+    weights = str(step.options.get("weights", "")) if step.engine == "torch" else ""
+    needed = ("safetensors",) if weights.endswith(".safetensors") else _PACKAGES[step.engine]
     for package in needed:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "transformers", f"{step.name}.engine: {step.engine}")
@@ -112,18 +124,22 @@ def _check_model(step: Step, code: Sequence[str]) -> None:
     """Check that the model's files and code exist. Raises ModelError."""
     where = f"{step.name}.uri"
     if step.engine == "transformers":
-        location = locate(step.uri, where)
+        location = locate(step.uri, where, code=runs_own_code(step))
         names = location.files()
-        if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+        if "config.json" not in names or not any(name.endswith((".safetensors", ".bin")) for name in names):
             raise ModelError(
-                f"{where}: {location.folder} needs config.json and *.safetensors; pickled weights aren't loaded"
+                f"{where}: {location.folder} needs config.json, and weights in *.safetensors or pytorch_model.bin"
             )
+        check_code(location, step.uri, parse(task_of(step).options, step).trust_remote_code, step.name)
         if step.task == "embedding":
             recipe(location.folder, parse(EmbeddingOptions, step), where)
     elif is_class(step.uri):
         check_class(step.uri, code, where)
         if step.engine == "torch":
-            weights_of(parse(TorchOptions, step), step)
+            options = parse(TorchOptions, step)
+            weights = weights_of(options, step)
+            if weights is not None and options.allow_pickle is not None:
+                check_pickle(weights, options.allow_pickle, f"{step.name}.options.allow_pickle")
     else:
         file_of(step.uri, where)
 

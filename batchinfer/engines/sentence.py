@@ -30,7 +30,7 @@ def recipe(folder: Path, options: EmbeddingOptions, where: str) -> Recipe:
 
     Raises ModelError where the files ask for what this engine doesn't do and no option says otherwise.
     """
-    given = options.model_dump(exclude_none=True)
+    given = options.model_dump(exclude_none=True, exclude={"trust_remote_code"})
     return replace(_from_files(folder, given, where), **given)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any
 import pyarrow as pa
 
 from batchinfer.engines.heads import Embedding, Head, TextClassification, TokenClassification
-from batchinfer.engines.location import locate
+from batchinfer.engines.location import Location, locate
 from batchinfer.engines.options import EmbeddingOptions, TextOptions, check_names, parse, task_of
 from batchinfer.engines.outputs import tensor_to_numpy
 from batchinfer.engines.protocol import Description
 from batchinfer.engines.sentence import recipe
 from batchinfer.engines.tokens import Format, TextBatch, TextRows, tokenise
+from batchinfer.engines.trust import check_code, own_code, reason
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import recipes
@@ -79,11 +81,13 @@ class TransformersEngine:
             torch.set_num_threads(threads)
         recipes.dtype(precision)
         where = f"{self._step.name}.uri"
-        folder = locate(self._step.uri, where).folder
+        location = locate(self._step.uri, where, code=bool(self._options.trust_remote_code))
+        trusted = check_code(location, self._step.uri, self._options.trust_remote_code, self._step.name)
+        folder = location.folder
         made = recipe(folder, self._options, where) if isinstance(self._options, EmbeddingOptions) else None
-        config, tokenizer = _open(folder, where)
+        config, tokenizer = _open(folder, where, trusted=trusted)
         head = _head(self._step.task, config, made)
-        model = recipes.apply(_load_model(folder, head, where), precision).to(device)
+        model = recipes.apply(_load_model(location, head, where, trusted=trusted), precision).to(device)
         takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         length = self._length(config, tokenizer, made.max_length if made is not None else self._options.max_length)
         backend = tokenizer.backend_tokenizer
@@ -161,17 +165,22 @@ class TransformersEngine:
             )
 
 
-def _open(folder: Path, where: str) -> tuple[Any, Any]:
+def _open(folder: Path, where: str, *, trusted: bool) -> tuple[Any, Any]:
     """The model's configuration and its fast tokenizer. Raises ModelError."""
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trusted, use_fast=True
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"{where}: {folder} holds no model that transformers can open without remote code: {error}"
-        ) from error
+        if not trusted and (code := own_code(folder)):
+            raise ModelError(
+                f"{where}: {folder} brings code of its own ({', '.join(code)}), which is not run unless it is pinned: read it, "
+                "and if you trust it, set options.trust_remote_code"
+            ) from error
+        raise ModelError(f"{where}: {folder} holds no model that transformers can open: {reason(error)}") from error
     if not tokenizer.is_fast:
         raise ModelError(f"{where}: {folder} has no fast tokenizer: save it once with one (tokenizer.json)")
     return config, tokenizer
@@ -190,7 +199,7 @@ def _head(task: str | None, config: Any, made: Any) -> Head:
     return TextClassification(labels, "sigmoid" if several else "softmax")
 
 
-def _load_model(folder: Path, head: Head, where: str) -> Any:
+def _load_model(location: Location, head: Head, where: str, *, trusted: bool) -> Any:
     """The model in float32 and inference mode.
 
     Raises ModelError where its weights are missing: they would be random.
@@ -200,17 +209,24 @@ def _load_model(folder: Path, head: Head, where: str) -> Any:
     from safetensors import SafetensorError
 
     transformers.utils.logging.disable_progress_bar()
+    folder = location.folder
     try:
         model, keys = getattr(transformers, head.model_class).from_pretrained(
             folder,
             local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
+            trust_remote_code=trusted,
+            use_safetensors=location.has_safetensors,
+            weights_only=True,
             dtype=torch.float32,
             output_loading_info=True,
         )
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{where}: the pickled weights in {folder} are damaged, or hold more than tensors, and reading that can run any code: "
+            "save the model with safetensors where it was made: model.save_pretrained(folder)"
+        ) from error
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{where}: {folder} can't be loaded as {head.model_class}: {error}") from error
+        raise ModelError(f"{where}: {folder} can't be loaded as {head.model_class}: {reason(error)}") from error
     # Nobody looks at the pooler's output where token vectors are pooled here.
     unused = "pooler." if isinstance(head, Embedding) else None
     missing = sorted(key for key in keys["missing_keys"] if unused is None or unused not in key)

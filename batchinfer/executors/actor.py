@@ -9,7 +9,7 @@ from typing import Any
 from batchinfer.errors import ClusterError
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
-from batchinfer.worker import process
+from batchinfer.worker import logs, process
 from batchinfer.worker.context import Context, Outcome, Progress
 from batchinfer.worker.process import ProcessId
 from batchinfer.worker.worker import AHEAD, Worker
@@ -19,10 +19,11 @@ END_SECONDS = 60.0
 
 
 class Actor:
-    """A worker in a process of its own."""
+    """A worker in a process of its own. What leaves it, by a log or by an exception, which Ray writes down, repeats no secret."""
 
     def __init__(self, context: Context, number: int) -> None:
         process.settle(context.threads, own=True)
+        logs.begin(context.spec.secrets)
         self._context, self._number = context, number
         self._worker: Worker | None = None
 
@@ -39,12 +40,14 @@ class Actor:
     def measure(self, shards: Sequence[Shard], former: ProcessId | None, quarantined: bool) -> Settings:
         """See Worker.measure. `former` is the process that this one replaces."""
         _wait_for_end(former)
-        return self._made().measure(shards, quarantined=quarantined)
+        with self._context.spec.secrets.kept():
+            return self._made().measure(shards, quarantined=quarantined)
 
     def start(self, settings: Settings, former: ProcessId | None, quarantined: bool, tried: bool) -> None:
         """See Worker.start."""
         _wait_for_end(former)
-        self._made().start(settings, quarantined=quarantined, tried=tried)
+        with self._context.spec.secrets.kept():
+            self._made().start(settings, quarantined=quarantined, tried=tried)
 
     def run(self, shard: Shard, quarantined: bool) -> Outcome:
         """See Worker.submit."""

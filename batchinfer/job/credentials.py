@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from batchinfer.job.interpolate import Reference
@@ -27,6 +27,13 @@ def named_secrets(sections: Iterable[Any]) -> Iterator[Any]:
         for _, value, named_secret in _leaves({"": section}, ("",), named_secret=False):
             if named_secret:
                 yield value
+
+
+def storage_secrets(storage: Mapping[str, Any]) -> Iterator[Any]:
+    """The values of storage options, by URL prefix, that stand under the name of a secret."""
+    for _, value, named_secret in _leaves(dict(storage), ("storage",), named_secret=False):
+        if named_secret:
+            yield value
 
 
 def literal_secrets(data: dict[str, Any], references: dict[Place, tuple[Reference, ...]]) -> Iterator[Finding]:

@@ -95,11 +95,21 @@ class _Reading:
         return spec.as_written(Written(self._written, dict(given), str(self._folder), secret, self._secrets(data)))
 
     def _secrets(self, data: dict[str, Any]) -> Secrets:
-        """What was taken from the environment, but for what stands in a path or an address: these are recorded and shown."""
+        """What messages may not repeat.
+
+        What stands under the name of a secret, in the job or in the environment; and whatever else the job took from the
+        environment, but for short values and for those that stand in a path or an address too, which are recorded and shown.
+        """
         steps = [step.get("uri") for step in data["steps"]]
         shown = repr([data["input"]["path"], data["output"]["path"], data.get("code"), data["name"], steps])
         taken = {text for texts in self._filled.taken.values() for text in texts}
-        return Secrets(frozenset(t for t in taken if len(t) >= SHORTEST and t not in shown))
+        sections = [data.get("params"), data.get("metadata"), *(step.get("options") for step in data["steps"])]
+        return (
+            Secrets(frozenset(t for t in taken if len(t) >= SHORTEST and t not in shown))
+            | Secrets.of_storage(data.get("storage") or {})
+            | Secrets.of_options(sections)
+            | Secrets.of_environment(self._environ)
+        )
 
     def _mapping(self, value: Any) -> dict[str, Any]:
         if isinstance(value, dict):

@@ -214,7 +214,11 @@ class GenerationRun:
         dead = sum(p.counts.dead for p in self._parts)
         if dead <= allowed_dead(errors.threshold, self._plan.rows):
             return None
-        message = f"{dead} dead rows, more than errors.threshold: {errors.threshold} allows (errors.on_exceed is abort)"
+        message = (
+            f"{dead} dead rows, more than errors.threshold: {errors.threshold} allows, and errors.on_exceed is abort: the other rows "
+            "are not attempted. Attempt them with --set errors.on_exceed=finish, then mend the cause and predict the dead rows: "
+            f"batchinfer retry {self._store.root}; or mend it and begin anew with --restart"
+        )
         return _Ending(State.FAILED, 3, message)
 
     def _retries(self, executor: Executor, failed: Failed, left: deque[Shard]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from batchinfer.data.part import PartWriter
 from batchinfer.data.types import parse_type
 from batchinfer.errors import FingerprintError, InputError, LockedError, OutputError
+from batchinfer.job.spec import JobSpec
 from batchinfer.ledger import dead, generations, jobs, manifests, parts, settings
 from batchinfer.ledger.host import HERE, Host
 from batchinfer.ledger.jobs import Job
@@ -23,6 +25,8 @@ from batchinfer.plan.retry import retry_shards
 from batchinfer.run.generation import end
 from batchinfer.storage import paths
 from batchinfer.storage.store import Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ def find(store: Store, plan: Plan, selection: Selection, host: Host = HERE) -> W
     before = manifests.latest(store, job.paths)
     if before is None:
         raise OutputError(
-            f"{store.root}: this job has not been run to its end, and a retry is for the rows that are dead then: "
-            "run the same job again first (batchinfer status says how far it is)"
+            f"{store.root}: this job has not been run to its end, and a retry is for the rows that are dead then (batchinfer "
+            "status says how far it is). Run it to its end as it was, with --set errors.on_exceed=finish where too many dead "
+            "rows stopped it, then mend the cause and retry; or mend it and begin anew: batchinfer run --restart"
         )
     known = generations.every(store, job.paths)
     plan = _of_the_job(plan, known)
@@ -107,20 +112,47 @@ def find(store: Store, plan: Plan, selection: Selection, host: Host = HERE) -> W
 def begin(store: Store, plan: Plan, selection: Selection, host: Host = HERE) -> Work:
     """Find the work and record the generation that does it. Call it as the job's runner.
 
-    An interrupted retry that isn't this one is ended where it stands: the rows of its undecided shards stay dead.
+    An interrupted retry that isn't this one is given up.
 
     Raises what `find` raises, and LockedError where another retry is begun at the same moment.
     """
     work = find(store, plan, selection, host)
-    if work.interrupted is not None and work.generation is not work.interrupted:
-        work = replace(work, before=_give_up(store, work, work.interrupted))
-    if work.generation is None or work.generation is work.interrupted:
+    if work.generation is work.interrupted:
         return work
-    store.delete(paths.SUCCESS)  # before the record: it must never vouch for parts that no manifest lists
+    if work.interrupted is not None:
+        work = replace(work, before=give_up(store, work.job, work.interrupted, work.before, plan.spec))
+    if work.generation is None:
+        return work
     generation = generations.begin(store, work.job.paths, work.generation)
     if not _is(generation, work.plan, selection):
         raise LockedError(f"{store.root}: another retry was begun at the same moment; run again when it has ended")
     return replace(work, generation=generation)
+
+
+def give_up(store: Store, job: Job, interrupted: Generation, before: Manifest, spec: JobSpec) -> Manifest:
+    """End an interrupted retry where it stands: the rows of its undecided shards stay dead. Call it as the job's runner.
+
+    Each of these shards is decided by an empty part, so that no late runner of the retry can decide otherwise.
+    """
+    store.delete(
+        paths.SUCCESS
+    )  # its runner may have died before it did so, and parts are to come that no manifest lists
+    schema = parts.schema(store, before.parts[0])
+    standing = parts.list_shards(store, job.paths)
+    own, dropped = [], 0
+    for shard in interrupted.shards:
+        if shard.number in standing:
+            own.append(parts.read(store, job.paths, shard.number))
+            continue
+        counts, none = Counts(shard.rows, not_attempted=shard.rows), np.empty(0, np.int64)
+        decision = Decision(shard.number, shard.first, counts, none, none, None)
+        data = PartWriter(schema, spec.output.compression).finish(decision.to_metadata())
+        own.append(parts.commit(store, job.paths, decision, data, None))
+        dropped += shard.rows
+    log.warning(
+        "%s: a retry that was interrupted ends here; %d of its rows stay dead as they were", store.root, dropped
+    )
+    return end(store, job, interrupted, before.parts, own, spec.errors)
 
 
 def _is(generation: Generation, plan: Plan, selection: Selection) -> bool:
@@ -166,20 +198,3 @@ def _refuse_other(store: Store, job: Job, plan: Plan, known: tuple[Generation, .
                 f"{store.root}: the column {output.column!r} is {stands} in the parts that stand, and {output.type} is asked "
                 "for now: a retry adds rows to them, so leave the type as it is"
             )
-
-
-def _give_up(store: Store, work: Work, interrupted: Generation) -> Manifest:
-    """End an interrupted retry: each undecided shard is decided by an empty part, so that no late runner of it can decide otherwise."""
-    job = work.job.paths
-    schema = parts.schema(store, work.before.parts[0])
-    standing = parts.list_shards(store, job)
-    own = []
-    for shard in interrupted.shards:
-        if shard.number in standing:
-            own.append(parts.read(store, job, shard.number))
-            continue
-        counts, none = Counts(shard.rows, not_attempted=shard.rows), np.empty(0, np.int64)
-        decision = Decision(shard.number, shard.first, counts, none, none, None)
-        data = PartWriter(schema, work.plan.spec.output.compression).finish(decision.to_metadata())
-        own.append(parts.commit(store, job, decision, data, None))
-    return end(store, work.job, interrupted, work.before.parts, own, work.plan.spec.errors)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from batchinfer.errors import FingerprintError, LockedError, OutputError
-from batchinfer.ledger import epochs, generations, jobs, manifests
+from batchinfer.ledger import epochs, generations, jobs, manifests, parts
 from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.host import Host
 from batchinfer.ledger.jobs import Job
@@ -159,20 +159,28 @@ def _finished(store: Store, plan: Plan) -> tuple[Job, Manifest] | None:
 
 
 def _generation(store: Store, job: Job, plan: Plan) -> Generation:
-    """The job's newest generation, which is begun where there is none."""
+    """The job's newest generation, which is begun where there is none.
+
+    A retry of another model that ended before it decided anything, such as by a model that can't be loaded, is given up.
+    """
     numbers = generations.numbers(store, job.paths)
-    if numbers:
-        generation = generations.read(store, job.paths, numbers[-1])
-    else:
+    if not numbers:
         generation = generations.begin(store, job.paths, first_generation(plan))
-    same = generation.fingerprint.digest == plan.fingerprint.digest
-    if not same and generations.is_open(generation, manifests.latest(store, job.paths)):
-        changes = "\n".join(f"  {line}" for line in differences(generation.fingerprint, plan.fingerprint))
-        raise FingerprintError(
-            f"{store.root}: a {generation.kind} of this job was interrupted that differs from what is asked now in:\n{changes}\n"
-            f"Finish it as it was begun, or end it by another one: batchinfer retry {store.root}"
-        )
-    return generation
+    else:
+        generation = generations.read(store, job.paths, numbers[-1])
+    if generation.fingerprint.digest == plan.fingerprint.digest:
+        return generation
+    before = manifests.latest(store, job.paths)
+    if not generations.is_open(generation, before):
+        return generation
+    if before is not None and parts.list_shards(store, job.paths).isdisjoint(s.number for s in generation.shards):
+        retrying.give_up(store, job, generation, before, plan.spec)
+        return generation
+    changes = "\n".join(f"  {line}" for line in differences(generation.fingerprint, plan.fingerprint))
+    raise FingerprintError(
+        f"{store.root}: a {generation.kind} of this job was interrupted that differs from what is asked now in:\n{changes}\n"
+        f"Finish it as it was begun, or end it by another one: batchinfer retry {store.root}"
+    )
 
 
 def _take(store: Store, plan: Plan, host: Host, *, restart: bool) -> Job:

@@ -36,10 +36,11 @@ class FsspecStore:
         self.root = root
         self._fs = fs
         self._base: str = fs._strip_protocol(root).rstrip("/")
+        self._retry_seconds = self._patience = retry_seconds
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_passing),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
-            stop=tenacity.stop_after_delay(retry_seconds),
+            stop=lambda state: (state.seconds_since_start or 0.0) >= self._patience,
             sleep=sleep,
             before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
             reraise=True,
@@ -50,9 +51,11 @@ class FsspecStore:
 
     def _call(self, verb: str, path: str, request: Callable[[], T]) -> T:
         try:
-            return self._retrying(request)
+            answer = self._retrying(request)
         except Exception as e:
             fault, what = classify(e), f"{self.root}/{path}"
+            # One that was away for so long is not waited for again, until it answers: a run that ends makes several requests.
+            self._patience = 0.0 if fault is Fault.PASSING else self._retry_seconds
             match fault:
                 case Fault.PASSING:
                     raise StorageError(
@@ -69,6 +72,8 @@ class FsspecStore:
                 case Fault.MISSING if not isinstance(e, OSError):
                     raise FileNotFoundError(what) from e
             raise
+        self._patience = self._retry_seconds
+        return answer
 
     def list(self, prefix: str = "") -> list[Entry]:
         """See Store.list."""

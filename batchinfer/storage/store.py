@@ -47,7 +47,7 @@ def open_store(root: str, options: StorageOptions | None = None, *, scratch: str
         scratch: folder below a local root for files in the making; by default beside their target.
 
     Raises:
-        RefusedError: the protocol isn't one that batchinfer uses.
+        RefusedError: the protocol isn't one that batchinfer uses, or the URL has a password in it.
         MissingExtraError: the protocol's fsspec package isn't installed.
 
     """
@@ -56,6 +56,11 @@ def open_store(root: str, options: StorageOptions | None = None, *, scratch: str
 
         return LocalStore(root.removeprefix("file://"), scratch=scratch)
     protocol = urlsplit(root).scheme
+    if urlsplit(root).password:
+        raise RefusedError(
+            f"{protocol}://…: the URL has a password in it, and URLs are recorded and shown: give credentials by the environment, "
+            "or under storage in the job file"
+        )
     if protocol not in _PROTOCOLS or "::" in root:
         raise RefusedError(
             f"{root}: the protocol {protocol!r} isn't supported; use a local path or one of {', '.join(sorted(_PROTOCOLS))}"

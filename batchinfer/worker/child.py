@@ -23,8 +23,9 @@ from batchinfer.engines import faults, registry
 from batchinfer.engines.faults import Fault
 from batchinfer.engines.protocol import Description
 from batchinfer.errors import BatchinferError
+from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import Step
-from batchinfer.worker import process
+from batchinfer.worker import logs, process
 from batchinfer.worker.context import RowError
 from batchinfer.worker.failures import row_error
 
@@ -41,6 +42,7 @@ class Start:
     code: tuple[str, ...]
     device: str
     threads: int
+    secrets: Secrets
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     start: Start = connection.recv()
     settle(start.threads, bounded=start.device == "cpu")
-    served = _Served(start)
-    with contextlib.suppress(EOFError):
+    logs.begin(start.secrets)
+    with start.secrets.kept(), contextlib.suppress(EOFError):
+        served = _Served(start)
         while True:
             name, argument = connection.recv()
             answer = _answer(getattr(served, name), argument)

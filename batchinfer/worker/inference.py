@@ -119,7 +119,7 @@ class Inference:
         if found.dead:
             self._never_fitted += sum(e.error_class == "out_of_memory" for _, e in found.dead)
             at = np.array([n for n, _ in found.dead])
-            tables.append(run.dead_rows(item.ordinals[at], [e for _, e in found.dead]))
+            tables.append(run.dead_rows(item.window.window, item.ordinals[at], [e for _, e in found.dead]))
         yield Results(run, item.window, pa.concat_tables(tables), fresh=True)
 
     def finished(self, item: Outputs) -> Results | None:

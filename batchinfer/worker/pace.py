@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 LEAST_SECONDS = 60.0
 """No call is taken for hung before, where the user names no limit."""
@@ -43,16 +43,16 @@ class Pace:
         self._by_row: deque[float] = deque(maxlen=_CALLS)
         self._running: dict[int, tuple[float, int]] = {}
 
-    @contextlib.contextmanager
-    def call(self, rows: int) -> Iterator[None]:
-        """A call over so many rows goes on while the block runs; one that raises says nothing of the pace."""
+    def call(self, rows: int, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What the function gives for so many rows; a call that raises says nothing of the pace."""
         thread, began = threading.get_ident(), self._clock()
         self._running[thread] = began, rows
         try:
-            yield
-            self.note(self._clock() - began, rows)
+            given = function(*arguments)
         finally:
             del self._running[thread]
+        self.note(self._clock() - began, rows)
+        return given
 
     def note(self, seconds: float, rows: int) -> None:
         """A call took so long."""

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from batchinfer.engines.faults import Fault
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.errors import BatchinferError, ModelError, StoppedError
+from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import Retry, Step
 from batchinfer.worker.child import Raised, Start
 from batchinfer.worker.context import RowError
@@ -62,11 +63,20 @@ class Quarantine:
         device: where the model runs.
         retry: how long a call may take, and how often the child is started again where something else ended it as it loaded.
         stopping: when set, a call ends the child and raises StoppedError.
+        secrets: what the child may not log.
 
     """
 
-    def __init__(self, step: Step, code: tuple[str, ...], device: str, retry: Retry, stopping: threading.Event) -> None:
-        self._step, self._code, self._device = step, code, device
+    def __init__(
+        self,
+        step: Step,
+        code: tuple[str, ...],
+        device: str,
+        retry: Retry,
+        stopping: threading.Event,
+        secrets: Secrets,
+    ) -> None:
+        self._step, self._code, self._device, self._secrets = step, code, device, secrets
         self._retries, self._stopping = retry.max_retries, stopping
         self.paces = Paces(retry.timeout)
         self._lock = threading.Lock()
@@ -119,8 +129,7 @@ class Quarantine:
             pace = self.paces.infer if request == "infer" else self.paces.prepare
             try:
                 seconds = pace.limit(len(rows)) + (0.0 if self._child.warm else _FIRST_SECONDS)
-                with pace.call(len(rows)):
-                    answer = self._answer(self._child, (request, rows), seconds)
+                answer = pace.call(len(rows), self._answer, self._child, (request, rows), seconds)
             except RowFailure as e:
                 if e.fault is Fault.POISONED:
                     self._end()
@@ -132,7 +141,7 @@ class Quarantine:
         """A child that has the model loaded."""
         deaths = 0
         while True:
-            self._child = child = Child(Start(self._step, self._code, self._device, self._threads))
+            self._child = child = Child(Start(self._step, self._code, self._device, self._threads, self._secrets))
             try:
                 description: Description = self._answer(child, ("load", self._precision), UNKNOWN_SECONDS)
             except RowFailure as e:

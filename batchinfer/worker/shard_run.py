@@ -23,9 +23,11 @@ from batchinfer.ledger import chunks, parts
 from batchinfer.ledger.host import HERE, Host
 from batchinfer.ledger.parts import Counts, Decision, Part
 from batchinfer.measure.settings import Settings
+from batchinfer.plan.plan import input_columns
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Outcome, RowError, Seconds, Usage
+from batchinfer.worker.quotes import without_values
 
 
 @dataclass
@@ -158,11 +160,15 @@ class ShardRun:
             outputs = [_nulled(o, alive) for o in outputs]
         return pa.Table.from_arrays([pa.array(ordinals), cut, dead, *outputs], schema=self._chunk_schema)
 
-    def dead_rows(self, ordinals: NDArray[np.int64], errors: list[RowError]) -> pa.Table:
-        """Rows that the model could not answer, as a table of the chunk's schema."""
+    def dead_rows(self, window: Window, ordinals: NDArray[np.int64], errors: list[RowError]) -> pa.Table:
+        """Rows of a window that the model could not answer, as a table of the chunk's schema."""
         count = len(ordinals)
         empty = [pa.nulls(count, f.type) for f in self._settings.outputs]
-        dead = pa.array([self._letter(e) for e in errors], chunks.DEAD_TYPE)
+        shown = self._context.reading.key  # it names the row
+        inputs = [name for name in input_columns(self._step) if name != shown]
+        rows = window.table.select(inputs).take(pa.array(np.searchsorted(window.ordinals, ordinals))).to_pylist()
+        told = (replace(e, message=without_values(e.message, r.values())) for e, r in zip(errors, rows, strict=True))
+        dead = pa.array([self._letter(e) for e in told], chunks.DEAD_TYPE)
         return pa.Table.from_arrays(
             [pa.array(ordinals), pa.array(np.zeros(count, np.bool_)), dead, *empty], schema=self._chunk_schema
         )

@@ -163,7 +163,7 @@ class Stages:
                     yield Batch(run, rows, prepared, at, ordinals, prepared.batch(some))
         if dead:  # after the others: the circuit breaker shall see what succeeds first
             at = np.array([n for n, _ in dead], np.intp)
-            yield Results(run, rows, run.dead_rows(window.ordinals[at], [e for _, e in dead]), fresh=True)
+            yield Results(run, rows, run.dead_rows(window, window.ordinals[at], [e for _, e in dead]), fresh=True)
 
     def _piecewise(
         self, engine: Engine, table: pa.Table
@@ -221,7 +221,7 @@ class Stages:
 
     def _accept(self, item: Results) -> None:
         run = item.run
-        if run.error is not None and (not item.fresh or isinstance(run.error, DeviceError)):
+        if run.error is not None and not (item.fresh and _is_kept(run.error)):
             return
         dead = item.table["_dead"]
         if dead.null_count:
@@ -245,11 +245,16 @@ class Stages:
                 part = run.commit()
             run.outcome.set_result(Done(run.shard.number, part, run.usage))
         else:
-            if isinstance(run.error, StoppedError) or not isinstance(run.error, (TransientError, CircuitBreakerError)):
+            if _is_kept(run.error):
                 run.checkpoint()
             run.outcome.set_result(_failed(run.shard.number, run.error, self._context.spec.secrets))
         if self.shard == run.shard.number:  # the device may be at the next one already
             self.shard = None
+
+
+def _is_kept(error: BaseException) -> bool:
+    """Whether what a shard has come to is saved: not where the store is away, and not where it says nothing of the rows."""
+    return isinstance(error, StoppedError) or not isinstance(error, (TransientError, CircuitBreakerError))
 
 
 def _failed(shard: int, error: BaseException, secrets: Secrets) -> Failed:

@@ -17,7 +17,7 @@ from batchinfer.data.reader import Reader
 from batchinfer.data.where import Where
 from batchinfer.errors import BatchinferError, InputError, StoppedError
 from batchinfer.plan.shards import Shard
-from batchinfer.worker import child
+from batchinfer.worker import child, logs
 from batchinfer.worker.context import Context
 from batchinfer.worker.quarantine import Child
 
@@ -113,6 +113,7 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     context: Context = connection.recv()
     child.settle(context.threads, bounded=True)
+    logs.begin(context.spec.secrets)
     reader = open_reader(context)
     while (part := _next(connection)) is not None:
         connection.send(_try(reader, part, context.reading.window, connection))

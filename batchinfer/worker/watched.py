@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +17,7 @@ from batchinfer.errors import DeviceError
 from batchinfer.worker.pace import Pace, Paces
 
 
-@dataclass(frozen=True)
-class _Counted:
+class _Counted(NamedTuple):
     """A payload and the rows that are in it."""
 
     rows: int
@@ -70,8 +68,8 @@ class Watched:
 
     def load(self, device: str, precision: str, threads: int) -> Description:
         """See Engine."""
-        with self.paces.load.call(1):
-            return self._engine.load(device, precision, threads)
+        description: Description = self.paces.load.call(1, self._engine.load, device, precision, threads)
+        return description
 
     def prepare(self, rows: pa.Table) -> _CountedRows:
         """See Engine."""
@@ -91,8 +89,7 @@ class Watched:
     def _call(self, pace: Pace, rows: int, function: Callable[[Any], Any], argument: Any) -> Any:
         try:
             if not self._broken:
-                with pace.call(rows):
-                    return function(argument)
+                return pace.call(rows, function, argument)
         except BaseException as e:
             if faults.fault_of(e) is not Fault.POISONED:
                 raise

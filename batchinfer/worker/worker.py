@@ -57,7 +57,7 @@ class Worker:
         reader, on_cpu = open_reader(context), self._device == "cpu"
         self._stages = Stages(context, self._store, reader, self._engine_for, self._urgently, on_cpu=on_cpu)
         self._quarantine = Quarantine(
-            self._step, self._spec.code, self._device, self._spec.retry, self._stages.stopping
+            self._step, self._spec.code, self._device, self._spec.retry, self._stages.stopping, self._spec.secrets
         )
         self._trial = Trial(context, self._stages.stopping)
         self._to_read: queue.Queue[Any] = queue.Queue()

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "site"
 ROWS, SHARD, BATCH, INTERVAL, DELAY = 2400, 800, 32, 0.2, 0.02
 BAD = {5, 1700}
-STORING = 0.1
+STORING = 0.05
 """Seconds that storing a part takes, at most; the model goes on meanwhile. What storing a chunk takes is inside the interval."""
 QUEUE = 8
 """Batches that may wait for the writing thread (worker.Worker)."""
@@ -245,7 +245,7 @@ def ended(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, st
     return process.returncode, said
 
 
-def wait_for(what: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 60) -> None:
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, f"ended with {process.returncode}: {process.communicate()[1]}"

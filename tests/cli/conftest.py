@@ -20,7 +20,6 @@ ROOT = Path(__file__).parents[2]
 VARIABLES = {"HF_HUB_OFFLINE": "1", "COLUMNS": "80", "TERM": "xterm-256color"}
 
 MODELS = """
-import os
 import time
 
 
@@ -33,13 +32,6 @@ class Double:
         for x in batch["x"]:
             if int(x) in self.bad:
                 raise ValueError("x is not to be doubled")
-        return {"y": batch["x"] * 2}
-
-
-class Killer:
-    def __call__(self, batch):
-        if 70 in batch["x"]:
-            os._exit(7)
         return {"y": batch["x"] * 2}
 
 

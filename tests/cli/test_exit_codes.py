@@ -55,18 +55,6 @@ def test_an_unexpected_exception_exits_1_with_its_traceback(workplace):
     assert done.stdout == ""
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_row_that_kills_its_workers_is_one_dead_row_and_exits_3(workplace):
-    workplace.write_job(model="Killer")
-    on_ray = ["resources.executor=ray", "resources.workers=1", "resources.cpus=1", "retry.max_retries=1"]
-    done = workplace.program("run", "job.yaml", "--json", *(word for key in on_ray for word in ("--set", key)))
-    assert done.returncode == 3, done.stderr
-    result = json.loads(done.stdout)
-    assert (result["state"], result["rows"]["succeeded"], result["rows"]["dead"]) == ("PARTIAL", 99, 1)
-    assert "died" in done.stderr
-
-
 @pytest.mark.parametrize(
     "arguments", [["run"], ["run", "job.yaml", "--fast"], ["walk"], ["run", "job.yaml", "--param", "x"]]
 )

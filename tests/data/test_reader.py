@@ -282,6 +282,22 @@ def test_types_of_files_are_widened_and_conflicts_name_both_files(tmp_path: Path
         unify(scan(str(tmp_path)).files, ["neu"])
 
 
+def test_a_file_without_a_struct_whose_fields_are_required_gives_nulls_that_can_be_written(tmp_path: Path) -> None:
+    inner = pa.struct([pa.field("a", pa.int64(), nullable=False)])
+    kinds = {"s": inner, "l": pa.list_(pa.field("item", inner, nullable=False)), "f": pa.list_(inner.field(0), 2)}
+    rows = {"s": [{"a": 1}], "l": [[{"a": 2}]], "f": [[3, 4]]}
+    whole = pa.table({name: pa.array(rows[name], kind) for name, kind in kinds.items()})
+    write(tmp_path / "a.parquet", whole.append_column("x", pa.array([1])))
+    write(tmp_path / "b.parquet", pa.table({"x": [2]}))
+    got = together(read_windows(tmp_path, 10))
+    assert got.to_pylist() == [{**whole.to_pylist()[0], "x": 1}, {"s": None, "l": None, "f": None, "x": 2}]
+    writer = PartWriter(got.schema)
+    writer.write(got)
+    assert pq.read_table(pa.BufferReader(writer.finish({}))).to_pylist() == got.to_pylist()
+    alone = together(read_windows(tmp_path / "a.parquet", 10))
+    assert not alone.schema.field("s").type.field("a").nullable
+
+
 def test_a_duplicate_column_matters_only_when_it_is_needed(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.parquet", pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], ["x", "x", "y"])

@@ -59,6 +59,32 @@ def test_each_type_is_read(data: bytes, value: object) -> None:
     assert thrift.parse(data) == value
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_what_is_not_wanted_is_skipped(layout: dict[str, Any]) -> None:
+    data = sound(**layout)
+    footer = data[slice(*footer_of(data))]
+    whole = thrift.parse(footer)
+    some = thrift.parse(footer, {1: None, 4: {1: {3: {9: None, 12: {3: None}}}}})
+    assert list(some) == list(whole)
+    assert (some[1], some[2], some[3]) == (whole[1], None, None)
+    for got, group in zip(some[4], whole[4], strict=True):
+        assert got[2] is None
+        for chunk, expected in zip(got[1], group[1], strict=True):
+            assert {n: v for n, v in chunk[3].items() if v is not None} == {
+                9: expected[3][9],
+                12: {n: v if n == 3 else None for n, v in expected[3][12].items()},
+            }
+    assert thrift.parse(footer, {}) == dict.fromkeys(whole)
+
+
+@pytest.mark.parametrize(
+    "skipped", [b"\x19\x21\x01\x02", b"\x1b\x01\x81\x01k\x01", b"\x13\x05", b"\x17ABCDEFGH", b"\x11"]
+)
+def test_every_type_is_skipped(skipped: bytes) -> None:
+    assert thrift.parse(skipped + b"\x15\x02\x00", {2: None}) == {1: None, 2: 1}
+    assert thrift.parse(b"\x1c" + skipped + b"\x00\x15\x02\x00", {2: None}) == {1: None, 2: 1}
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -77,6 +103,14 @@ def test_each_type_is_read(data: bytes, value: object) -> None:
 def test_what_is_no_struct_is_an_error(data: bytes) -> None:
     with pytest.raises(ValueError):
         thrift.parse(data)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x15\x80", b"\x18\x05abc\x00", b"\x17ABC", b"\x1e\x00\x00", b"\x1c" * 5000], ids=str
+)
+def test_what_cant_be_skipped_is_an_error(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        thrift.parse(data, {})
 
 
 @given(data=st.binary(max_size=60))

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import resource
+import subprocess
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,43 @@ import pyarrow.parquet as pq
 
 from batchinfer.data.scan import scan
 from batchinfer.errors import BatchinferError, InputError
+from tests.data.helpers import REAL
 from tests.run.workplace import Workplace
 
+FILES = sorted(str(p) for p in (REAL / "parquet-bad").glob("*.parquet"))
 GOOD = 50
 """Rows of each sound file."""
 _MODEL = "class One:\n    def __call__(self, batch):\n        return {'y': [1.0] * len(batch['x'])}\n"
+
+
+def check(folder: Path, files: Sequence[str]) -> Counter[str]:
+    """Each file is read, or ends its run with 2 and its name and costs no other file's row; how many of each there were."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.run.bad_files", str(folder), *files],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+        cwd=Path(__file__).parents[2],
+    )
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, len(outcomes)) == (0, len(files)), done.stderr[-2000:]
+    return Counter(_checked(o["file"], o["alone"], o["beside"]) for o in outcomes)
+
+
+def _checked(file: str, alone: dict[str, Any], beside: dict[str, Any]) -> str:
+    both = file, alone, beside
+    assert (alone["code"], alone["planned"]) == (beside["code"], beside["planned"]), both
+    if alone["code"] == 0:
+        assert beside["succeeded"] == alone["succeeded"] + 2 * GOOD, both
+        return "read"
+    assert alone["code"] == 2, both
+    assert all(file in r["told"] or r["told"].startswith("output.carry: the column ") for r in (alone, beside)), both
+    if not alone["planned"]:
+        return "refused when it is planned"
+    assert beside["succeeded"] == alone["succeeded"] + 2 * GOOD, both
+    assert beside["rest"] == alone["rest"] > 0, both
+    return "refused when it is read"
 
 
 def _sound(folder: Path, number: int) -> str:

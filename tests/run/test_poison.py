@@ -24,15 +24,15 @@ def test_rows_that_end_the_program_itself_are_found_in_its_third_run(tmp_path: P
 
 
 def test_a_row_that_hangs_is_found_in_one_run(tmp_path: Path) -> None:
-    job = Poisoned(tmp_path, {5: "hangs"}, **INLINE, retry={"timeout": "500ms"})
+    job = Poisoned(tmp_path, {5: "hangs"}, **INLINE, retry={"timeout": "1s"})
     assert job.run_to_the_end(1) == [0]
     job.check()
     job.check_calls(deaths=1)
 
 
 def test_a_call_that_holds_python_ends_the_program_with_its_stack(tmp_path: Path) -> None:
-    job = Poisoned(tmp_path, {5: "holds"}, **INLINE, retry={"timeout": "1s"})
-    code, said = job.run(seconds=40)
+    job = Poisoned(tmp_path, {5: "holds"}, **INLINE, retry={"timeout": "4s"})
+    code, said = job.run()
     assert code == 1
     assert "in holds" in said
 
@@ -49,9 +49,11 @@ def test_a_model_that_ends_the_program_as_it_loads_is_refused_by_its_third_run(t
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_row_that_ends_workers_is_found_in_one_run_on_ray(tmp_path: Path) -> None:
-    job = Poisoned(tmp_path, {30: "exits", 50: "nan"}, **ON_RAY)
-    assert job.run_to_the_end(1) == [0]
-    job.check()
+    job = Poisoned(tmp_path, {30: "exits", 50: "nan"}, **ON_RAY, errors={"threshold": 1})
+    code, said = job.run()
+    assert code == 3, said
+    assert "died" in said
+    job.check(exit_code=3)
     job.check_calls(deaths=2)
 
 

@@ -120,6 +120,24 @@ def test_a_fault_that_stays_is_the_stores_and_says_how_to_go_on(caplog: pytest.L
         store.create("x", b"")
 
 
+def test_a_store_that_was_waited_for_in_vain_is_not_waited_for_again_until_it_answers() -> None:
+    """A run that ends asks it several times more."""
+    away = True
+    fs = FaultyFileSystem(lambda verb, n: ConnectionRefusedError() if away or (verb == "cat_file" and n == 3) else None)
+    store = store_of(fs, seconds=0.05)
+    with pytest.raises(StorageError):
+        store.put("x", b"1")
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            store.read("x")
+    assert fs.calls["cat_file"] == 2
+    away = False
+    store.put("x", b"1")
+    assert store.read("x") == b"1"
+    assert store.read("x") == b"1"  # the fourth reading fails, and is made again
+    assert fs.calls["cat_file"] == 5
+
+
 def test_an_error_of_the_program_is_neither_retried_nor_hidden() -> None:
     fs = FaultyFileSystem(lambda _verb, _n: ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):

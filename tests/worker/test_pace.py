@@ -48,18 +48,20 @@ def test_a_pace_that_was_measured_before_is_taken_over_once() -> None:
 def test_a_call_is_overdue_only_while_it_goes_on_and_past_its_limit() -> None:
     clock = Clock()
     pace = Pace("it", timeout=5.0, clock=clock)
-    with pace.call(8):
-        clock.now = 5.0
-        assert pace.overdue is None
-        clock.now = 5.1
-        assert pace.overdue == "it took more than 5 s"
+
+    def at(seconds: float) -> str | None:
+        clock.now = seconds
+        return pace.overdue
+
+    assert pace.call(8, lambda: [at(5.0), at(5.1)]) == [None, "it took more than 5 s"]
     assert pace.overdue is None
+    assert pace.by_row == 5.1 / 8
 
 
 def test_a_call_that_raises_says_nothing_of_the_pace() -> None:
     pace = Pace("it")
-    with pytest.raises(ValueError, match="bad"), pace.call(1):
-        raise ValueError("bad")
+    with pytest.raises(ZeroDivisionError):
+        pace.call(1, lambda: 1 // 0)
     assert pace.by_row is None
     assert pace.overdue is None
 
@@ -75,7 +77,5 @@ def test_a_window_is_prepared_in_the_time_of_the_calls_on_it() -> None:
 def test_a_silent_worker_is_given_time_by_what_it_has_in_hand() -> None:
     paces = Paces(timeout=2.0)
     assert paces.patience == LEAST_SECONDS + SILENT_SECONDS
-    with paces.infer.call(8):
-        assert paces.patience == 2.0 + SILENT_SECONDS
-        with paces.load.call(1):
-            assert paces.patience == UNKNOWN_SECONDS + SILENT_SECONDS
+    assert paces.infer.call(8, lambda: paces.patience) == 2.0 + SILENT_SECONDS
+    assert paces.infer.call(8, paces.load.call, 1, lambda: paces.patience) == UNKNOWN_SECONDS + SILENT_SECONDS

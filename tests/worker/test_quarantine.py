@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -13,18 +14,34 @@ import pytest
 
 from batchinfer.engines.faults import Fault
 from batchinfer.errors import ModelError, StoppedError
+from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import Retry, Step
 from batchinfer.worker.failures import RowFailure, fault
 from batchinfer.worker.quarantine import Quarantine
 
 MODEL = """
-import os, time
+import os, pathlib, subprocess, time
+
+from batchinfer.engines.python import PythonEngine
+
+
+def prepare(engine, rows, really=PythonEngine.prepare):
+    if -5 in rows["x"].to_pylist():
+        time.sleep(3600)
+    return really(engine, rows)
+
+
+PythonEngine.prepare = prepare
 
 
 class Model:
-    def __init__(self, dies=False):
+    def __init__(self, dies=False, killed_until=None, helper=None):
         if dies:
             os._exit(9)
+        if killed_until and not pathlib.Path(killed_until).exists():
+            pathlib.Path(killed_until).touch()
+            os.kill(os.getpid(), 9)
+        self.helper = helper
 
     def __call__(self, batch):
         for x in batch["x"]:
@@ -33,6 +50,9 @@ class Model:
             if x == -2:
                 raise KeyError("two")
             if x == -3:
+                if self.helper:
+                    helper = subprocess.Popen(["sleep", "3600"])
+                    pathlib.Path(self.helper).write_text(str(helper.pid))
                 time.sleep(3600)
             if x == -4:
                 import torch
@@ -61,9 +81,8 @@ class Place:
             outputs={"y": "y", "pid": "pid"},
             options=options,
         )
-        self.made.append(
-            Quarantine(step, (str(self.folder),), "cpu", Retry(timeout=timeout, max_retries=1), self.stopping)
-        )
+        retry = Retry(timeout=timeout, max_retries=1)
+        self.made.append(Quarantine(step, (str(self.folder),), "cpu", retry, self.stopping, Secrets()))
         return self.made[-1]
 
 
@@ -77,6 +96,19 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def rows(*x: int) -> pa.Table:
     return pa.table({"x": pa.array(x, pa.int64())})
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, or does so soon."""
+    end = time.monotonic() + 20
+    status = Path(f"/proc/{pid}/status")
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            if "\nState:\tZ" not in status.read_text():
+                time.sleep(0.05)
+                continue
+        return True
+    return False
 
 
 def test_it_answers_from_another_process_and_starts_another_where_one_died(
@@ -110,14 +142,25 @@ def test_what_the_model_raises_there_is_raised_here_and_the_process_lives(place:
     assert quarantine.ended == 0
 
 
-def test_a_call_that_takes_too_long_ends_its_process(place: Place) -> None:
-    quarantine = place(timeout=0.5)
+def test_a_call_that_takes_too_long_ends_its_process_and_those_it_started(place: Place, tmp_path: Path) -> None:
+    helper = tmp_path / "helper"
+    quarantine = place(timeout=0.5, helper=str(helper))
     pid = quarantine.infer(rows(1))["pid"][0].as_py()
     with pytest.raises(RowFailure) as caught:
         quarantine.infer(rows(-3))
     assert caught.value.error.error_class == "timeout"
     assert caught.value.error.retryable
     assert not Path(f"/proc/{pid}").exists()
+    assert is_gone(int(helper.read_text()))
+
+
+def test_rows_that_cannot_be_prepared_in_time_end_their_process_too(place: Place) -> None:
+    quarantine = place(timeout=0.2)
+    assert len(quarantine.prepare(rows(1, 2))) == 2
+    with pytest.raises(RowFailure) as caught:
+        quarantine.prepare(rows(1, -5))
+    assert caught.value.error.error_class == "timeout"
+    assert quarantine.ended == 1
 
 
 def test_a_broken_device_ends_its_process_and_is_an_error_of_the_row(place: Place) -> None:
@@ -144,6 +187,10 @@ def test_a_model_that_ends_its_process_while_it_loads_is_refused(place: Place) -
         place(dies=True).infer(rows(1))
 
 
+def test_a_process_that_is_killed_from_outside_as_it_loads_is_started_again(place: Place, tmp_path: Path) -> None:
+    assert place(killed_until=str(tmp_path / "killed")).infer(rows(1))["y"].to_pylist() == [2]
+
+
 def test_the_child_ends_with_its_parent(place: Place, tmp_path: Path) -> None:
     parent = os.fork()
     if parent == 0:  # no thread but this one: what is forked is used for nothing else
@@ -157,7 +204,4 @@ def test_the_child_ends_with_its_parent(place: Place, tmp_path: Path) -> None:
         time.sleep(0.05)
     os.kill(parent, 9)
     os.waitpid(parent, 0)
-    pid = int((tmp_path / "pid").read_text())
-    while Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    assert is_gone(int((tmp_path / "pid").read_text()))

@@ -89,7 +89,7 @@ def feed(run: ShardRun, dead: set[int] = frozenset(), filtered: set[int] = froze
             todo.append((rows, run.no_rows()))
         for some in batches_of(window, dead):
             table = (
-                run.dead_rows(np.array(some, np.int64), [ERROR] * len(some))
+                run.dead_rows(window, np.array(some, np.int64), [ERROR] * len(some))
                 if dead.issuperset(some)
                 else good(run, some)
             )
@@ -283,7 +283,11 @@ def resumed(store: Store, dead: set[int], filtered: set[int]) -> Part:
             known = run.from_checkpoint(np.array(some, np.int64))
             fresh = known is None
             if known is None:
-                known = run.dead_rows(np.array(some), [ERROR] * len(some)) if dead.issuperset(some) else good(run, some)
+                known = (
+                    run.dead_rows(window, np.array(some), [ERROR] * len(some))
+                    if dead.issuperset(some)
+                    else good(run, some)
+                )
             run.accept(rows, known, fresh=fresh)
     return run.commit()
 
