@@ -97,14 +97,12 @@ def retry(
 
     def begin() -> Begun:
         given, values = assignments(param), [*(set_ or ()), *_of_flags(single_writer)]
-        if output.endswith(JOB_FILES):
-            spec = load(output, given, values)
-            former = open_run(spec.output.path, spec.storage)
-        else:
-            former = open_run(output)
-            spec = former.recorded_job(given, values)
+        of_file = output.endswith(JOB_FILES)
+        spec = load(output, given, values) if of_file else open_run(output).recorded_job(given, values)
+        path, storage = (spec.output.path, spec.storage) if of_file else (output, {})
         asked = Job.from_spec(spec)
-        return spec, lambda listener, stop: former.retry(
+        # Opened by the work: what the store says is told without the job's secrets from there on.
+        return spec, lambda listener, stop: open_run(path, storage).retry(
             errors=error or (), retryable=retryable, job=asked, listener=listener, stop=stop
         )
 
