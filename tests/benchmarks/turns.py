@@ -72,7 +72,8 @@ def _result(contender: Contender) -> dict[str, Any]:
     output, _ = contender.process.communicate()
     if contender.process.returncode:
         raise subprocess.CalledProcessError(contender.process.returncode, contender.process.args)
-    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    line = next(line for line in reversed(output.splitlines()) if line.startswith("{"))  # Ray may print after it
+    result: dict[str, Any] = json.loads(line)
     began, ready, written, ended = (result.pop(name) for name in ("began", "ready", "written", "ended"))
     result["steady_s"] = round(contender.seconds(ready, written), 3)
     result["end_to_end_s"] = round(contender.seconds(began, ended), 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import time
@@ -167,4 +168,6 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[str], seconds: f
 
 def chunks(workplace: Workplace) -> list[Path]:
     """Checkpoints that stand on the output."""
-    return list((workplace.folder / "output/_batchinfer").rglob("*.arrow"))
+    # not by rglob, which raises where a folder goes while it is read
+    walked = os.walk(workplace.folder / "output/_batchinfer")
+    return [Path(folder, name) for folder, _, names in walked for name in names if name.endswith(".arrow")]
