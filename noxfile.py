@@ -12,12 +12,8 @@ nox.options.sessions = ["lint", "typing", "tests"]
 nox.needs_version = ">=2025.2"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-TWO = (
-    "-n",
-    "2",
-    "--dist",
-    "loadgroup",
-)  # many tests wait for a program: two at once take little more of two cores than one
+TWO = ("-n", "2", "--dist", "loadfile")
+"""Many tests wait for a program: two at once take little more of two cores than one. By file, so that fixtures are shared."""
 QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 
 

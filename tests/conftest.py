@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import signal
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +43,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         Path(target).write_text(json.dumps(TRIALS, indent=1))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes (-n), those that start a Ray follow each other in one: two would fight for the memory."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Where tests run in several processes (-n), those that start a Ray wait for each other: two that start at once have hung."""
+    if item.get_closest_marker("ray") is None:
+        return (yield)
+    with Path(tempfile.gettempdir(), "batchinfer-tests-ray.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return (yield)
 
 
 @pytest.fixture(scope="session")

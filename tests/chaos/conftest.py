@@ -29,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """Differs from test to test and from repetition to repetition, the same whenever --seed is the same."""
-    name = request.node.nodeid.removesuffix("@ray")  # which pytest -n adds
+    name = request.node.nodeid
     return random.Random(f"{request.config.getoption('--seed', default=0)} {name}").randrange(2**32)
 
 

@@ -14,8 +14,6 @@ from batchinfer.job.spec import Step
 from batchinfer.testing.engines import EngineContract
 from tests.engines.models import loaded, run, step, texts, tiny
 
-pytestmark = pytest.mark.xdist_group("transformers")  # whose import takes seconds
-
 
 class TestTextClassification(EngineContract):
     def build(self) -> Step:

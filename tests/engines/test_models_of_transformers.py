@@ -15,8 +15,6 @@ from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Step
 from tests.engines.models import MINILM, loaded, run, step, texts, tiny
 
-pytestmark = pytest.mark.xdist_group("transformers")  # whose import takes seconds
-
 
 def sentence_files(folder: Path, **pooling: Any) -> None:
     kinds = {"": "Transformer", "1_Pooling": "Pooling"}

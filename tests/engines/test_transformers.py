@@ -17,8 +17,6 @@ from batchinfer.job.spec import Step
 from batchinfer.testing.engines import EngineContract
 from tests.engines.models import MINILM, loaded, minilm_folder, run, step, texts, tiny, vectors
 
-pytestmark = pytest.mark.xdist_group("transformers")  # whose import takes seconds
-
 
 class TestEmbedding(EngineContract):
     def build(self) -> Step:

@@ -17,8 +17,6 @@ from batchinfer.errors import FingerprintError, InputError
 from batchinfer.run.events import Finished
 from tests.run.workplace import Workplace
 
-pytestmark = pytest.mark.xdist_group("s3")
-
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 

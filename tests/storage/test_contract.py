@@ -15,8 +15,6 @@ from batchinfer.storage.remote import FsspecStore
 from batchinfer.storage.store import Store, open_store
 from batchinfer.testing.stores import FaultyFileSystem, StoreContract, fresh_name
 
-pytestmark = pytest.mark.xdist_group("s3")
-
 
 class TestLocalStore(StoreContract):
     @pytest.fixture(autouse=True)
