@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
 
 import numpy as np
 import pyarrow as pa
@@ -79,10 +78,3 @@ def delete(store: Store, job: JobPaths, shard: int) -> None:
     """Remove a shard's chunks, once its part stands."""
     for entry in store.list(job.chunks(shard)):
         store.delete(entry.path)
-
-
-def delete_left(store: Store, job: JobPaths, shards: Collection[int]) -> None:
-    """Remove what is left of decided shards' chunks: of those whose runner died between the part and the removal."""
-    for entry in store.list(job.chunks()):
-        if job.shard_of_chunk(entry.path) in shards:
-            store.delete(entry.path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from batchinfer.errors import InputError
 from batchinfer.executors.protocol import Executor
 from batchinfer.job.spec import Errors
-from batchinfer.ledger import chunks, manifests, parts, settings
+from batchinfer.ledger import manifests, parts, settings
 from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
@@ -289,7 +289,6 @@ def end(
     manifest = manifests.create(store, job.paths, standing, generation.number, code)
     for entry in parts.unnamed_dead_letters(store, job.paths, manifest.parts):
         store.delete(entry.path)
-    chunks.delete_left(store, job.paths, retries.keys())
     return manifest
 
 

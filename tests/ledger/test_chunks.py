@@ -144,10 +144,3 @@ def test_deleting_takes_one_shards_chunks_alone(store: Any, job: JobPaths) -> No
     chunks.delete(store, job, 3)
     assert len(load(store, job)) == 0
     assert len(load(store, job, shard=30)) == 1
-
-
-def test_deleting_what_is_left_takes_the_named_shards_alone(store: Any, job: JobPaths) -> None:
-    for shard in (3, 4, 30):
-        chunks.put(store, job, shard, rows(1), "model", "s1")
-    chunks.delete_left(store, job, {3, 4, 5})
-    assert [len(load(store, job, shard=shard)) for shard in (3, 4, 30)] == [0, 0, 1]
