@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchinfer.api.run import Run, open_output, open_run
+from batchinfer.api.run import Run, open_output, open_run, writing_to
 from batchinfer.job import load
 from batchinfer.job.spec import JobSpec
 from batchinfer.plan.plan import Plan, make_plan
@@ -80,7 +80,7 @@ class Job:
 
         def work(told: Listener) -> None:
             with secrets.kept():  # before it is recorded how the run ended
-                runner.run(plan or self.plan(), told, stop, restart=restart)
+                runner.run(plan or self.plan(), told, stop, restart=restart, surroundings=writing_to(store))
 
         with secrets.kept():
             store = open_output(self.spec.output.path, self.spec.storage)

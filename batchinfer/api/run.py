@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,9 @@ from batchinfer.run.events import Listener, State
 from batchinfer.run.policy import verdict
 from batchinfer.run.retrying import Selection
 from batchinfer.run.stop import StopRequest
+from batchinfer.run.surroundings import USUAL, Surroundings
 from batchinfer.storage import paths
-from batchinfer.storage.store import StorageOptions, is_local, open_store, options_for
+from batchinfer.storage.store import StorageOptions, Store, is_local, open_store, options_for
 from batchinfer.verify.findings import Verification
 from batchinfer.verify.output import verify
 
@@ -46,6 +47,11 @@ def open_output(path: str, storage: StorageOptions) -> HidingStore:
     secrets = Secrets.of_storage(storage) | Secrets.of_environment(os.environ)
     with secrets.kept():
         return HidingStore(open_store(path, storage, scratch=paths.SCRATCH), secrets)
+
+
+def writing_to(store: Store) -> Surroundings:
+    """Surroundings of a runner that shares this store with the record of its end: a store that is away is waited for once."""
+    return replace(USUAL, open_store=lambda _spec: store)
 
 
 def open_run(path: str | Path, storage: StorageOptions | None = None) -> Run:
@@ -215,11 +221,13 @@ class Run:
         spec = self.recorded_job(params, set_values) if job is None else job.spec
         selection = Selection(tuple(errors), retryable)
 
+        store = open_output(spec.output.path, spec.storage)
+
         def work(told: Listener) -> None:
             with spec.secrets.kept():
-                runner.retry(make_plan(spec), selection, told, stop)
+                runner.retry(make_plan(spec), selection, told, stop, surroundings=writing_to(store))
 
-        recorded(self._store, work, listener)
+        recorded(store, work, listener)
         return open_run(self.path, self._storage)
 
     def recorded_job(self, params: Mapping[str, str] | None = None, set_values: Sequence[str] = ()) -> JobSpec:

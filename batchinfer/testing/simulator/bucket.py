@@ -21,7 +21,7 @@ class Bucket:
         self.changed: dict[str, list[tuple[float, bool]]] = {}
         """For each name ever used: when it came and went."""
         self.watch: Callable[[str, str, bytes | None, bytes | None], None] = lambda _who, _path, _old, _new: None
-        """Told of every change: whose it is, the name, the content before and after."""
+        """Told of every change: whose it is, the name, the content before and after; None twice where what was not there is deleted."""
 
     def put(self, who: str, at: float, path: str, data: bytes) -> None:
         """Store an object."""
@@ -32,9 +32,10 @@ class Bucket:
         self.watch(who, path, old, data)
 
     def delete(self, who: str, at: float, path: str) -> None:
-        """Remove an object."""
-        old = self.objects.pop(path)
-        self.changed[path].append((at, False))
+        """Remove an object, if it is there."""
+        old = self.objects.pop(path, None)
+        if old is not None:
+            self.changed[path].append((at, False))
         self.watch(who, path, old, None)
 
     def damage(self, path: str, chance: Random) -> str:
@@ -148,13 +149,14 @@ class Client:
         self._faults.request(self._who, "delete", name)
 
         def effect() -> None:
-            if name in self._bucket.objects:
-                self._bucket.delete(self._who, self._faults.now, name)
+            self._bucket.delete(self._who, self._faults.now, name)
 
         if self._faults.late(self._who, "delete", name, effect):
             raise TimeoutError(f"{name}: no answer")
-        self._found(name)
+        there = name in self._bucket.objects
         effect()
+        if not there:
+            raise FileNotFoundError(name)
         lost = self._faults.answer(self._who, "delete", name)
         if lost is not None:
             raise lost

@@ -41,6 +41,10 @@ class Oracle:
         """The newest job and generation when each runner began."""
         self._begun_by: dict[tuple[int, int], str] = {}
         """Who began them."""
+        self._marked_by: str | None = None
+        """Who put the _SUCCESS that stands."""
+        self._cleared: set[str] = set()
+        """Who has deleted _SUCCESS, or found none to delete."""
         self._stray: str | None = None
         """Who put the _SUCCESS that stands, where what it vouched for was replaced since that runner began."""
 
@@ -100,7 +104,9 @@ class Oracle:
         if path.startswith(paths.PROBES):
             return
         if path == paths.SUCCESS:
-            self._success(who)
+            self._success(who, marked=new is not None)
+            return
+        if old is None and new is None:
             return
         if path.startswith(f"{paths.DATA}/"):
             self._part(who, path, old, new)
@@ -120,6 +126,8 @@ class Oracle:
                 self._failed(f"{path}: {owner[0]} took its own record {self._epochs[owner]} for another's")
         if "/plans/" in path or path.startswith(paths.JOBS):
             self._begun_by[self._newest()] = who
+        if path.startswith(paths.JOBS) and who in self._cleared and self._marked_by not in (None, who):
+            self._stray = self._marked_by  # put between another's deletion of it and that one's new job; it looks again
         if "/manifests/" in path and new is not None:
             self._manifest(path, Manifest.from_json(json.loads(new)))
 
@@ -253,8 +261,11 @@ class Oracle:
             if listed.dead_letters is not None and listed.dead_letters not in self._bucket.objects:
                 self._failed(f"{path}: names {listed.dead_letters}, which is gone")
 
-    def _success(self, who: str) -> None:
+    def _success(self, who: str, *, marked: bool) -> None:
         self._stray = None
+        self._marked_by = who if marked else None
+        if not marked:
+            self._cleared.add(who)
         wrong = self._wrong_success()
         if wrong is None:
             return
