@@ -68,6 +68,7 @@ class World:
             self.bucket,
             self._jobs,
             self.failed,
+            lambda who: self._processes[who].tasks[0].done,
             noisy=weather.noisy,
             forgiving=bool(weather.stale),  # parts of a replaced job can only be found by listing
         )
