@@ -13,6 +13,7 @@ from batchinfer.engines.inputs import columns_of, contiguous, has_null, is_numer
 from batchinfer.engines.options import TorchOptions, parse
 from batchinfer.engines.outputs import Outputs, finish
 from batchinfer.engines.protocol import Description, Rows
+from batchinfer.engines.replicas import Replicas
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import recipes
@@ -63,6 +64,7 @@ class TorchEngine:
         self._code = code
         self._options = parse(TorchOptions, step)
         self._module: modules.Loaded | None = None
+        self._replicas: Replicas | None = None
         self._device = "cpu"
 
     def load(self, device: str, precision: str, threads: int) -> Description:
@@ -80,6 +82,7 @@ class TorchEngine:
         floats = (p.dtype for p in converted.parameters() if p.is_floating_point())
         dtype = recipes.dtype(precision) if precision != "fp32" else next(floats, None)
         self._module = replace(loaded, module=converted, dtype=dtype)
+        self._replicas = Replicas(converted, threads if device == "cpu" else None)
         self._device = device
         return Description(dict.fromkeys(self._step.outputs), precision, device)
 
@@ -105,7 +108,9 @@ class TorchEngine:
         """
         import torch
 
-        module = self._loaded()
+        loaded = self._loaded()
+        assert self._replicas is not None
+        module = replace(loaded, module=self._replicas.here())
         versions = {name: tensor._version for name, tensor in batch.tensors.items()}
         with torch.inference_mode():
             inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.tensors.items()}

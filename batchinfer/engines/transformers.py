@@ -17,6 +17,7 @@ from batchinfer.engines.location import Location, locate
 from batchinfer.engines.options import EmbeddingOptions, TextOptions, check_names, parse, task_of
 from batchinfer.engines.outputs import tensor_to_numpy
 from batchinfer.engines.protocol import Description
+from batchinfer.engines.replicas import Replicas
 from batchinfer.engines.sentence import recipe
 from batchinfer.engines.tokens import Format, TextBatch, TextRows, tokenise
 from batchinfer.engines.trust import check_code, own_code, reason
@@ -47,7 +48,7 @@ class TextOutputs:
 
 @dataclass(frozen=True)
 class _Loaded:
-    model: Any
+    replicas: Replicas
     tokenizer: Any
     head: Head
     format: Format
@@ -105,7 +106,8 @@ class TransformersEngine:
             spans=isinstance(head, TokenClassification),
             pin=device.startswith("cuda"),
         )
-        self._loaded = _Loaded(model, backend, head, format_, made.prompt if made is not None else "", device)
+        replicas = Replicas(model, threads if device == "cpu" else None)
+        self._loaded = _Loaded(replicas, backend, head, format_, made.prompt if made is not None else "", device)
         return Description({name: head.types[name] for name in self._step.outputs}, precision, device, length)
 
     def prepare(self, rows: pa.Table) -> TextRows:
@@ -122,7 +124,7 @@ class TransformersEngine:
         loaded = self._require()
         with torch.inference_mode():
             inputs = {name: tensor.to(loaded.device, non_blocking=True) for name, tensor in batch.tensors.items()}
-            computed = loaded.head.compute(loaded.model(**inputs), inputs["attention_mask"])
+            computed = loaded.head.compute(loaded.replicas.here()(**inputs), inputs["attention_mask"])
             return TextOutputs({name: value.cpu() for name, value in computed.items()}, batch)
 
     def finish(self, outputs: TextOutputs) -> Mapping[str, pa.Array]:

@@ -71,7 +71,7 @@ def choose(
     rest = itertools.chain([] if first is None else [first], tables)
     breaker = breaker or CircuitBreaker(enabled=False)
     outputs = output_schema(engine, step, description, budget, rest, breaker, pinned)
-    return Settings(description.precision, budget, threads, outputs, measured)
+    return Settings(description.precision, budget, threads, outputs, measured=measured)
 
 
 def load(engine: Engine, step: Step, device: str, precision: str, threads: int) -> Description:

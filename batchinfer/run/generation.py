@@ -146,7 +146,8 @@ class GenerationRun:
 
     def _context(self, *, fresh: bool) -> tuple[Allotment, Context]:
         self._settings = settings.standing(self._store, self._job, self._generation)
-        allotment = allot(self._plan.spec, self._settings.threads if self._settings else None)
+        pinned = self._settings
+        allotment = allot(self._plan.spec, pinned.threads * pinned.streams if pinned else None)
         return allotment, Context(
             self._plan.spec,
             self._plan.reading,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,19 +23,21 @@ from batchinfer.worker.items import Batch, Outputs, Results
 
 
 class Inference:
-    """The model's calls on batches. All but `finished` belong to the device's thread.
+    """The model's calls on batches. All but `finished` belong to the device's thread, or to those of its streams.
 
     Args:
         spec: the job.
         stopping: when set, no further call is made.
-        model: held during calls that need the cores to themselves.
+        turn: held during calls that need the cores to themselves.
 
     """
 
-    def __init__(self, spec: JobSpec, stopping: threading.Event, model: threading.RLock) -> None:
+    def __init__(
+        self, spec: JobSpec, stopping: threading.Event, turn: Callable[[], contextlib.AbstractContextManager[object]]
+    ) -> None:
         self.settings: Settings | None = None
         self._spec, self._step = spec, spec.steps[0]
-        self._stopping, self._model = stopping, model
+        self._stopping, self._turn = stopping, turn
         self._most: int | None = None
         """What fitted into the device's memory when more did not: rows times the longest of them."""
         self._never_fitted = 0
@@ -54,7 +57,7 @@ class Inference:
             return
         failure: Fault | None = None
         try:
-            with self._model, run.timed("infer"):
+            with self._turn(), run.timed("infer"):
                 outputs = run.engine.infer(item.payload)
             run.count(item.prepared.lengths, item.rows)
         except BatchinferError as e:
@@ -110,7 +113,7 @@ class Inference:
                 raise
 
         try:
-            with self._model, run.timed("infer"):
+            with self._turn(), run.timed("infer"):
                 found = isolate(attempt, np.arange(len(item.rows)))
         except BaseException as e:  # noqa: BLE001 - becomes the shard's outcome
             run.fail(e)

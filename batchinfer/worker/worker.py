@@ -3,6 +3,8 @@
     reading  ──windows──▶  preparing  ──batches──▶  the device  ──outputs──▶  writing ──▶ Outcome
 
 A shard that is read while another is on the device costs no waiting between the two. What happens in a stage is in `stages`.
+Where the settings have several streams, the device's thread hands its batches to as many threads, and what comes of them goes on in
+the order of the batches.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import concurrent.futures
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -30,9 +32,10 @@ from batchinfer.storage import paths
 from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store, open_store
 from batchinfer.worker.context import Context, Outcome, Progress
-from batchinfer.worker.items import Call, Submitted
+from batchinfer.worker.items import Batch, Call, Submitted
 from batchinfer.worker.quarantine import Quarantine
 from batchinfer.worker.stages import Stages
+from batchinfer.worker.streams import Streams
 from batchinfer.worker.trial import Trial, open_reader
 from batchinfer.worker.watched import Watched
 
@@ -64,6 +67,7 @@ class Worker:
         self._to_prepare: queue.Queue[Any] = queue.Queue(2)
         self._to_device: queue.Queue[Any] = queue.Queue(2)
         self._to_write: queue.Queue[Any] = queue.Queue(8)
+        self._streams: Streams | None = None
         self._urgent: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         """Calls that can't wait behind batches: what the writing thread waits for, with the device's outputs held up by it."""
         stages = self._stages
@@ -133,6 +137,7 @@ class Worker:
         `tried`: in a child process first, which says what ends a process that loads it.
         """
         self._stages.inference.settings = settings
+        self._streams = Streams(settings.streams, f"batchinfer-{self._number}-stream") if settings.streams > 1 else None
         for engine in (self._engine, self._quarantine):
             engine.paces.settle(settings.measured.get("seconds_per_row"), settings.budget.rows)
         if tried:
@@ -207,6 +212,8 @@ class Worker:
         for thread in self._threads:
             while thread.is_alive() and self._engine.paces.overdue is None:
                 thread.join(0.2)
+        if self._streams is not None:
+            self._streams.close()
         self._quarantine.close()
         self._trial.close()
 
@@ -223,11 +230,19 @@ class Worker:
             if isinstance(item, Call):
                 item.run()
                 continue
-            for result in self._stages.infer(item):
+            for result in self._inferred(item):
                 self._hand_on(result)
         self._hand_on(None)
         while (call := self._urgent.get()) is not None:  # until the writing thread has ended
             call.run()
+
+    def _inferred(self, item: Any) -> Iterable[Any]:
+        """What the model gives: from a stream a future of that. A child process takes one call at a time."""
+        if self._streams is None or not isinstance(item, Batch) or item.run.quarantined:
+            return self._stages.infer(item)
+        while not self._streams.wait(_LOOK_SECONDS):
+            self._run_urgent()
+        return [self._streams.submit(lambda: list(self._stages.infer(item)))]
 
     def _hand_on(self, result: Any) -> None:
         while True:
@@ -245,7 +260,8 @@ class Worker:
 
     def _write(self) -> None:
         while (item := self._to_write.get()) is not None:
-            self._stages.write(item)
+            for result in item.result() if isinstance(item, Future) else [item]:
+                self._stages.write(result)
         self._urgent.put(None)
 
     def _urgently(self, function: Callable[[], Any]) -> Any:
