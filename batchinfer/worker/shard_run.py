@@ -113,6 +113,10 @@ class ShardRun:
         finally:
             self._seconds[stage] += time.perf_counter() - start
 
+    def waited(self, seconds: float) -> None:
+        """Add seconds for which the device had nothing to compute."""
+        self._seconds["wait"] += seconds
+
     def count(self, lengths: NDArray[np.int64] | None, rows: NDArray[np.intp]) -> None:
         """Count a batch that the model saw: rows, and tokens with and without padding."""
         self._batches += 1
