@@ -20,6 +20,7 @@ from batchinfer.worker.check import check
 from batchinfer.worker.failures import fault
 from batchinfer.worker.isolate import isolate
 from batchinfer.worker.items import Batch, Outputs, Results
+from batchinfer.worker.shard_run import ShardRun
 
 
 class Inference:
@@ -57,7 +58,7 @@ class Inference:
             return
         failure: Fault | None = None
         try:
-            with self._turn(), run.timed("infer"):
+            with self._alone(run), run.timed("infer"):
                 outputs = run.engine.infer(item.payload)
             run.count(item.prepared.lengths, item.rows)
         except BatchinferError as e:
@@ -73,6 +74,14 @@ class Inference:
             yield from self._halves(item) if len(item.rows) > 1 else self.isolated(item)
         else:
             yield from self.isolated(item)
+
+    @contextlib.contextmanager
+    def _alone(self, run: ShardRun) -> Iterator[None]:
+        """Hold the cores; waiting for them is the device's waiting."""
+        with contextlib.ExitStack() as turn:
+            with run.timed("wait"):
+                turn.enter_context(self._turn())
+            yield
 
     def _judged(self, error: BaseException) -> Fault | None:
         """The fault behind an error, noted."""
@@ -113,7 +122,7 @@ class Inference:
                 raise
 
         try:
-            with self._turn(), run.timed("infer"):
+            with self._alone(run), run.timed("infer"):
                 found = isolate(attempt, np.arange(len(item.rows)))
         except BaseException as e:  # noqa: BLE001 - becomes the shard's outcome
             run.fail(e)

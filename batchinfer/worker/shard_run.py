@@ -117,6 +117,11 @@ class ShardRun:
             with self._counting:
                 self._seconds[stage] += took
 
+    def waited(self, seconds: float) -> None:
+        """Add seconds for which the device had nothing to compute."""
+        with self._counting:
+            self._seconds["wait"] += seconds
+
     def count(self, lengths: NDArray[np.int64] | None, rows: NDArray[np.intp]) -> None:
         """Count a batch that the model saw: rows, and tokens with and without padding."""
         some = lengths[rows] if lengths is not None and len(rows) else None

@@ -22,6 +22,8 @@ class Streams:
 
     def __init__(self, count: int, name: str) -> None:
         self._count, self._free = count, threading.Semaphore(count)
+        self._counting = threading.Lock()
+        self._in_hand = 0
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         for number in range(count):
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
@@ -29,7 +31,14 @@ class Streams:
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             call.run()
+            with self._counting:
+                self._in_hand -= 1
             self._free.release()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any of them has a call in hand."""
+        return self._in_hand > 0
 
     def wait(self, seconds: float) -> bool:
         """Wait for a thread that has nothing to do, and keep it for `submit`; False where there is none within so many seconds."""
@@ -38,6 +47,8 @@ class Streams:
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """Call the function on the thread that was waited for."""
         call = Call(function, Future())
+        with self._counting:
+            self._in_hand += 1
         self._calls.put(call)
         return call.future
 

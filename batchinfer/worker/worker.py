@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -70,6 +72,8 @@ class Worker:
         self._streams: Streams | None = None
         self._urgent: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         """Calls that can't wait behind batches: what the writing thread waits for, with the device's outputs held up by it."""
+        self._waited = 0.0
+        """Seconds for which the device's thread had no batch or could not pass one on, since it took the last one."""
         stages = self._stages
         work: list[tuple[str, Callable[[], None]]] = [
             ("read", lambda: self._pass_on(self._to_read, stages.read, self._to_prepare)),
@@ -225,11 +229,14 @@ class Worker:
 
     def _drive(self) -> None:
         """The device's thread."""
-        while (item := self._to_device.get()) is not None:
+        while (item := self._waiting(self._to_device.get)) is not None:
             self._run_urgent()
             if isinstance(item, Call):
                 item.run()
+                self._waited = 0.0  # loading and measuring are no work on batches
                 continue
+            item.run.waited(self._waited)  # before it is handed on: at a shard's end the writing thread takes the sum
+            self._waited = 0.0
             for result in self._inferred(item):
                 self._hand_on(result)
         self._hand_on(None)
@@ -247,11 +254,21 @@ class Worker:
     def _hand_on(self, result: Any) -> None:
         while True:
             try:
-                self._to_write.put(result, timeout=_LOOK_SECONDS)
+                self._waiting(functools.partial(self._to_write.put, result, timeout=_LOOK_SECONDS))
             except queue.Full:
                 self._run_urgent()
             else:
                 return
+
+    def _waiting(self, function: Callable[[], Any]) -> Any:
+        """What the function gives; the time that it takes is the device's waiting, unless a stream is at work."""
+        if self._streams is not None and self._streams.busy:
+            return function()
+        start = time.perf_counter()
+        try:
+            return function()
+        finally:
+            self._waited += time.perf_counter() - start
 
     def _run_urgent(self) -> None:
         with contextlib.suppress(queue.Empty):
