@@ -48,7 +48,7 @@ def tests(session: nox.Session) -> None:
 def chaos(session: nox.Session) -> None:
     """The long run of faults, which ends with its table: `nox -s chaos -- --repeat 20 --seed 1 --table chaos.json`."""
     session.install("-e", ".[quickstart,s3,gcs,azure]", *group("test"))
-    session.run("pytest", "-m", "chaos", *session.posargs, env=QUIET)
+    session.run("pytest", "-m", "chaos", *TWO, *session.posargs, env=QUIET)
     session.notify("services")
 
 
