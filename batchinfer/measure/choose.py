@@ -27,6 +27,8 @@ TOKEN_ROWS = 512
 BATCH_BYTES, MOST_ROWS, MOST_PYTHON_ROWS = 2 << 20, 16384, 1024
 """Rows without lengths: as many as make 2 MiB, at most 16,384, or 1,024 where each row may become Python objects."""
 SAMPLE_BATCHES = 3
+UNASKED = ("fp32", "bf16")
+"""Precisions that a job may be given without having asked for one: none that nothing here compares with the full one."""
 PAYBACK = 20
 """A job must have this many times the sampled rows for a measurement of precisions to pay."""
 
@@ -115,7 +117,8 @@ def _fastest(
     engine: Engine, step: Step, sample: pa.Table | None, batching: Batching, device: str, threads: int, rows: int
 ) -> tuple[str, dict[str, Any]]:
     """Time each precision that the engine has on a few of the job's own batches; the fastest, the figures, and what is loaded."""
-    candidates = registry.precisions(step)
+    known = registry.precisions(step, device.partition(":")[0])
+    candidates = tuple(name for name in known if name in UNASKED) or known
     description = load(engine, step, device, candidates[0], threads)
     if len(candidates) == 1:
         return candidates[0], {"description": description}
