@@ -55,7 +55,7 @@ def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
     return cast(Engine, getattr(importlib.import_module(module), name)(step, code))
 
 
-def precisions(step: Step) -> tuple[str, ...]:
+def precisions(step: Step, device: str = "cpu") -> tuple[str, ...]:
     """What the step's engine can be loaded at, the reference first; `native` alone for an engine without recipes."""
     return ("native",) if step.engine == "python" else RECIPES
 

@@ -33,3 +33,13 @@ def apply(module: Any, precision: str) -> Any:
 def _check(precision: str) -> None:
     if precision not in RECIPES:
         raise ModelError(f"there is no precision {precision}: use one of {', '.join(RECIPES)}")
+
+
+def bits(precision: str) -> int:
+    """Of a number at a precision; `native` counts as 32, since there is nothing that it could be compared with."""
+    return 16 if precision == "bf16" else 32
+
+
+def compiles(precision: str) -> bool:  # noqa: ARG001 - none does
+    """Whether a precision runs by torch.compile."""
+    return False

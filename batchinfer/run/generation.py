@@ -16,6 +16,7 @@ from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, Part, account
 from batchinfer.measure.settings import Settings
+from batchinfer.plan.fingerprint import model_digest, rows_digest
 from batchinfer.plan.generation import Generation
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
@@ -150,6 +151,9 @@ class GenerationRun:
             gpus=allotment.gpus,
             single_writer=isinstance(self._store, SingleWriterStore),
             outputs=settings.outputs(self._store, self._job, self._generation.number),
+            workers=allotment.workers or 1,
+            model=model_digest(self._generation.fingerprint, self._plan.spec.steps[0].name),
+            rows=rows_digest(self._generation.fingerprint),
         )
 
     def _work(self, left: deque[Shard], allotment: Allotment, context: Context) -> None:
