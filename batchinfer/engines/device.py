@@ -1,9 +1,37 @@
-"""Which device a worker's models run on."""
+"""Which device a worker's models run on: as torch finds it in the worker, and as it is foreseen without torch."""
 
 from __future__ import annotations
 
+import itertools
+import os
 import platform
 from pathlib import Path
+
+from batchinfer.job.spec import Resources
+
+
+def foresee_device(resources: Resources) -> str | None:
+    """The device that `resolve_device` will say in the job's workers; None where only a cluster's nodes could tell."""
+    if resources.gpus == 0:
+        return "cpu"
+    if resources.address is not None:
+        return None
+    if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
+        return "mps"
+    return "cuda" if resources.gpus != "auto" or gpu_count() else "cpu"
+
+
+def gpu_count() -> int:
+    """NVIDIA GPUs that this process may use, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        # CUDA takes the entries up to the first that names no device: -1, or words such as Slurm's NoDevFiles.
+        named = (v.strip().isdecimal() or v.strip().startswith(("GPU-", "MIG-")) for v in visible.split(","))
+        return len(list(itertools.takewhile(bool, named)))
+    try:
+        return len(list(Path("/proc/driver/nvidia/gpus").iterdir()))
+    except OSError:
+        return 0
 
 
 def resolve_device(gpus: float | None) -> str:

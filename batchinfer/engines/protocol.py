@@ -38,10 +38,12 @@ class Description:
     outputs: Mapping[str, pa.DataType | None]
     """Output names and their types; None where the type shows only in a result."""
     precision: str
-    """The precision it was loaded at: fp32, bf16, or native."""
+    """The precision it was loaded at, as a job file has it, or native."""
     device: str
     max_length: int | None = None
     """Tokens after which a row is cut; None where rows have no length or are never cut."""
+    applied: Mapping[str, Any] = field(default_factory=dict)
+    """What the precision's recipe did: `quantized_layers`, of how many `layers`, `compiled`; empty where its name says it all."""
 
 
 class Prepared(Protocol):
@@ -71,8 +73,8 @@ class Engine(Protocol):
     def load(self, device: str, precision: str, threads: int) -> Description:
         """Bring the model onto `device` (`cpu`, `cuda`, `cuda:1`, `mps`) at `precision`.
 
-        `precision` is `fp32` or `bf16`, or `native` for an engine without recipes. Called again with another
-        precision it replaces the model. Raises ModelError when the model can't be loaded so; what the user's own class
+        `precision` is one of `registry.precisions`: a recipe's name, or `native` for a model that runs as it is. Called
+        again with another precision it replaces the model. Raises ModelError when the model can't be loaded so; what the user's own class
         raises while it is built is raised as it is, and means the same.
         """
 

@@ -29,7 +29,7 @@ from batchinfer.engines.sources import check_class, is_class
 from batchinfer.engines.trust import check_code, check_pickle
 from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Step
-from batchinfer.precision.recipes import RECIPES
+from batchinfer.precision import layers, recipes
 
 __all__ = ["check", "identify", "open_engine", "pin", "precisions", "uses_torch"]
 
@@ -55,9 +55,15 @@ def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
     return cast(Engine, getattr(importlib.import_module(module), name)(step, code))
 
 
-def precisions(step: Step, device: str = "cpu") -> tuple[str, ...]:
-    """What the step's engine can be loaded at, the reference first; `native` alone for an engine without recipes."""
-    return ("native",) if step.engine == "python" else RECIPES
+def precisions(step: Step, device: str) -> tuple[str, ...]:
+    """What the step's engine can be loaded at on a device (`cpu`, `cuda`, `mps`), the reference first.
+
+    `native` alone for a class of the python engine, which runs as it is. Quantized ones only where torchao is installed.
+    """
+    if step.engine == "python":
+        return (recipes.NATIVE,)
+    fixed = _is_fixed(step) or not layers.is_installed()
+    return tuple(name for name in recipes.possible(device) if not (fixed and recipes.recipe(name).quantizes))
 
 
 def uses_torch(step: Step) -> bool:
@@ -76,14 +82,17 @@ def pin(step: Step) -> Step:
     return step.model_copy(update={"uri": pinned(step.uri, location.revision)})
 
 
-def check(step: Step, code: Sequence[str] = ()) -> None:
+def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> None:
     """Check a step when the job is planned: options, names, precision, packages, files, and that the class exists.
+
+    `device` is the one that the model will run on (`cpu`, `cuda`, `mps`), None where it isn't known yet: what that can't do is then found
+    by `Engine.load`.
 
     Raises ModelError with one line per mistake, each beginning with its key (`model.options.pooling: …`), and
     MissingExtraError naming what to install. Finds what can be seen without loading the model; weights that don't fit
     are found by `Engine.load`.
     """
-    wrong = _keys(step)
+    wrong = [*_keys(step), *_wrong_precision(step, device)]
     if step.engine == "transformers":
         wrong += _wrong_names(step)
         wrong += _wrong_options(TASKS[step.task].options, step) if step.task in TASKS else []
@@ -96,14 +105,14 @@ def check(step: Step, code: Sequence[str] = ()) -> None:
     for package in needed:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "transformers", f"{step.name}.engine: {step.engine}")
+    if step.precision != "auto" and recipes.recipe(step.precision).quantizes and not layers.is_installed():
+        raise MissingExtraError(layers.PACKAGE, layers.EXTRA, f"{step.name}.precision: {step.precision}")
     _check_model(step, code)
 
 
 def _keys(step: Step) -> list[str]:
     """What is wrong with the keys that say how an engine is used, one message each."""
     name, wrong = step.name, []
-    if step.precision != "auto" and step.precision not in precisions(step):
-        wrong.append(f"{name}.precision: the {step.engine} engine runs a class as it is: remove {step.precision}")
     if step.engine != "python" and step.input_format != "dict":
         wrong.append(f"{name}.input_format: {step.input_format} is for the python engine: remove it")
     if step.engine != "transformers" and step.task is not None:
@@ -118,6 +127,27 @@ def _keys(step: Step) -> list[str]:
         )
     wrong.extend(f"{name}.inputs.{model}: lists no column" for model, columns in step.inputs.items() if not columns)
     return wrong
+
+
+def _wrong_precision(step: Step, device: str | None) -> list[str]:
+    """Why a step can't run at the precision that it asks for, and what it can run at, at most one message."""
+    if step.precision == "auto":
+        return []
+    where, recipe = f"{step.name}.precision", recipes.recipe(step.precision)
+    if step.engine == "python":
+        return [f"{where}: the {step.engine} engine runs a class as it is: remove {step.precision}"]
+    reason = recipe.obstacle(device) if device is not None else None
+    if recipe.quantizes and _is_fixed(step):
+        reason = (
+            f"{step.precision} exchanges layers, and {step.uri} is a graph without any: give the class, uri: module:Class with "
+            "options.weights, or take another"
+        )
+    return [] if reason is None else [f"{where}: {reason}; possible: {', '.join(precisions(step, device or 'cpu'))}"]
+
+
+def _is_fixed(step: Step) -> bool:
+    """Whether a model is a graph, whose layers can't be exchanged: a TorchScript or exported program."""
+    return step.engine == "torch" and not is_class(step.uri)
 
 
 def _check_model(step: Step, code: Sequence[str]) -> None:

@@ -74,14 +74,14 @@ class TorchEngine:
 
         if device == "cpu":
             torch.set_num_threads(threads)
-        recipes.dtype(precision)
         loaded = modules.load(self._step, self._options, self._code, device)
-        converted = recipes.apply(loaded.module, precision)
-        floats = (p.dtype for p in converted.parameters() if p.is_floating_point())
-        dtype = recipes.dtype(precision) if precision != "fp32" else next(floats, None)
-        self._module = replace(loaded, module=converted, dtype=dtype)
+        applied = recipes.apply(precision, loaded.module, device)
+        floats = (p.dtype for p in applied.module.parameters() if p.is_floating_point())
+        dtype = applied.dtype if applied.dtype is not None else next(floats, None)
+        smallest = max(loaded.smallest, applied.smallest)
+        self._module = replace(loaded, module=applied.module, dtype=dtype, smallest=smallest)
         self._device = device
-        return Description(dict.fromkeys(self._step.outputs), precision, device)
+        return Description(dict.fromkeys(self._step.outputs), precision, device, applied=applied.told())
 
     def prepare(self, rows: pa.Table) -> TensorRows:
         """Numeric columns as tensors of shape (rows,), fixed-size lists of k and lists of k columns as (rows, k).

@@ -53,6 +53,8 @@ class _Loaded:
     format: Format
     prompt: str
     device: str
+    smallest: int
+    """Rows that a batch needs at least."""
 
 
 class TransformersEngine:
@@ -79,7 +81,6 @@ class TransformersEngine:
 
         if device == "cpu":
             torch.set_num_threads(threads)
-        recipes.dtype(precision)
         where = f"{self._step.name}.uri"
         location = locate(self._step.uri, where, code=bool(self._options.trust_remote_code))
         trusted = check_code(location, self._step.uri, self._options.trust_remote_code, self._step.name)
@@ -87,8 +88,9 @@ class TransformersEngine:
         made = recipe(folder, self._options, where) if isinstance(self._options, EmbeddingOptions) else None
         config, tokenizer = _open(folder, where, trusted=trusted)
         head = _head(self._step.task, config, made)
-        model = recipes.apply(_load_model(location, head, where, trusted=trusted), precision).to(device)
+        model = _load_model(location, head, where, trusted=trusted)
         takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+        applied = recipes.apply(precision, model, device)
         length = self._length(config, tokenizer, made.max_length if made is not None else self._options.max_length)
         backend = tokenizer.backend_tokenizer
         backend.no_padding()
@@ -105,8 +107,10 @@ class TransformersEngine:
             spans=isinstance(head, TokenClassification),
             pin=device.startswith("cuda"),
         )
-        self._loaded = _Loaded(model, backend, head, format_, made.prompt if made is not None else "", device)
-        return Description({name: head.types[name] for name in self._step.outputs}, precision, device, length)
+        prompt = made.prompt if made is not None else ""
+        self._loaded = _Loaded(applied.module, backend, head, format_, prompt, device, applied.smallest)
+        types = {name: head.types[name] for name in self._step.outputs}
+        return Description(types, precision, device, length, applied.told())
 
     def prepare(self, rows: pa.Table) -> TextRows:
         """Tokenise one window. Raises TypeError "text is null" or for what is no string, ValueError for no tokens."""
@@ -122,8 +126,11 @@ class TransformersEngine:
         loaded = self._require()
         with torch.inference_mode():
             inputs = {name: tensor.to(loaded.device, non_blocking=True) for name, tensor in batch.tensors.items()}
+            rows = len(inputs["attention_mask"])
+            if rows < loaded.smallest:
+                inputs = {name: torch.cat([tensor] * loaded.smallest) for name, tensor in inputs.items()}
             computed = loaded.head.compute(loaded.model(**inputs), inputs["attention_mask"])
-            return TextOutputs({name: value.cpu() for name, value in computed.items()}, batch)
+            return TextOutputs({name: value[:rows].cpu() for name, value in computed.items()}, batch)
 
     def finish(self, outputs: TextOutputs) -> Mapping[str, pa.Array]:
         """One Arrow array per output that the step names."""

@@ -68,7 +68,8 @@ model:
                                   # the model's name: the column
   outputs: {outputs}
                                   # the model's name: the new column, or {{column: y, type: float32}}
-  precision: auto                 # auto: the fastest that agrees with fp32 | fp32 | bf16
+  precision: auto                 # auto: the fastest that agrees with fp32 | fp32 | tf32 | bf16 | fp16
+                                  # | int8 | int8-weight | int4-weight | fp8
   options: {options}
 
 batching:

@@ -84,6 +84,8 @@ def choose(
         key,
     )
     description, measured = trials.auto() if step.precision == "auto" else trials.asked(step.precision)
+    if description.applied:
+        measured = {**measured, "applied": dict(description.applied)}
     budget = budget_for(engine, step, first, batching, device)
     rest = itertools.chain([] if first is None else [first], tables)
     breaker = breaker or CircuitBreaker(enabled=False)
@@ -93,7 +95,8 @@ def choose(
 
 def candidates_of(step: Step, device: str) -> list[Candidate]:
     """The precisions that a step's engine can be loaded at on a device, the reference first."""
-    return [Candidate(n, recipes.bits(n), recipes.compiles(n)) for n in registry.precisions(step, device)]
+    names = registry.precisions(step, device.partition(":")[0])
+    return [Candidate(n, recipes.bits(n), n != recipes.NATIVE and recipes.recipe(n).compiles) for n in names]
 
 
 def _of_the_first(first: pa.Table | None, most: int, rows: int) -> Sample | None:

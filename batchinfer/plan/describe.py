@@ -117,10 +117,10 @@ def _paths(plan: Plan) -> list[str]:
 
 
 def _precision(step: Step) -> str:
-    known = registry.precisions(step)
     if step.precision != "auto":
         return step.precision
-    return known[0] if len(known) == 1 else f"auto: the faster of {' and '.join(known)}, timed on the device"
+    known = registry.precisions(step, "cpu")
+    return known[0] if len(known) == 1 else "auto: the faster of fp32 and bf16, timed on the device"
 
 
 def _names(columns: Sequence[str]) -> str:

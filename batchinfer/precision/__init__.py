@@ -1,1 +1,1 @@
-"""Cheaper numbers: recipes that bring a loaded module to another precision."""
+"""Cheaper numbers: recipes that bring a loaded module to another precision, one file a family."""

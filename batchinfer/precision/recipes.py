@@ -1,45 +1,52 @@
-"""The recipes that keep a module's structure and change the type of its numbers: fp32 and bf16."""
+"""Precisions by name, the reference first."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from batchinfer.errors import ModelError
+from batchinfer.precision.dtypes import FLOATING
+from batchinfer.precision.float8 import Float8
+from batchinfer.precision.integers import Int4Weight, Int8Dynamic, Int8Weight
+from batchinfer.precision.protocol import Applied, Recipe
 
-if TYPE_CHECKING:
-    import torch
-
-RECIPES = ("fp32", "bf16")
-"""Every precision that `apply` knows, the reference first."""
-
-
-def dtype(precision: str) -> torch.dtype:
-    """The floating type that a module at `precision` takes and computes in. Raises ModelError for an unknown one."""
-    import torch
-
-    _check(precision)
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+NATIVE = "native"
+"""The precision of a model that runs as it is: a class of the python engine, or a checkpoint that comes quantized."""
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe for recipe in (*FLOATING, Int8Dynamic(), Int8Weight(), Int4Weight(), Float8())
+}
+"""Every precision that a job file may ask for, the reference first."""
 
 
-def apply(module: Any, precision: str) -> Any:
-    """`module` at `precision`, converted in place. fp32 leaves it as it was stored.
+def recipe(name: str) -> Recipe:
+    """A precision by its name. Raises ModelError for an unknown one."""
+    if name not in RECIPES:
+        raise ModelError(f"there is no precision {name}: use one of {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def bits(name: str) -> int:
+    """Of a weight at a precision; 32 for `native`, which has nothing fuller to be compared with.
 
     Raises ModelError for an unknown one.
     """
-    _check(precision)
-    return module if precision == "fp32" else module.to(dtype(precision))
+    return 32 if name == NATIVE else recipe(name).bits
 
 
-def _check(precision: str) -> None:
-    if precision not in RECIPES:
-        raise ModelError(f"there is no precision {precision}: use one of {', '.join(RECIPES)}")
+def apply(name: str, module: Any, device: str) -> Applied:
+    """Bring a module onto a device at a precision, see Recipe; `native` leaves its numbers as they were stored.
+
+    Raises ModelError where the device can't do it, or no layer could be quantized.
+    """
+    if name == NATIVE:
+        return Applied(module.to(device), None)
+    chosen = recipe(name)
+    if (reason := chosen.obstacle(device)) is not None:
+        raise ModelError(f"precision {reason}: use one of {', '.join(possible(device))}")
+    return chosen.apply(module, device)
 
 
-def bits(precision: str) -> int:
-    """Of a number at a precision; `native` counts as 32, since there is nothing that it could be compared with."""
-    return 16 if precision == "bf16" else 32
-
-
-def compiles(precision: str) -> bool:  # noqa: ARG001 - none does
-    """Whether a precision runs by torch.compile."""
-    return False
+def possible(device: str) -> tuple[str, ...]:
+    """The precisions that a device (`cpu`, `cuda`, `mps`) can do as far as it is seen without torch, the reference first."""
+    return tuple(name for name, each in RECIPES.items() if each.obstacle(device) is None)

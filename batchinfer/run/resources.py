@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from batchinfer.engines.device import gpu_count
 from batchinfer.engines.registry import uses_torch
 from batchinfer.job.spec import JobSpec
 
@@ -57,16 +57,3 @@ def cpu_count() -> int:
     except (OSError, ValueError):
         pass
     return count
-
-
-def gpu_count() -> int:
-    """NVIDIA GPUs that this process may use, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        # CUDA takes the entries up to the first that names no device: -1, or words such as Slurm's NoDevFiles.
-        named = (v.strip().isdecimal() or v.strip().startswith(("GPU-", "MIG-")) for v in visible.split(","))
-        return len(list(itertools.takewhile(bool, named)))
-    try:
-        return len(list(Path("/proc/driver/nvidia/gpus").iterdir()))
-    except OSError:
-        return 0

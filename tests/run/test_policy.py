@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from batchinfer.engines.device import gpu_count
 from batchinfer.job.spec import JobSpec
 from batchinfer.run import resources
 from batchinfer.run.policy import QUARANTINE, Action, allowed_dead, counted, deaths_before, decide, verdict
-from batchinfer.run.resources import Allotment, allot, gpu_count
+from batchinfer.run.resources import Allotment, allot
 from batchinfer.worker.context import Failed, Failure
 
 CORES = resources.cpu_count()

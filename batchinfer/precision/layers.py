@@ -1,0 +1,83 @@
+"""Exchanging the weights of linear layers by torchao: which layers, how many it really did, and quietly."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from batchinfer.errors import MissingExtraError, ModelError
+
+PACKAGE, EXTRA = "torchao", "quantization"
+_LOUD = ("torchao", "torch.utils._pytree")
+"""Loggers that warn of libraries for other devices, and of names that torchao registers, while it is imported."""
+
+
+def is_installed() -> bool:
+    """Whether torchao is there; it isn't imported."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What torchao logs of libraries for other devices, while it is imported, is nobody's concern."""
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def load_torchao(purpose: str) -> Any:
+    """The module `torchao.quantization`. Raises MissingExtraError naming the extra and the `purpose`."""
+    if not is_installed():
+        raise MissingExtraError(PACKAGE, EXTRA, purpose)
+    with quiet():
+        return importlib.import_module("torchao.quantization")
+
+
+def quantize(module: Any, config: Any, name: str, fits: Callable[[Any], bool], wanted: str) -> tuple[int, int]:
+    """Quantize the linear layers of a module in place; how many of how many.
+
+    Args:
+        module: on its device, at the type that its other numbers have.
+        config: torchao's.
+        name: of the recipe.
+        fits: whether the recipe can do a linear layer; torchao leaves others as they are, or fails.
+        wanted: what it takes to fit, for the error.
+
+    Raises:
+        ModelError: the module has no linear layers, or none was quantized.
+
+    """
+    import torch
+
+    ao = load_torchao(f"precision: {name}")
+    # What nn.MultiheadAttention projects its output with is read by torch's kernels, not called.
+    unread = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
+    linear = [each for each in module.modules() if isinstance(each, torch.nn.Linear)]
+    chosen = {id(each) for each in linear if not isinstance(each, unread) and fits(each)}
+    with quiet():
+        ao.quantize_(module, config, filter_fn=lambda each, _: id(each) in chosen)
+    done = count_quantized(module)
+    if not done:
+        raise ModelError(
+            f"precision {name}: none of the model's {len(linear):,} linear layers could be quantized ({wanted}): use fp32, bf16 or fp16"
+        )
+    return done, len(linear)
+
+
+def count_quantized(module: Any) -> int:
+    """Layers of a module that have a weight of torchao's."""
+    if not is_installed():
+        return 0
+    with quiet():
+        from torchao.utils import TorchAOBaseTensor
+
+    return sum(isinstance(getattr(each, "weight", None), TorchAOBaseTensor) for each in module.modules())
