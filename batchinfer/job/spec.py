@@ -116,7 +116,9 @@ class Batching(Model):
 class Gate(Model):
     """How a precision below 16 bits must agree with full precision before the job runs at it; of one above it is reported."""
 
-    sample: Annotated[int, Field(strict=True, ge=32, description="rows of the job that are compared, at least 32")] = 512
+    sample: Annotated[int, Field(strict=True, ge=32, description="rows of the job that are compared, at least 32")] = (
+        512
+    )
     metric: Annotated[
         Literal["auto", "cosine", "agreement", "relative_error"],
         Field(description="auto: by the outputs, vectors, labels or numbers"),

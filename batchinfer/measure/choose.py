@@ -71,7 +71,11 @@ def choose(
     """
     tables = iter(windows)
     first = next(tables, None)
-    key = {} if known is None else {**known, "device": device, "threads": threads, "batching": batching.model_dump(mode="json")}
+    key = (
+        {}
+        if known is None
+        else {**known, "device": device, "threads": threads, "batching": batching.model_dump(mode="json")}
+    )
     trials = Trials(
         engine,
         step,
@@ -90,7 +94,7 @@ def choose(
     rest = itertools.chain([] if first is None else [first], tables)
     breaker = breaker or CircuitBreaker(enabled=False)
     outputs = output_schema(engine, step, description, budget, rest, breaker, pinned)
-    return Settings(description.precision, budget, threads, outputs, measured)
+    return Settings(description.precision, budget, threads, outputs, measured=measured)
 
 
 def candidates_of(step: Step, device: str) -> list[Candidate]:

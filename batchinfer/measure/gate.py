@@ -129,7 +129,7 @@ def compare(
     rows = int(kept.sum())
     if rows == 0 and lost:
         return Verdict((), rows, out, lost)
-    if rows < LEAST_ROWS and rows + out + lost < population or rows == 0:
+    if (rows < LEAST_ROWS and rows + out + lost < population) or rows == 0:
         raise GateError(
             f"only {rows:,} of the {count + left_out:,} sampled rows have outputs that can be compared, and {LEAST_ROWS} are needed: "
             "look at why the others have none, or raise gate.sample"
@@ -248,7 +248,7 @@ def _same_neighbours(reference: NDArray[np.float64], candidate: NDArray[np.float
 
 def _similarities(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-300)
-    alike = unit @ unit.T
+    alike: NDArray[np.float64] = unit @ unit.T
     np.fill_diagonal(alike, -np.inf)
     return alike
 
@@ -264,7 +264,9 @@ def _agreement(
     else:
         same = [_equal(a, b, errors) for a, b in zip(reference.to_pylist(), candidate.to_pylist(), strict=True)]
     if errors:
-        figures[f"{name}: mean absolute error of scores"] = intervals.mean(np.array(errors), max(len(errors), population))
+        figures[f"{name}: mean absolute error of scores"] = intervals.mean(
+            np.array(errors), max(len(errors), population)
+        )
     least = _AGREEMENT if gate.min is None else gate.min
     return Check(name, "agreement", *intervals.proportion(sum(same), len(same), population), least)
 
@@ -279,19 +281,20 @@ def _equal(first: Any, second: Any, errors: list[float]) -> bool:
         errors.append(abs(first - second))
         return True
     if isinstance(first, Mapping) and isinstance(second, Mapping):
-        return first.keys() == second.keys() and all([_equal(first[key], second[key], errors) for key in first])
+        return first.keys() == second.keys() and all(_equal(first[key], second[key], errors) for key in first)
     if isinstance(first, list) and isinstance(second, list):
-        return len(first) == len(second) and all([_equal(a, b, errors) for a, b in zip(first, second, strict=True)])
+        return len(first) == len(second) and all(_equal(a, b, errors) for a, b in zip(first, second, strict=True))
     return bool(first == second)
 
 
-def _relative_error(
-    name: str, reference: pa.Array, candidate: pa.Array, gate: Gate, population: int
-) -> list[Check]:
+def _relative_error(name: str, reference: pa.Array, candidate: pa.Array, gate: Gate, population: int) -> list[Check]:
     """The error by the spread of full precision's values: a share of the value itself means nothing near zero, or far from it."""
     if _kind(reference.type) == "vector":
         full, other = _paired(reference, candidate)
-        values, error = np.concatenate(full), np.array([float(np.abs(a - b).mean()) for a, b in zip(full, other, strict=True)])
+        values, error = (
+            np.concatenate(full),
+            np.array([float(np.abs(a - b).mean()) for a, b in zip(full, other, strict=True)]),
+        )
     else:
         values = _numbers(reference)
         error = np.abs(values - _numbers(candidate))
@@ -333,19 +336,24 @@ def _against_truth(
                 "name a column with values as the model gives them"
             )
         return Check(name, "drop of the accuracy", *intervals.drop(full, other, population), _DROP, at_most=True)
-    name = next((n for n, metric in metrics.items() if metric == "relative_error" and _kind(reference[n].type) == "number"), None)
+    name = next(
+        (n for n, metric in metrics.items() if metric == "relative_error" and _kind(reference[n].type) == "number"),
+        None,
+    )
     if name is None or not (pt.is_floating(labels.type) or pt.is_integer(labels.type)):
         raise GateError(
             "gate.label: goes with an output of labels (gate.metric: agreement), or numbers and a numeric column: remove it"
         )
-    far, near = (
-        np.abs(_numbers(outputs[name].filter(known)) - _numbers(truth)) for outputs in (candidate, reference)
-    )
+    far, near = (np.abs(_numbers(outputs[name].filter(known)) - _numbers(truth)) for outputs in (candidate, reference))
     scale = float(near.mean())
     more = (far - near) / scale if scale else far - near
     return Check(name, "growth of the mean absolute error", *intervals.mean(more, population), _DROP, at_most=True)
 
 
 def _right(outputs: pa.Array, truth: pa.Array) -> NDArray[np.bool_]:
-    values = [_best(row) for row in _rows(outputs) if row is not None] if _kind(outputs.type) == "vector" else outputs.to_pylist()
+    values = (
+        [_best(row) for row in _rows(outputs) if row is not None]
+        if _kind(outputs.type) == "vector"
+        else outputs.to_pylist()
+    )
     return np.array([str(a) == str(b) for a, b in zip(values, truth.to_pylist(), strict=True)], bool)

@@ -325,14 +325,15 @@ class Trials:
 
     def _compared(self, full: Answers, given: Answers, sample: Sample, label: str | None) -> Verdict:
         assert self.gate is not None
-        known, other = (
-            pc.is_in(a.positions, value_set=b.positions) for a, b in ((full, given), (given, full))
-        )
+        known, other = (pc.is_in(a.positions, value_set=b.positions) for a, b in ((full, given), (given, full)))
         both = full.positions.filter(known)
         labels = sample.table[label].combine_chunks().take(both) if label is not None else None
         return compare(
             {name: a.filter(known) for name, a in full.outputs.items()},
-            {name: given.outputs[name].filter(other) if name in given.outputs else a.slice(0, 0) for name, a in full.outputs.items()},
+            {
+                name: given.outputs[name].filter(other) if name in given.outputs else a.slice(0, 0)
+                for name, a in full.outputs.items()
+            },
             self.gate,
             len(sample.table) if sample.whole else max(self.rows.count, len(sample.table)),
             labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels,

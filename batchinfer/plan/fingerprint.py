@@ -112,7 +112,9 @@ def _without_secrets(value: Any, place: Place, secret: Collection[Place], *, nam
 
 def model_digest(mark: Fingerprint, step: str) -> str:
     """Of what says which model a step runs: files, code, options and library versions, and not what it is called with."""
-    kept = {k: v for k, v in mark.material["steps"][step].items() if k not in ("gate", "precision", "outputs", "inputs")}
+    kept = {
+        k: v for k, v in mark.material["steps"][step].items() if k not in ("gate", "precision", "outputs", "inputs")
+    }
     return digest_of(kept)
 
 
