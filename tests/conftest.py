@@ -43,6 +43,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         Path(target).write_text(json.dumps(TRIALS, indent=1))
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test measures is remembered for no other one, nor for the user who runs the tests."""
+    monkeypatch.setenv("BATCHINFER_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Where tests run in several processes (-n), those that start a Ray wait for each other: two that start at once have hung."""

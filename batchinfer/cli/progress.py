@@ -10,6 +10,7 @@ from typing import Protocol
 
 from batchinfer.cli.render import duration, percent, rate
 from batchinfer.cli.streams import tell
+from batchinfer.measure.gate import Verdict
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.describe import count
 from batchinfer.run.events import Event, Finished, GivenUp, Retried, RunResult, Settled, Started, Ticked
@@ -118,15 +119,33 @@ def note(event: Event) -> str | None:
 
 
 def precision(settings: Settings) -> str:
-    """The precision that runs, and why."""
+    """The precision that runs, and why: what was measured, what can't run, what wasn't tried, and what the gate says."""
     measured = settings.measured
     text = f"precision {settings.precision}"
     if rates := measured.get("rows_per_second"):
-        text += f" (measured: {', '.join(f'{name} {rate(pace)}' for name, pace in rates.items())})"
-    elif reason := measured.get("precision"):
-        text += f" ({str(reason).removeprefix(f'{settings.precision}: ')})"
-    failed = measured.get("failed") or {}
-    return text + "".join(f"; {name} can't run: {error}" for name, error in failed.items())
+        when = "measured before" if measured.get("known_before") else "measured"
+        text += f" ({when}: {', '.join(f'{name} {rate(pace)}' for name, pace in rates.items())})"
+    why = measured.get("choice") or measured.get("precision")
+    text += f": {str(why).removeprefix(f'{settings.precision}: ')}" if why else ""
+    for name, error in (measured.get("failed") or {}).items():
+        text += f"; {name} can't run: {error}"
+    for name, reason in (measured.get("skipped") or {}).items():
+        text += f"; {name} is skipped: {reason}"
+    for name, verdict in (measured.get("gates") or {}).items():
+        if name != settings.precision:
+            text += f"; {name} isn't taken: the gate {Verdict.from_json(verdict)}"
+    said = gate(settings)
+    return f"{text}; {said}" if said else text
+
+
+def gate(settings: Settings) -> str:
+    """What the quality gate says of the precision that runs; empty where nothing was compared or to be."""
+    verdict = settings.measured.get("gate")
+    if not verdict:
+        return ""
+    if "not_compared" in verdict:
+        return f"not compared with fp32: {verdict['not_compared']}"
+    return f"gate {Verdict.from_json(verdict)}"
 
 
 class PlainDisplay:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchinfer.cli.progress import Tally
+from batchinfer.cli.progress import Tally, gate
 from batchinfer.cli.render import duration, rate, table
 from batchinfer.ledger.parts import Counts
 from batchinfer.plan.describe import count
@@ -27,6 +27,8 @@ def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
         )
     if speed := _speed(result, tally.work_seconds):
         rows.append(("speed" if result.usage.rows else "ran with", speed))
+    if result.settings is not None and (said := gate(result.settings)):
+        rows.append(("quality", said))
     if result.usage.halved:
         rows.append(
             (

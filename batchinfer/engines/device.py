@@ -57,3 +57,17 @@ def resolve_device(gpus: float | None) -> str:
             "set it to 0 or auto, or install a torch build for this machine's GPU"
         )
     return "cpu"
+
+
+def name_of(device: str) -> str:
+    """The kind of a device, for figures that hold on others of its kind too: the GPU's or the processor's name."""
+    if device.startswith("cuda"):
+        import torch
+
+        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    known = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{device} {platform.machine()} {next(known, platform.processor())}".strip()

@@ -113,6 +113,29 @@ class Batching(Model):
     shard: Annotated[AutoCount, Field(description="rows that become one output file")] = "auto"
 
 
+class Gate(Model):
+    """How a precision below 16 bits must agree with full precision before the job runs at it; of one above it is reported."""
+
+    sample: Annotated[int, Field(strict=True, ge=32, description="rows of the job that are compared, at least 32")] = (
+        512
+    )
+    metric: Annotated[
+        Literal["auto", "cosine", "agreement", "relative_error"],
+        Field(description="auto: by the outputs, vectors, labels or numbers"),
+    ] = "auto"
+    min: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Field(
+            description="least mean cosine, agreement, or 1 - mean relative error; default: 0.995, 0.97, 0.99 in this order"
+        ),
+    ] = None
+    label: Annotated[Text | None, Field(description="column with the truth: the metric may drop by 1 point")] = None
+    on_fail: Annotated[
+        Literal["refuse", "fallback"],
+        Field(description="of a precision that is asked for; fallback: the next one that passes"),
+    ] = "refuse"
+
+
 class Step(Model):
     """One model of the pipeline."""
 
@@ -137,6 +160,9 @@ class Step(Model):
         Literal["dict", "arrow", "polars"], Field(description="what a class of the python engine is called with")
     ] = "dict"
     precision: Annotated[Precision, Field(description="auto: the fastest that was timed and agrees with fp32")] = "auto"
+    gate: Annotated[
+        Literal["off"] | Gate, Field(description="the comparison with full precision; off: no precision is compared")
+    ] = Gate()
     options: Annotated[dict[str, Any], Field(description="the engine's own", repr=False)] = {}
 
 

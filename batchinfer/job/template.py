@@ -70,6 +70,12 @@ model:
                                   # the model's name: the new column, or {{column: y, type: float32}}
   precision: auto                 # auto: the fastest that agrees with fp32 | fp32 | tf32 | bf16 | fp16
                                   # | int8 | int8-weight | int4-weight | fp8
+  gate:                           # off, or how a precision below 16 bits must agree with fp32 before the job runs
+    sample: 512                   # rows of the job that are compared
+    metric: auto                  # auto | cosine | agreement | relative_error
+    min: null                     # null: 0.995 cosine, 0.97 agreement, 0.99 = 1 - relative error
+    label: null                   # column with the truth, of which the metric may lose a point
+    on_fail: refuse               # refuse | fallback: take the next precision that passes
   options: {options}
 
 batching:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from batchinfer.ledger import records
@@ -25,6 +26,8 @@ class Manifest:
     """Exit code of the run that wrote it; a later run with another threshold may judge otherwise."""
     exclusive: str = "proven"
     """`proven`: the store keeps conditional creates; `assumed`: the user said that nobody else writes."""
+    precision: Mapping[str, Any] = field(default_factory=dict)
+    """What the generation's model ran at (`name`), and the quality gate's verdict on it (`gate`) where there is one."""
 
     def to_json(self) -> dict[str, Any]:
         """A value that `from_json` reads."""
@@ -34,6 +37,7 @@ class Manifest:
             "rows": asdict(self.counts),
             "verdict": self.verdict,
             "exclusive": self.exclusive,
+            "precision": dict(self.precision),
         }
 
     @classmethod
@@ -45,6 +49,7 @@ class Manifest:
             Counts(**value["rows"]),
             value["verdict"],
             value.get("exclusive", "proven"),
+            value.get("precision", {}),
         )
 
 
@@ -59,11 +64,18 @@ def latest(store: Store, job: JobPaths) -> Manifest | None:
     return Manifest.from_json(records.read(store, job.manifest(number))) if number else None
 
 
-def create(store: Store, job: JobPaths, parts: list[Part], generation: int, verdict: int) -> Manifest:
+def create(
+    store: Store,
+    job: JobPaths,
+    parts: list[Part],
+    generation: int,
+    verdict: int,
+    precision: Mapping[str, Any] | None = None,
+) -> Manifest:
     """End a generation. Where another runner ended it first, its manifest is returned."""
     ordered = tuple(sorted(parts, key=lambda p: p.shard))
     exclusive = "assumed" if isinstance(store, SingleWriterStore) else "proven"
-    manifest = Manifest(generation, ordered, account(ordered), verdict, exclusive)
+    manifest = Manifest(generation, ordered, account(ordered), verdict, exclusive, precision or {})
     for part in ordered:
         part.counts.check(f"{store.root}/{part.path}")
     manifest.counts.check(f"{store.root}/{job.manifest(generation)}")

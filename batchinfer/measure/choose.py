@@ -1,24 +1,26 @@
-"""Choose what a job leaves open, on its own first rows: precision, batch budgets, output types."""
+"""Choose what a job leaves open, on its own rows: precision, batch budgets, output types."""
 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from batchinfer.data.dead_letters import tidy
 from batchinfer.engines import registry
-from batchinfer.engines.protocol import Description, Engine, Prepared
-from batchinfer.errors import BatchinferError, ModelError
+from batchinfer.engines.protocol import Engine, Prepared
+from batchinfer.errors import BatchinferError
 from batchinfer.job.spec import Batching, Step
+from batchinfer.measure.candidates import Candidate
 from batchinfer.measure.output_types import output_schema
+from batchinfer.measure.remembered import Remembered, cache_folder
 from batchinfer.measure.settings import Settings
-from batchinfer.pipeline.batching import Budget, batches, positions
+from batchinfer.measure.trials import JobRows, Sample, Trials
+from batchinfer.pipeline.batching import Budget
 from batchinfer.pipeline.breaker import CircuitBreaker
+from batchinfer.precision import recipes
 
 CPU_TOKENS, GPU_TOKENS = 1024, 32768
 """Tokens of a batch: on CPUs small batches stay in the caches (MiniLM on two cores: 512 to 1,024 took 0.80 of the time of 2,048, 4,096
@@ -26,11 +28,6 @@ CPU_TOKENS, GPU_TOKENS = 1024, 32768
 TOKEN_ROWS = 512
 BATCH_BYTES, MOST_ROWS, MOST_PYTHON_ROWS = 2 << 20, 16384, 1024
 """Rows without lengths: as many as make 2 MiB, at most 16,384, or 1,024 where each row may become Python objects."""
-SAMPLE_BATCHES = 3
-UNASKED = ("fp32", "bf16")
-"""Precisions that a job may be given without having asked for one: none that nothing here compares with the full one."""
-PAYBACK = 20
-"""A job must have this many times the sampled rows for a measurement of precisions to pay."""
 
 
 def choose(
@@ -43,6 +40,11 @@ def choose(
     rows: int,
     breaker: CircuitBreaker | None = None,
     pinned: pa.Schema | None = None,
+    *,
+    sample: Callable[[int], Sample | None] | None = None,
+    known: Mapping[str, Any] | None = None,
+    candidates: Sequence[Candidate] | None = None,
+    remembered: Remembered | None = None,
 ) -> Settings:
     """Settle a job's settings and leave the engine loaded accordingly.
 
@@ -53,22 +55,41 @@ def choose(
         batching: what the job file says of batches.
         device: where the model runs.
         threads: CPU threads of the model.
-        rows: rows of the job, to see what pays.
+        rows: rows of the job for one worker, to see what pays.
         breaker: opens when all of the first rows fail alike; None for a job without one.
         pinned: output columns whose types stand already.
+        sample: gives rows spread over the job for the quality gate; None: they are taken from the first window.
+        known: what says that the model and the device are those of another job, a JSON value; None: nothing is remembered.
+        candidates: precisions that the engine can be loaded at, the reference first; None: those that the registry knows.
+        remembered: figures of former runs; None: those in the user's cache folder.
 
     Raises:
         CircuitBreakerError: the first rows all fail with one error type.
+        GateError: the precision that is asked for fails the quality gate.
         ModelError: the model can't be loaded, or lacks an output.
 
     """
     tables = iter(windows)
     first = next(tables, None)
-    precision: str = step.precision
-    measured: dict[str, Any] = {}
-    if precision == "auto":
-        precision, measured = _fastest(engine, step, first, batching, device, threads, rows)
-    description = measured.pop("description", None) or load(engine, step, device, precision, threads)
+    key = (
+        {}
+        if known is None
+        else {**known, "device": device, "threads": threads, "batching": batching.model_dump(mode="json")}
+    )
+    trials = Trials(
+        engine,
+        step,
+        candidates or candidates_of(step, device),
+        device,
+        threads,
+        lambda: budget_for(engine, step, first, batching, device),
+        JobRows(first, rows, sample or (lambda most: _of_the_first(first, most, rows))),
+        remembered or Remembered(cache_folder()),
+        key,
+    )
+    description, measured = trials.auto() if step.precision == "auto" else trials.asked(step.precision)
+    if description.applied:
+        measured = {**measured, "applied": dict(description.applied)}
     budget = budget_for(engine, step, first, batching, device)
     rest = itertools.chain([] if first is None else [first], tables)
     breaker = breaker or CircuitBreaker(enabled=False)
@@ -76,14 +97,18 @@ def choose(
     return Settings(description.precision, budget, threads, outputs, measured=measured)
 
 
-def load(engine: Engine, step: Step, device: str, precision: str, threads: int) -> Description:
-    """Load the model. Raises ModelError also for what the user's own class raises while it is built."""
-    try:
-        return engine.load(device, precision, threads)
-    except BatchinferError:
-        raise
-    except BaseException as e:
-        raise ModelError(f"{step.name}.uri: {step.uri} can't be loaded: {type(e).__name__}: {e}") from e
+def candidates_of(step: Step, device: str) -> list[Candidate]:
+    """The precisions that a step's engine can be loaded at on a device, the reference first."""
+    names = registry.precisions(step, device.partition(":")[0])
+    return [Candidate(n, recipes.bits(n), n != recipes.NATIVE and recipes.recipe(n).compiles) for n in names]
+
+
+def _of_the_first(first: pa.Table | None, most: int, rows: int) -> Sample | None:
+    """Rows spread evenly over the first window."""
+    if first is None or not len(first):
+        return None
+    some = first.take(np.unique(np.linspace(0, len(first) - 1, most).astype(np.int64))) if len(first) > most else first
+    return Sample(some, whole=len(some) >= rows)
 
 
 def budget_for(engine: Engine, step: Step, sample: pa.Table | None, batching: Batching, device: str) -> Budget:
@@ -111,82 +136,3 @@ def _prepare_some(engine: Engine, sample: pa.Table | None) -> Prepared | None:
         except BaseException:  # noqa: BLE001, S112 - a bad row: the run finds and reports it
             continue
     return None
-
-
-def _fastest(
-    engine: Engine, step: Step, sample: pa.Table | None, batching: Batching, device: str, threads: int, rows: int
-) -> tuple[str, dict[str, Any]]:
-    """Time each precision that the engine has on a few of the job's own batches; the fastest, the figures, and what is loaded."""
-    known = registry.precisions(step, device.partition(":")[0])
-    candidates = tuple(name for name in known if name in UNASKED) or known
-    description = load(engine, step, device, candidates[0], threads)
-    if len(candidates) == 1:
-        return candidates[0], {"description": description}
-    budget = budget_for(engine, step, sample, batching, device)
-    try:
-        payloads = _payloads(engine.prepare(sample), budget) if sample is not None and len(sample) else []
-    except BatchinferError:
-        raise
-    except BaseException:  # noqa: BLE001 - the sample has a bad row: precision is then left at the first candidate
-        payloads = []
-    payloads = [(n, p) for n, p in payloads if _answers_to(engine, p)]
-    sampled = sum(n for n, _ in payloads)
-    if sampled * PAYBACK > rows or not payloads:
-        return candidates[0], {
-            "description": description,
-            "precision": f"{candidates[0]}: the job is too small, or its first rows too bad, for measuring to pay",
-        }
-    seconds: dict[str, float] = {}
-    failed: dict[str, str] = {}
-    loaded: str | None = candidates[0]
-    for candidate in candidates:
-        try:
-            if candidate != loaded:
-                loaded = None  # a load that fails may leave the engine with no model
-                description = load(engine, step, device, candidate, threads)
-                loaded = candidate
-            seconds[candidate] = _time(
-                engine, [p for _, p in payloads], bound=min(seconds.values(), default=float("inf"))
-            )
-        except ModelError as e:
-            failed[candidate] = str(e)
-        except BatchinferError:
-            raise
-        except BaseException as e:  # noqa: BLE001 - the rows are sound at the first candidate: this one can't do what they need
-            failed[candidate] = f"{type(e).__name__}: {tidy(str(e))}"
-    best = min(seconds, key=seconds.__getitem__) if seconds else candidates[0]
-    if best != loaded:
-        description = load(engine, step, device, best, threads)
-    figures = {name: round(sampled / s, 1) for name, s in seconds.items()}
-    return best, {"description": description, "rows_per_second": figures, "failed": failed}
-
-
-def _answers_to(engine: Engine, payload: Any) -> bool:
-    """Whether the model, as it is loaded, takes a batch: one with a bad row tells nothing of a precision."""
-    try:
-        engine.finish(engine.infer(payload))
-    except BatchinferError:
-        raise
-    except BaseException:  # noqa: BLE001 - a bad row: the run finds and reports it
-        return False
-    return True
-
-
-def _payloads(prepared: Prepared, budget: Budget) -> list[tuple[int, Any]]:
-    """Rows and payload of a few batches, from the longest to the shortest."""
-    cut = list(batches(len(prepared), prepared.lengths, budget))
-    some = sorted({0, len(cut) // 2, len(cut) - 1})[:SAMPLE_BATCHES]
-    return [(len(positions(cut[n])), prepared.batch(cut[n])) for n in some]
-
-
-def _time(engine: Engine, payloads: list[Any], bound: float) -> float:
-    """Seconds for the payloads after a warm-up on the shortest; gives up once slower than `bound`."""
-    engine.finish(engine.infer(payloads[-1]))
-    total = 0.0
-    for payload in payloads:
-        start = time.perf_counter()
-        engine.finish(engine.infer(payload))
-        total += time.perf_counter() - start
-        if total > bound:
-            break
-    return total

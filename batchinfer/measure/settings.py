@@ -54,6 +54,12 @@ class Settings:
         )
 
     @property
+    def told_precision(self) -> dict[str, Any]:
+        """The precision by `name` and the quality gate's verdict on it (`gate`), for the manifest."""
+        gate = self.measured.get("gate")
+        return {"name": self.precision, **({"gate": gate} if gate else {})}
+
+    @property
     def digest(self) -> str:
         """SHA-256 over what decides about results (hexadecimal): chunks of other settings are not used."""
         parts = {k: v for k, v in self.to_json().items() if k not in ("measured", "output_types", "streams")}

@@ -117,10 +117,15 @@ def _paths(plan: Plan) -> list[str]:
 
 
 def _precision(step: Step) -> str:
-    if step.precision != "auto":
-        return step.precision
     known = registry.precisions(step, "cpu")
-    return known[0] if len(known) == 1 else "auto: the faster of fp32 and bf16, timed on the device"
+    if len(known) == 1:
+        return known[0]
+    asked = "auto: the fastest that is measured on the device" if step.precision == "auto" else step.precision
+    if step.gate == "off":
+        return f"{asked}; gate: off, nothing is compared with fp32"
+    if step.precision == known[0]:
+        return asked
+    return f"{asked}; below 16 bits only where it agrees with fp32 on {step.gate.sample:,} rows"
 
 
 def _names(columns: Sequence[str]) -> str:

@@ -110,6 +110,20 @@ def _without_secrets(value: Any, place: Place, secret: Collection[Place], *, nam
     return digest_of(value) if isinstance(value, str) and (named or place in secret) else value
 
 
+def model_digest(mark: Fingerprint, step: str) -> str:
+    """Of what says which model a step runs: files, code, options and library versions, and not what it is called with."""
+    kept = {
+        k: v for k, v in mark.material["steps"][step].items() if k not in ("gate", "precision", "outputs", "inputs")
+    }
+    return digest_of(kept)
+
+
+def rows_digest(mark: Fingerprint) -> str:
+    """Of what says which rows a job has, and what a step sees of them."""
+    inputs = {name: step["inputs"] for name, step in mark.material["steps"].items()}
+    return digest_of([mark.material["input"], inputs])
+
+
 def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
     """One line for each value that differs: where, what it was, what it is."""
     before, after = dict(_flat(old.material)), dict(_flat(new.material))

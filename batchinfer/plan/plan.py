@@ -159,6 +159,9 @@ def _needed(spec: JobSpec, carry: Sequence[str], available: Sequence[str]) -> se
         for column in input_columns(step):
             _require(column, available, f"{step.name}.inputs", "the input")
             needed.add(column)
+        if step.gate != "off" and step.gate.label is not None:
+            _require(step.gate.label, available, f"{step.name}.gate.label", "the input")
+            needed.add(step.gate.label)
     return needed
 
 

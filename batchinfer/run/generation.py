@@ -16,6 +16,7 @@ from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, Part, account
 from batchinfer.measure.settings import Settings
+from batchinfer.plan.fingerprint import model_digest, rows_digest
 from batchinfer.plan.generation import Generation
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
@@ -157,6 +158,9 @@ class GenerationRun:
             gpus=allotment.gpus,
             single_writer=isinstance(self._store, SingleWriterStore),
             outputs=settings.outputs(self._store, self._job, self._generation.number),
+            workers=allotment.workers or 1,
+            model=model_digest(self._generation.fingerprint, self._plan.spec.steps[0].name),
+            rows=rows_digest(self._generation.fingerprint),
         )
 
     def _work(self, left: deque[Shard], allotment: Allotment, context: Context) -> None:
@@ -258,7 +262,15 @@ class GenerationRun:
     def _end(self, shards: tuple[Shard, ...]) -> RunResult:
         refuse_superseded(self._store, self._job, self._generation.number)
         if len(self._parts) == len(shards):
-            manifest = end(self._store, self._job, self._generation, self._listed, self._parts, self._plan.spec.errors)
+            manifest = end(
+                self._store,
+                self._job,
+                self._generation,
+                self._listed,
+                self._parts,
+                self._plan.spec.errors,
+                self._settings,
+            )
             return self._told(judge(self._store, self._plan.spec, self._job, manifest))
         counts = self._counts()
         counts.check(self._store.root)
@@ -286,14 +298,22 @@ class GenerationRun:
 
 
 def end(
-    store: Store, job: Job, generation: Generation, listed: Iterable[Part], own: Iterable[Part], errors: Errors
+    store: Store,
+    job: Job,
+    generation: Generation,
+    listed: Iterable[Part],
+    own: Iterable[Part],
+    errors: Errors,
+    ran_with: Settings | None,
 ) -> Manifest:
     """End a generation whose shards are all decided: its manifest lists those parts that were `listed` before and its `own`."""
     retries = {s.number: s.retries for s in generation.shards}
     standing = [*listed, *(replace(p, retries=retries[p.shard]) for p in own)]
     counts = account(standing)
     code = verdict(counts.dead, errors.threshold, counts.planned)
-    manifest = manifests.create(store, job.paths, standing, generation.number, code)
+    manifest = manifests.create(
+        store, job.paths, standing, generation.number, code, ran_with.told_precision if ran_with else None
+    )
     for entry in parts.unnamed_dead_letters(store, job.paths, manifest.parts):
         store.delete(entry.path)
     return manifest

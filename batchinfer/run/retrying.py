@@ -152,7 +152,8 @@ def give_up(store: Store, job: Job, interrupted: Generation, before: Manifest, s
     log.warning(
         "%s: a retry that was interrupted ends here; %d of its rows stay dead as they were", store.root, dropped
     )
-    return end(store, job, interrupted, before.parts, own, spec.errors)
+    ran_with = settings.find(store, job, interrupted.number)
+    return end(store, job, interrupted, before.parts, own, spec.errors, ran_with)
 
 
 def _is(generation: Generation, plan: Plan, selection: Selection) -> bool:

@@ -61,7 +61,7 @@ class _Served:
         self._engine = registry.open_engine(start.step, start.code)
 
     def load(self, precision: str) -> Description:
-        from batchinfer.measure.choose import load
+        from batchinfer.measure.timing import load
 
         start = self._start
         return load(self._engine, start.step, start.device, precision, start.threads)

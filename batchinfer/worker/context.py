@@ -31,6 +31,12 @@ class Context:
     """Whether the output has no conditional creates, and nobody else is assumed to write there."""
     outputs: pa.Schema | None = None
     """Output columns with the types that earlier generations pinned, which a measurement keeps; None where there are none."""
+    workers: int = 1
+    """Among which the rows are shared, as far as that is known before they start."""
+    model: str = ""
+    """Digest of what says which model this is: its files, code, options and library versions. Empty: nothing is remembered of it."""
+    rows: str = ""
+    """Digest of what says which rows the job has."""
 
 
 class Failure(StrEnum):

@@ -20,15 +20,13 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
-
 from batchinfer.engines import device, registry
 from batchinfer.engines.protocol import Engine
-from batchinfer.errors import HungError, InputError
-from batchinfer.measure.choose import choose, load
+from batchinfer.errors import HungError
+from batchinfer.measure.choose import choose
 from batchinfer.measure.settings import Settings
+from batchinfer.measure.timing import load
 from batchinfer.pipeline.breaker import CircuitBreaker
-from batchinfer.plan.plan import input_columns
 from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
 from batchinfer.storage.single_writer import SingleWriterStore
@@ -36,6 +34,7 @@ from batchinfer.storage.store import Store, open_store
 from batchinfer.worker.context import Context, Outcome, Progress
 from batchinfer.worker.items import Batch, Call, Submitted
 from batchinfer.worker.quarantine import Quarantine
+from batchinfer.worker.sample import JobSample
 from batchinfer.worker.stages import Stages
 from batchinfer.worker.streams import Streams
 from batchinfer.worker.trial import Trial, open_reader
@@ -89,51 +88,43 @@ class Worker:
             thread.start()
 
     def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:
-        """Load the model, find out on the first rows what is left to choose, and say it. Raises ModelError, HungError, DeviceError.
+        """Load the model, find out on its rows what is left to choose, and say it. Raises ModelError, GateError, HungError,
+        DeviceError.
 
         `quarantined`: in a child process, where one of these rows may have ended a process before.
         """
         self._note = "measuring"
-        sample = self._sample(shards, quarantined=quarantined)
-        rows = sum(s.rows for s in shards)
+        sample = JobSample(self._context, shards, self._trial if quarantined else None)
         breaker = CircuitBreaker(enabled=self._context.breaker)
         engine: Quarantine | Watched = self._quarantine if quarantined else self._engine
         settings: Settings = self._on_device(
             lambda: choose(
                 engine,
                 self._step,
-                sample,
+                sample.first(),
                 self._spec.batching,
                 self._device,
                 self._context.threads,
-                rows,
+                -(-sample.rows // self._context.workers),
                 breaker,
                 self._context.outputs,
+                sample=sample.spread,
+                # The times of a child process are no others'.
+                known=None if quarantined or not self._context.model else self._known(),
             )
         )
-        if failed := settings.measured.get("failed"):
-            told = {name: self._spec.secrets.hide(why) for name, why in failed.items()}
-            settings = replace(settings, measured={**settings.measured, "failed": told})
+        told = {
+            key: {name: self._spec.secrets.hide(why) for name, why in settings.measured[key].items()}
+            for key in ("failed", "skipped")
+            if settings.measured.get(key)
+        }
+        settings = replace(settings, measured={**settings.measured, **told})
         self._loaded = None if quarantined else settings.precision
         by_row = engine.paces.infer.by_row
         return replace(settings, measured={**settings.measured, "seconds_per_row": by_row}) if by_row else settings
 
-    def _sample(self, shards: Sequence[Shard], *, quarantined: bool) -> Iterator[pa.Table]:
-        """The first rows that can be read: a shard with damaged ones is left to its own turn, unless there is no other."""
-        inputs, reader = input_columns(self._step), open_reader(self._context)
-        seen, refused = False, None
-        for shard in shards:
-            try:
-                if quarantined:
-                    self._trial.read(shard)
-                for window in reader.windows(shard.ranges, self._context.reading.window):
-                    if len(window.table):
-                        seen = True
-                        yield window.table.select(inputs)
-            except InputError as e:
-                refused = refused or e
-        if refused is not None and not seen:
-            raise refused
+    def _known(self) -> dict[str, str]:
+        return {"model": self._context.model, "machine": device.name_of(self._device)}
 
     def start(self, settings: Settings, *, quarantined: bool = False, tried: bool = False) -> None:
         """Load the model as the settings say; not yet where the first shards are in quarantine. Raises ModelError, HungError.

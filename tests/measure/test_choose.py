@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.errors import ModelError, StorageError
 from batchinfer.job.spec import Batching, Step
-from batchinfer.measure.choose import PAYBACK, choose
+from batchinfer.measure.candidates import Candidate
+from batchinfer.measure.choose import choose
 from batchinfer.measure.output_types import NULL_ROWS
 from batchinfer.measure.settings import Settings, schema_from_text, schema_to_text
 from batchinfer.pipeline.batching import Budget, positions
+from batchinfer.precision.recipes import bits
 
 Model = Callable[[list[int]], Mapping[str, Any]]
 
@@ -96,6 +98,7 @@ def chosen(
     rows: int | None = None,
     batching: Batching | None = None,
     windows: list[pa.Table] | None = None,
+    candidates: tuple[str, ...] = ("fp32", "bf16"),
 ) -> Settings:
     tables = windows if windows is not None else [table(values)]
     return choose(
@@ -106,6 +109,7 @@ def chosen(
         "cpu",
         2,
         sum(map(len, tables)) if rows is None else rows,
+        candidates=None if of is None or of.engine == "python" else [Candidate(n, bits(n)) for n in candidates],
     )
 
 
@@ -129,10 +133,22 @@ def test_auto_takes_the_faster_precision_and_leaves_it_loaded(fast: str, slow: s
     json.dumps(settings.to_json())
 
 
-def test_a_precision_that_is_asked_for_is_not_measured() -> None:
+def test_a_precision_of_16_bits_that_is_asked_for_is_compared_where_that_costs_little_and_never_refused() -> None:
+    engine = FakeEngine(doubled, FLOAT, seconds={"bf16": 0.001})
+    settings = chosen(engine, of=step(precision="bf16"), rows=LARGE)
+    assert settings.precision == engine.loaded == "bf16"
+    assert engine.loads == ["bf16", "fp32", "bf16"]
+    assert settings.measured["gate"]["passed"]
+    small = FakeEngine(doubled, FLOAT, seconds={"bf16": 0.001})
+    told = chosen(small, of=step(precision="bf16"), rows=1000).measured["gate"]
+    assert "more than 3% of the job" in told["not_compared"]
+    assert small.loads == ["bf16"]
+
+
+def test_full_precision_that_is_asked_for_is_not_measured() -> None:
     engine = FakeEngine(doubled, FLOAT)
-    assert chosen(engine, of=step(precision="bf16"), rows=LARGE).precision == "bf16"
-    assert engine.loads == ["bf16"]
+    assert chosen(engine, of=step(precision="fp32"), rows=LARGE).precision == "fp32"
+    assert engine.loads == ["fp32"]
     assert engine.rows == 0
 
 
@@ -161,10 +177,10 @@ def test_a_model_that_cannot_be_loaded_at_all_is_refused() -> None:
 
 
 def test_a_small_job_is_not_measured_and_says_so() -> None:
-    engine = FakeEngine(doubled, FLOAT)
-    settings = chosen(engine, of=step(), rows=100 * PAYBACK - 1)
+    engine = FakeEngine(doubled, FLOAT, seconds={"fp32": 0.001})
+    settings = chosen(engine, of=step(), rows=1000)
     assert engine.loads == ["fp32"]
-    assert "too small" in settings.measured["precision"]
+    assert "more than 3% of the job" in settings.measured["skipped"]["bf16"]
 
 
 @pytest.mark.parametrize("bad", [-1, -2])

@@ -39,6 +39,7 @@ IN: dict[str, Any] = {
     "steps.0.outputs": {"y": {"column": "y", "type": "float32"}},
     "steps.0.input_format": "arrow",
     "steps.0.precision": "bf16",
+    "steps.0.gate": "off",
     "steps.0.options": {"pooling": "max"},
     "batching.rows": 7,
     "batching.tokens": 7,

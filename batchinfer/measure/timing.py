@@ -1,0 +1,163 @@
+"""A loaded engine on some of a job's rows: how long it takes for them, and what it answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from batchinfer.data.dead_letters import tidy
+from batchinfer.engines.protocol import Description, Engine, Prepared
+from batchinfer.errors import BatchinferError, ModelError
+from batchinfer.job.spec import Step
+from batchinfer.pipeline.batching import Budget, batches, positions
+
+TIMED_BATCHES = 3
+_FAILURES = 8
+"""After so many calls that raised, the rows of a group that raises are left out without looking for the one that does it."""
+
+
+def load(engine: Engine, step: Step, device: str, precision: str, threads: int) -> Description:
+    """Load the model. Raises ModelError also for what the user's own class raises while it is built."""
+    try:
+        return engine.load(device, precision, threads)
+    except BatchinferError:
+        raise
+    except BaseException as e:
+        raise ModelError(f"{step.name}.uri: {step.uri} can't be loaded: {type(e).__name__}: {e}") from e
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model said to rows of a sample."""
+
+    positions: pa.Array
+    """Of the rows in the sample that it answered, int64, ascending."""
+    outputs: Mapping[str, pa.Array]
+    """By output name, row by row those of `positions`."""
+    error: str = ""
+    """The first error that was met."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Batches that are timed, and the rows in them."""
+
+    payloads: list[Any] = field(default_factory=list)
+    rows: int = 0
+
+
+def timed_batches(engine: Engine, sample: pa.Table | None, budget: Budget) -> Timed:
+    """A few of the job's batches, from the longest to the shortest, that the model answers as it is loaded; none of a sample that
+    can't be prepared: one with a bad row tells nothing of a precision.
+    """
+    if sample is None or not len(sample):
+        return Timed()
+    try:
+        prepared = engine.prepare(sample)
+    except BatchinferError:
+        raise
+    except BaseException:  # noqa: BLE001 - a bad row: the run finds and reports it
+        return Timed()
+    cut = list(batches(len(prepared), prepared.lengths, budget))
+    some = sorted({0, len(cut) // 2, len(cut) - 1})[:TIMED_BATCHES]
+    sound = [(len(positions(cut[n])), payload) for n in some if _answers_to(engine, payload := prepared.batch(cut[n]))]
+    return Timed([p for _, p in sound], sum(n for n, _ in sound))
+
+
+def _answers_to(engine: Engine, payload: Any) -> bool:
+    try:
+        engine.finish(engine.infer(payload))
+    except BatchinferError:
+        raise
+    except BaseException:  # noqa: BLE001 - a bad row: the run finds and reports it
+        return False
+    return True
+
+
+def seconds_for(engine: Engine, timed: Timed, bound: float = float("inf")) -> float:
+    """Seconds for the batches after a warm-up on the shortest; gives up once slower than `bound`."""
+    engine.finish(engine.infer(timed.payloads[-1]))
+    total = 0.0
+    for payload in timed.payloads:
+        start = time.perf_counter()
+        engine.finish(engine.infer(payload))
+        total += time.perf_counter() - start
+        if total > bound:
+            break
+    return total
+
+
+def answers(engine: Engine, sample: pa.Table, budget: Budget) -> Answers:
+    """The model's answers to a sample, batched as the job will batch its windows; rows that raise are left out.
+
+    Raises what is no row's fault: BatchinferError.
+    """
+    left = _Failures(_FAILURES)
+    found: list[tuple[np.ndarray, Mapping[str, pa.Array]]] = []
+    for rows, prepared in _prepared(engine, sample, np.arange(len(sample)), left):
+        for cut in batches(len(prepared), prepared.lengths, budget):
+            found += _inferred(engine, prepared, rows, positions(cut), left)
+    if not found:
+        return Answers(pa.array([], pa.int64()), {}, left.first)
+    at = np.concatenate([rows for rows, _ in found])
+    order = pa.array(np.argsort(at))
+    outputs = {name: pa.concat_arrays([given[name] for _, given in found]).take(order) for name in found[0][1]}
+    return Answers(pa.array(np.sort(at), pa.int64()), outputs, left.first)
+
+
+def why_broken(error: BaseException) -> str:
+    """What a candidate raised, for people."""
+    return str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {tidy(str(error))}"
+
+
+@dataclass
+class _Failures:
+    """Calls that may still raise before the search for bad rows ends."""
+
+    left: int
+    first: str = ""
+
+    def spent(self, error: BaseException) -> bool:
+        """Count one; whether there is none left."""
+        self.first = self.first or why_broken(error)
+        self.left -= 1
+        return self.left < 0
+
+
+def _prepared(
+    engine: Engine, sample: pa.Table, rows: np.ndarray, failures: _Failures
+) -> Iterator[tuple[np.ndarray, Prepared]]:
+    """The rows prepared, in one piece where none of them raises, else in those that don't."""
+    try:
+        prepared = engine.prepare(sample.take(pa.array(rows)) if len(rows) < len(sample) else sample)
+    except BatchinferError:
+        raise
+    except BaseException as e:  # noqa: BLE001 - a bad row: the run finds and reports it
+        if failures.spent(e) or len(rows) == 1:
+            return
+        for half in np.array_split(rows, 2):
+            yield from _prepared(engine, sample, half, failures)
+        return
+    yield rows, prepared
+
+
+def _inferred(
+    engine: Engine, prepared: Prepared, rows: np.ndarray, cut: np.ndarray, failures: _Failures
+) -> Iterator[tuple[np.ndarray, Mapping[str, pa.Array]]]:
+    """Positions in the sample and outputs of a batch, in one piece where no row raises."""
+    try:
+        outputs = engine.finish(engine.infer(prepared.batch(cut)))
+    except BatchinferError:
+        raise
+    except BaseException as e:  # noqa: BLE001 - a bad row: the run finds and reports it
+        if failures.spent(e) or len(cut) == 1:
+            return
+        for half in np.array_split(cut, 2):
+            yield from _inferred(engine, prepared, rows, half, failures)
+        return
+    yield rows[cut], outputs

@@ -1,0 +1,353 @@
+"""A step's model loaded at one precision after the other, on rows of the job: which one the job runs at, and the figures behind it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchinfer.engines.protocol import Description, Engine
+from batchinfer.errors import BatchinferError, DeviceError, GateError, HungError, ModelError, StoppedError
+from batchinfer.job.spec import Gate, Step
+from batchinfer.measure import candidates as policy
+from batchinfer.measure.candidates import Candidate, Job
+from batchinfer.measure.gate import Verdict, compare
+from batchinfer.measure.remembered import Remembered
+from batchinfer.measure.timing import Answers, Timed, answers, load, seconds_for, timed_batches, why_broken
+from batchinfer.pipeline.batching import Budget
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of the job for the gate."""
+
+    table: pa.Table
+    """With the step's input columns, and the label's where there is one."""
+    whole: bool
+    """Whether these are all rows of the job."""
+    digest: str = ""
+    """Of what says which rows they are; empty where that isn't known, and nothing about them is remembered."""
+
+
+@dataclass(frozen=True)
+class JobRows:
+    """What there is to measure on."""
+
+    first: pa.Table | None
+    """The first window; None for a job without rows."""
+    count: int
+    """Rows of the job for one worker."""
+    sample: Callable[[int], Sample | None]
+    """At most so many rows, spread over the job; None where there are none. Read when asked for."""
+
+
+@dataclass
+class Trials:
+    """See `auto` and `asked`; both leave the engine loaded at what they give.
+
+    Args:
+        engine: not loaded yet.
+        step: what the job file says of the model.
+        candidates: what it can be loaded at, the reference first.
+        device: where the model runs.
+        threads: CPU threads of the model.
+        budget: gives the bounds of a batch, by the loaded engine.
+        rows: of the job.
+        remembered: figures of former runs.
+        key: what times depend on beside the candidates; empty where it isn't known, and nothing is remembered then.
+        clock: seconds, never going back.
+
+    """
+
+    engine: Engine
+    step: Step
+    candidates: Sequence[Candidate]
+    device: str
+    threads: int
+    budget: Callable[[], Budget]
+    rows: JobRows
+    remembered: Remembered
+    key: Mapping[str, Any]
+    clock: Callable[[], float] = time.perf_counter
+    loaded: str | None = field(default=None, init=False)
+    _description: Description | None = field(default=None, init=False)
+    _load_seconds: float = field(default=0.0, init=False)
+    _sample: Sample | None = field(default=None, init=False)
+    _reference: Answers | None = field(default=None, init=False)
+    _spent: float = field(default=0.0, init=False)
+
+    @property
+    def gate(self) -> Gate | None:
+        """What the job file says of the gate; None where it says off."""
+        return None if self.step.gate == "off" else self.step.gate
+
+    def auto(self) -> tuple[Description, dict[str, Any]]:
+        """The fastest that passes the gate, and the figures. Without a gate, the fastest of those with 16 bits or more.
+
+        Raises ModelError when full precision can't be loaded.
+        """
+        reference = self.candidates[0]
+        if len(self.candidates) == 1:
+            return self._load(reference.name), {}
+        figures = self._known() or self._timed()
+        row_seconds: dict[str, float] = figures["row_seconds"]
+        failed, skipped = dict(figures["failed"]), dict(figures["skipped"])
+        measured = {
+            "rows_per_second": {name: round(1 / s, 1) for name, s in row_seconds.items()},
+            "failed": failed,
+            "skipped": skipped,
+            **({"known_before": True} if figures.get("known") else {}),
+        }
+        if not row_seconds:
+            return self._load(reference.name), {**measured, "precision": f"{reference.name}: {figures['why']}"}
+        job = Job(self.rows.count, row_seconds[reference.name], figures["load_seconds"])
+        eligible, gates = dict(row_seconds), {}
+        while True:
+            name, why = policy.take(eligible, self.candidates)
+            candidate = self._candidate(name)
+            verdict, obstacle = self._judged(candidate, eligible[name], job)
+            if verdict is not None:
+                gates[name] = verdict.to_json()
+            if not candidate.gated or (verdict is not None and verdict.passed):
+                break
+            del eligible[name]
+            if verdict is None:
+                skipped[name] = obstacle
+        description = self._load(name)
+        measured |= {"choice": f"{name}: {why}", "gates": gates, "measuring_seconds": round(self._spent, 3)}
+        told = gates.get(name) or ({"not_compared": obstacle} if obstacle else None)
+        return description, measured | ({"gate": told} if told else {})
+
+    def asked(self, name: str) -> tuple[Description, dict[str, Any]]:
+        """A precision that is asked for, and what the gate says of it.
+
+        Raises:
+            GateError: it has less than 16 bits and fails the gate, and `on_fail` is refuse.
+            ModelError: it can't be loaded.
+
+        """
+        if self.gate is None or name == self.candidates[0].name or self.rows.first is None:
+            return self._load(name), {}
+        candidate = self._candidate(name)
+        if not candidate.gated:
+            description = self._load(name)
+            return description, {"gate": self._reported(candidate)}
+        gates: dict[str, Any] = {}
+        failed: dict[str, str] = {}
+        for other in [candidate, *policy.instead(candidate, self.candidates)]:
+            if not other.gated:
+                try:
+                    description = self._load(other.name)
+                except ModelError as e:
+                    failed[other.name] = str(e)
+                    continue
+                break
+            try:
+                verdict = self._verdict(other)
+            except ModelError as e:
+                if other is candidate:
+                    raise
+                failed[other.name] = str(e)
+                continue
+            gates[other.name] = verdict.to_json()
+            if verdict.passed:
+                description = self._load(other.name)
+                break
+            if self.gate.on_fail == "refuse":
+                raise GateError(self._refusal(other, verdict))
+        else:  # the reference is the last that is tried, and has no gate to fail
+            raise ModelError(failed[self.candidates[0].name])
+        measured: dict[str, Any] = {"gates": gates, "failed": failed, "measuring_seconds": round(self._spent, 3)}
+        if other is not candidate:
+            measured["choice"] = f"{other.name}: in place of {name}, which failed the gate"
+        return description, measured | ({"gate": gates[other.name]} if other.name in gates else {})
+
+    def _candidate(self, name: str) -> Candidate:
+        found = next((c for c in self.candidates if c.name == name), None)
+        if found is None:
+            raise ModelError(
+                f"{self.step.name}.precision: {name} isn't possible on {self.device}: write one of "
+                f"{', '.join(c.name for c in self.candidates)}, or auto"
+            )
+        return found
+
+    def _load(self, name: str) -> Description:
+        if self.loaded != name or self._description is None:
+            self.loaded = None  # a load that fails may leave the engine with no model
+            began = self.clock()
+            self._description = load(self.engine, self.step, self.device, name, self.threads)
+            self.loaded, self._load_seconds = name, self.clock() - began
+        return self._description
+
+    def _known(self) -> dict[str, Any] | None:
+        """What a former run timed; None where a candidate that it skipped would be timed for this job."""
+        found = self.remembered.find(self._times_key) if self.key else None
+        if found is None:
+            return None
+        job = Job(self.rows.count, found["row_seconds"][self.candidates[0].name], found["load_seconds"])
+        skipped = {}
+        for candidate in self.candidates:
+            if candidate.name in found["row_seconds"] or candidate.name in found["failed"]:
+                continue
+            why = self._unwanted(candidate) or policy.skipped(candidate, job, found["rows"], found["spent"])
+            if why is None:
+                return None
+            skipped[candidate.name] = why
+        return {**found, "skipped": skipped, "known": True}
+
+    @property
+    def _times_key(self) -> dict[str, Any]:
+        return {**self.key, "candidates": [c.name for c in self.candidates]}
+
+    def _unwanted(self, candidate: Candidate) -> str | None:
+        if candidate.gated and self.gate is None:
+            return "gate: off, and precision: auto takes nothing below 16 bits that wasn't compared"
+        return None
+
+    def _timed(self) -> dict[str, Any]:
+        """Seconds of a row at each precision, on a few of the job's own batches, kept for the next run."""
+        reference = self.candidates[0]
+        self._load(reference.name)
+        load_seconds = self._load_seconds
+        began = self.clock()
+        timed = timed_batches(self.engine, self.rows.first, self.budget())
+        nothing = {"row_seconds": {}, "failed": {}, "skipped": {}, "load_seconds": load_seconds}
+        if not timed.payloads:
+            return {**nothing, "why": "the job's first rows are too bad for measuring"}
+        row_seconds = {reference.name: max(1e-9, seconds_for(self.engine, timed) / timed.rows)}
+        job = Job(self.rows.count, row_seconds[reference.name], load_seconds)
+        failed: dict[str, str] = {}
+        skipped: dict[str, str] = {}
+        for candidate in policy.order(self.candidates[1:]):
+            self._spent = self.clock() - began
+            why = self._unwanted(candidate) or policy.skipped(candidate, job, timed.rows, self._spent)
+            if why is not None:
+                skipped[candidate.name] = why
+                continue
+            try:
+                self._load(candidate.name)
+                row_seconds[candidate.name] = self._row_seconds(timed, min(row_seconds.values()))
+            except (DeviceError, HungError, StoppedError):
+                raise
+            except BatchinferError as e:
+                if not isinstance(e, ModelError):
+                    raise
+                failed[candidate.name] = str(e)
+            except BaseException as e:  # noqa: BLE001 - the rows are sound at full precision: this one can't do what they need
+                failed[candidate.name] = why_broken(e)
+        self._spent = self.clock() - began
+        if self.key and (len(row_seconds) > 1 or failed):
+            figures = {"row_seconds": row_seconds, "failed": failed, "load_seconds": load_seconds}
+            self.remembered.keep(self._times_key, {**figures, "rows": timed.rows, "spent": self._spent})
+        return {"row_seconds": row_seconds, "failed": failed, "skipped": skipped, "load_seconds": load_seconds}
+
+    def _row_seconds(self, timed: Timed, least: float) -> float:
+        return max(1e-9, seconds_for(self.engine, timed, bound=least * timed.rows) / timed.rows)
+
+    def _judged(self, candidate: Candidate, row_seconds: float, job: Job) -> tuple[Verdict | None, str]:
+        """The gate's verdict on a timed candidate; None and why where there is none."""
+        if self.gate is None or candidate is self.candidates[0]:
+            return None, ""
+        if (known := self._remembered_verdict(candidate)) is not None:
+            return known, ""
+        # The rows are as many as the sample has: of a job smaller than that, fewer.
+        count = len(sample.table) if (sample := self._rows_compared()) is not None else 0
+        why = policy.ungated(row_seconds, job, count, self._reference is not None, self._spent)
+        if why is not None:
+            return None, why
+        try:
+            return self._verdict(candidate), ""
+        except (GateError, ModelError) as e:
+            return None, str(e)
+
+    def _reported(self, candidate: Candidate) -> dict[str, Any]:
+        """The verdict on a precision of 16 bits that is asked for, which decides nothing, where it costs little of the job."""
+        if (known := self._remembered_verdict(candidate)) is not None:
+            return known.to_json()
+        load_seconds, began = self._load_seconds, self.clock()
+        timed = timed_batches(self.engine, self.rows.first, self.budget())
+        if not timed.payloads:
+            return {"not_compared": "the job's first rows are too bad for measuring"}
+        seconds = max(1e-9, seconds_for(self.engine, timed) / timed.rows)
+        self._spent = self.clock() - began
+        verdict, why = self._judged(candidate, seconds, Job(self.rows.count, seconds, load_seconds))
+        self._load(candidate.name)
+        return verdict.to_json() if verdict is not None else {"not_compared": why}
+
+    def _rows_compared(self) -> Sample | None:
+        if self._sample is None and self.gate is not None:
+            began = self.clock()
+            self._sample = self.rows.sample(self.gate.sample)
+            self._spent += self.clock() - began
+        return self._sample
+
+    def _verdict_key(self, candidate: Candidate) -> dict[str, Any] | None:
+        sample = self._rows_compared()
+        if not self.key or self.gate is None or sample is None or not sample.digest:
+            return None
+        gate = self.gate.model_dump(mode="json", exclude={"on_fail"})
+        return {**self.key, "candidate": candidate.name, "gate": gate, "rows": sample.digest}
+
+    def _remembered_verdict(self, candidate: Candidate) -> Verdict | None:
+        key = self._verdict_key(candidate)
+        found = self.remembered.find(key) if key is not None else None
+        return Verdict.from_json(found) if found is not None else None
+
+    def _verdict(self, candidate: Candidate) -> Verdict:
+        """Compare a candidate with full precision on the sample, unless that was done before with the same rows.
+
+        Raises GateError where the two can't be compared, ModelError where one can't be loaded.
+        """
+        if (known := self._remembered_verdict(candidate)) is not None:
+            return known
+        assert self.gate is not None
+        sample = self._rows_compared()
+        if sample is None:
+            raise GateError(f"{self.step.name}.gate: no row of the job can be read for a comparison with fp32")
+        began = self.clock()
+        label = self.gate.label
+        inputs = sample.table.drop_columns([label]) if label is not None and not self._is_input(label) else sample.table
+        if self._reference is None:
+            self._load(self.candidates[0].name)
+            self._reference = answers(self.engine, inputs, self.budget())
+        full = self._reference
+        self._load(candidate.name)
+        given = answers(self.engine, inputs, self.budget())
+        verdict = self._compared(full, given, sample, label)
+        self._spent += self.clock() - began
+        if (key := self._verdict_key(candidate)) is not None:
+            self.remembered.keep(key, verdict.to_json())
+        return verdict
+
+    def _compared(self, full: Answers, given: Answers, sample: Sample, label: str | None) -> Verdict:
+        assert self.gate is not None
+        known, other = (pc.is_in(a.positions, value_set=b.positions) for a, b in ((full, given), (given, full)))
+        both = full.positions.filter(known)
+        labels = sample.table[label].combine_chunks().take(both) if label is not None else None
+        return compare(
+            {name: a.filter(known) for name, a in full.outputs.items()},
+            {
+                name: given.outputs[name].filter(other) if name in given.outputs else a.slice(0, 0)
+                for name, a in full.outputs.items()
+            },
+            self.gate,
+            len(sample.table) if sample.whole else max(self.rows.count, len(sample.table)),
+            labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels,
+            left_out=len(sample.table) - len(full.positions),
+            lost=len(full.positions) - len(both),
+        )
+
+    def _is_input(self, column: str) -> bool:
+        return any(column == c or (not isinstance(c, str) and column in c) for c in self.step.inputs.values())
+
+    def _refusal(self, candidate: Candidate, verdict: Verdict) -> str:
+        name = self.step.name
+        return (
+            f"{name}.precision: {candidate.name} disagrees with {self.candidates[0].name} on the job's own rows, so nothing was run. "
+            f"The gate {verdict}. Where only the interval is too wide, raise {name}.gate.sample; else write another precision or auto, "
+            f"or {name}.gate.on_fail: fallback to take the next one that passes. {name}.gate: off runs it unseen"
+        )
