@@ -21,8 +21,8 @@ from batchinfer.errors import BatchinferError, RefusedError, StoppedError
 from batchinfer.job.spec import JobSpec
 from batchinfer.ledger import manifests, parts
 from batchinfer.measure.bare import BareLoop, LoopSeconds
-from batchinfer.measure.choose import load
 from batchinfer.measure.settings import Settings
+from batchinfer.measure.timing import load
 from batchinfer.plan.plan import Plan, input_columns, make_plan
 from batchinfer.plan.shards import Shard
 from batchinfer.run import runner

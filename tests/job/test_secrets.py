@@ -87,10 +87,7 @@ def test_storage_options_are_secrets_by_name_and_what_is_below_it() -> None:
 
 
 def test_a_log_line_is_hidden_with_the_exception_that_it_tells() -> None:
-    try:
-        raise ValueError("opaque-value")
-    except ValueError as e:
-        error = (type(e), e, e.__traceback__)
+    error = (ValueError, ValueError("opaque-value"), None)
     record = logging.LogRecord("m", logging.WARNING, "m.py", 1, "said %s", ("opaque-value",), error)
     line = HidingFormatter(Secrets(frozenset({"opaque-value"}))).format(record)
     assert line.startswith("WARNING m: said [hidden]\n")
