@@ -96,6 +96,6 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks, as JSON on standard output; arguments choose them: `nox -s bench -- text --rounds 5`."""
+    """Benchmarks, as JSON or a table; arguments choose them: `nox -s bench -- text --rounds 3 --into text.json --markdown`."""
     session.install("-e", ".[quickstart,bench,peers]")
     session.run("python", "-m", "tests.benchmarks", *session.posargs, env=QUIET)

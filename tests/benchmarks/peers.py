@@ -1,6 +1,6 @@
 """The peers on the same work: Ray Data and Daft, as their documentation has it and as well as they can be made to do it.
 
-Not here: Beam RunInference, which asks for another pyarrow than the rest.
+Not here: Beam RunInference.
 """
 
 from __future__ import annotations
