@@ -125,6 +125,8 @@ def precision(settings: Settings) -> str:
         text += f" (measured: {', '.join(f'{name} {rate(pace)}' for name, pace in rates.items())})"
     elif reason := measured.get("precision"):
         text += f" ({str(reason).removeprefix(f'{settings.precision}: ')})"
+    if layers := (applied := measured.get("applied") or {}).get("layers"):
+        text += f"; {applied['quantized_layers']:,} of {layers:,} layers quantized{', compiled' if applied['compiled'] else ''}"
     failed = measured.get("failed") or {}
     return text + "".join(f"; {name} can't run: {error}" for name, error in failed.items())
 

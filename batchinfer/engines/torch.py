@@ -16,6 +16,7 @@ from batchinfer.engines.protocol import Description, Rows
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import recipes
+from batchinfer.precision.compiled import compiling
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class TorchEngine:
                 inputs = {name: torch.cat([tensor] * module.smallest) for name, tensor in inputs.items()}
             outputs = {
                 name: (tensor[: batch.rows] if short else tensor).cpu() if isinstance(tensor, torch.Tensor) else tensor
-                for name, tensor in self._by_name(module(inputs)).items()
+                for name, tensor in self._by_name(self._run(module, inputs)).items()
             }
         written = [name for name, tensor in batch.tensors.items() if tensor._version != versions[name]]
         if written:
@@ -135,6 +136,10 @@ class TorchEngine:
             for name, value in outputs.values.items()
         }
         return finish(Outputs(outputs.rows, values), self._step.outputs, self._step.name)
+
+    def _run(self, module: modules.Loaded, inputs: Mapping[str, Any]) -> Any:
+        with compiling(f"{self._step.name}.precision"):
+            return module(inputs)
 
     def _loaded(self) -> modules.Loaded:
         if self._module is None:
