@@ -127,6 +127,8 @@ def precision(settings: Settings) -> str:
         text += f" ({when}: {', '.join(f'{name} {rate(pace)}' for name, pace in rates.items())})"
     why = measured.get("choice") or measured.get("precision")
     text += f": {str(why).removeprefix(f'{settings.precision}: ')}" if why else ""
+    if layers := (applied := measured.get("applied") or {}).get("layers"):
+        text += f"; {applied['quantized_layers']:,} of {layers:,} layers quantized{', compiled' if applied['compiled'] else ''}"
     for name, error in (measured.get("failed") or {}).items():
         text += f"; {name} can't run: {error}"
     for name, reason in (measured.get("skipped") or {}).items():

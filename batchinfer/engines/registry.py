@@ -24,6 +24,7 @@ from batchinfer.engines.options import (
     task_of,
 )
 from batchinfer.engines.protocol import Engine
+from batchinfer.engines.quantized import quantized_by
 from batchinfer.engines.sentence import recipe
 from batchinfer.engines.sources import check_class, is_class
 from batchinfer.engines.trust import check_code, check_pickle
@@ -58,9 +59,10 @@ def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
 def precisions(step: Step, device: str) -> tuple[str, ...]:
     """What the step's engine can be loaded at on a device (`cpu`, `cuda`, `mps`), the reference first.
 
-    `native` alone for a class of the python engine, which runs as it is. Quantized ones only where torchao is installed.
+    `native` alone for what runs as it is: a class of the python engine, and a checkpoint that comes quantized. Recipes that quantize only
+    where torchao is installed.
     """
-    if step.engine == "python":
+    if step.engine == "python" or quantized_by(step) is not None:
         return (recipes.NATIVE,)
     fixed = _is_fixed(step) or not layers.is_installed()
     return tuple(name for name in recipes.possible(device) if not (fixed and recipes.recipe(name).quantizes))
@@ -105,9 +107,8 @@ def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> No
     for package in needed:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "transformers", f"{step.name}.engine: {step.engine}")
-    if step.precision != "auto" and recipes.recipe(step.precision).quantizes and not layers.is_installed():
-        raise MissingExtraError(layers.PACKAGE, layers.EXTRA, f"{step.name}.precision: {step.precision}")
     _check_model(step, code)
+    _check_quantized(step)
 
 
 def _keys(step: Step) -> list[str]:
@@ -143,6 +144,20 @@ def _wrong_precision(step: Step, device: str | None) -> list[str]:
             "options.weights, or take another"
         )
     return [] if reason is None else [f"{where}: {reason}; possible: {', '.join(precisions(step, device or 'cpu'))}"]
+
+
+def _check_quantized(step: Step) -> None:
+    """Check what a checkpoint that comes quantized, or a recipe that quantizes one, needs. Raises ModelError and MissingExtraError."""
+    method = quantized_by(step)
+    if method is not None and step.precision != "auto":
+        raise ModelError(
+            f"{step.name}.precision: the model comes quantized (by {method}), and runs as it is: leave it at auto, or give the model "
+            f"that it was made from to run at {step.precision}"
+        )
+    needs = method == layers.PACKAGE or (step.precision != "auto" and recipes.recipe(step.precision).quantizes)
+    if needs and not layers.is_installed():
+        purpose = f"{step.name}.precision: {step.precision}" if method is None else f"{step.name}: the quantized model"
+        raise MissingExtraError(layers.PACKAGE, layers.EXTRA, purpose)
 
 
 def _is_fixed(step: Step) -> bool:

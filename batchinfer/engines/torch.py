@@ -17,6 +17,7 @@ from batchinfer.engines.replicas import Replicas
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import recipes
+from batchinfer.precision.compiled import compiling
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class TorchEngine:
                 inputs = {name: torch.cat([tensor] * module.smallest) for name, tensor in inputs.items()}
             outputs = {
                 name: (tensor[: batch.rows] if short else tensor).cpu() if isinstance(tensor, torch.Tensor) else tensor
-                for name, tensor in self._by_name(module(inputs)).items()
+                for name, tensor in self._by_name(self._run(module, inputs)).items()
             }
         written = [name for name, tensor in batch.tensors.items() if tensor._version != versions[name]]
         if written:
@@ -140,6 +141,10 @@ class TorchEngine:
             for name, value in outputs.values.items()
         }
         return finish(Outputs(outputs.rows, values), self._step.outputs, self._step.name)
+
+    def _run(self, module: modules.Loaded, inputs: Mapping[str, Any]) -> Any:
+        with compiling(f"{self._step.name}.precision"):
+            return module(inputs)
 
     def _loaded(self) -> modules.Loaded:
         if self._module is None:

@@ -24,6 +24,8 @@ from batchinfer.engines.trust import check_code, own_code, reason
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import recipes
+from batchinfer.precision.compiled import compiling
+from batchinfer.precision.layers import quiet
 
 _AFTER_PADDING = {
     "roberta",
@@ -89,7 +91,8 @@ class TransformersEngine:
         made = recipe(folder, self._options, where) if isinstance(self._options, EmbeddingOptions) else None
         config, tokenizer = _open(folder, where, trusted=trusted)
         head = _head(self._step.task, config, made)
-        model = _load_model(location, head, where, trusted=trusted)
+        as_stored = precision == recipes.NATIVE
+        model = _load_model(location, head, where, trusted=trusted, as_stored=as_stored)
         takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         applied = recipes.apply(precision, model, device)
         length = self._length(config, tokenizer, made.max_length if made is not None else self._options.max_length)
@@ -111,6 +114,8 @@ class TransformersEngine:
         prompt = made.prompt if made is not None else ""
         replicas = Replicas(applied.module, threads if device == "cpu" else None)
         self._loaded = _Loaded(replicas, backend, head, format_, prompt, device, applied.smallest)
+        if applied.compiled:
+            self._compile()
         types = {name: head.types[name] for name in self._step.outputs}
         return Description(types, precision, device, length, applied.told())
 
@@ -131,7 +136,9 @@ class TransformersEngine:
             rows = len(inputs["attention_mask"])
             if rows < loaded.smallest:
                 inputs = {name: torch.cat([tensor] * loaded.smallest) for name, tensor in inputs.items()}
-            computed = loaded.head.compute(loaded.replicas.here()(**inputs), inputs["attention_mask"])
+            with compiling(f"{self._step.name}.precision"):
+                answer = loaded.replicas.here()(**inputs)
+            computed = loaded.head.compute(answer, inputs["attention_mask"])
             return TextOutputs({name: value[:rows].cpu() for name, value in computed.items()}, batch)
 
     def finish(self, outputs: TextOutputs) -> Mapping[str, pa.Array]:
@@ -144,6 +151,14 @@ class TransformersEngine:
         if self._loaded is None:
             raise RuntimeError("load() comes before prepare(), infer() and finish()")
         return self._loaded
+
+    def _compile(self) -> None:
+        """Have the model compiled, which takes up to a minute: while it is loaded, not in a batch, whose time is bounded.
+
+        Two texts of several tokens, so that neither size is taken for a constant.
+        """
+        columns = {str(column): ["a b c d e"] * 2 for column in self._step.inputs.values()}
+        self.infer(self.prepare(pa.table(columns)).batch(slice(0, 2)))
 
     def _length(self, config: Any, tokenizer: Any, wanted: int | None) -> int | None:
         """Tokens after which a text is cut; None where nothing bounds it.
@@ -208,8 +223,8 @@ def _head(task: str | None, config: Any, made: Any) -> Head:
     return TextClassification(labels, "sigmoid" if several else "softmax")
 
 
-def _load_model(location: Location, head: Head, where: str, *, trusted: bool) -> Any:
-    """The model in float32 and inference mode.
+def _load_model(location: Location, head: Head, where: str, *, trusted: bool, as_stored: bool) -> Any:
+    """The model in inference mode, in float32, or `as_stored`: as a quantized one has it.
 
     Raises ModelError where its weights are missing: they would be random.
     """
@@ -220,15 +235,16 @@ def _load_model(location: Location, head: Head, where: str, *, trusted: bool) ->
     transformers.utils.logging.disable_progress_bar()
     folder = location.folder
     try:
-        model, keys = getattr(transformers, head.model_class).from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=trusted,
-            use_safetensors=location.has_safetensors,
-            weights_only=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with quiet():
+            model, keys = getattr(transformers, head.model_class).from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=trusted,
+                use_safetensors=location.has_safetensors,
+                weights_only=True,
+                dtype="auto" if as_stored else torch.float32,
+                output_loading_info=True,
+            )
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{where}: the pickled weights in {folder} are damaged, or hold more than tensors, and reading that can run any code: "
