@@ -179,8 +179,9 @@ def _loop(plan: Plan, result: RunResult, settings: Settings, folder: Path, stop:
     spec, reading = plan.spec, plan.reading
     step = spec.steps[0]
     engine = registry.open_engine(step, spec.code)
-    on = device.resolve_device(allot(spec, settings.threads).gpus) if registry.uses_torch(step) else "cpu"
-    load(engine, step, on, settings.precision, settings.threads)
+    threads = settings.threads * settings.streams  # one call at a time has them all
+    on = device.resolve_device(allot(spec, threads).gpus) if registry.uses_torch(step) else "cpu"
+    load(engine, step, on, settings.precision, threads)
     carried = pa.schema([reading.schema.field(name) for name in reading.carry])
     loop = BareLoop(
         engine, settings, carried, input_columns(step), list(step.outputs), spec.output.compression, reading.window

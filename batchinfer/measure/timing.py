@@ -69,6 +69,27 @@ def timed_batches(engine: Engine, sample: pa.Table | None, budget: Budget) -> Ti
     return Timed([p for _, p in sound], sum(n for n, _ in sound))
 
 
+def one_pace(engine: Engine, sample: pa.Table | None, budget: Budget, most: int) -> float | None:
+    """Seconds of a row in one of the job's batches, of middling length; None where it and a warm-up are more than `most` rows, or bad."""
+    if sample is None or not len(sample):
+        return None
+    try:
+        prepared = engine.prepare(sample)
+        cut = list(batches(len(prepared), prepared.lengths, budget))
+        middle, last = cut[len(cut) // 2], cut[-1]
+        count = len(positions(middle))
+        if count + len(positions(last)) > most:
+            return None
+        engine.finish(engine.infer(prepared.batch(last)))
+        start = time.perf_counter()
+        engine.finish(engine.infer(prepared.batch(middle)))
+        return max(1e-9, (time.perf_counter() - start) / count)
+    except BatchinferError:
+        raise
+    except BaseException:  # noqa: BLE001 - a bad row: the run finds and reports it
+        return None
+
+
 def _answers_to(engine: Engine, payload: Any) -> bool:
     try:
         engine.finish(engine.infer(payload))

@@ -111,6 +111,7 @@ class Worker:
                 sample=sample.spread,
                 # The times of a child process are no others'.
                 known=None if quarantined or not self._context.model else self._known(),
+                side_by_side=not quarantined,
             )
         )
         told = {

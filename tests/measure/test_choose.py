@@ -145,11 +145,12 @@ def test_a_precision_of_16_bits_that_is_asked_for_is_compared_where_that_costs_l
     assert small.loads == ["bf16"]
 
 
-def test_full_precision_that_is_asked_for_is_not_measured() -> None:
+def test_full_precision_that_is_asked_for_is_compared_with_nothing() -> None:
     engine = FakeEngine(doubled, FLOAT)
-    assert chosen(engine, of=step(precision="fp32"), rows=LARGE).precision == "fp32"
+    settings = chosen(engine, of=step(precision="fp32"), rows=LARGE)
+    assert settings.precision == "fp32"
+    assert not settings.measured.keys() & {"rows_per_second", "gate", "gates"}
     assert engine.loads == ["fp32"]
-    assert engine.rows == 0
 
 
 def test_a_precision_that_is_asked_for_and_impossible_is_refused() -> None:
@@ -336,7 +337,7 @@ SETTINGS = Settings(
             ("ä b", pa.null()),
         ]
     ),
-    {"rows_per_second": {"bf16": 10.5}},
+    measured={"rows_per_second": {"bf16": 10.5}},
 )
 
 

@@ -265,13 +265,14 @@ class Oracle:
                 self._failed(f"{path}: names {listed.dead_letters}, which is gone")
 
     def _success(self, who: str, *, marked: bool) -> None:
-        self._stray = None
+        # A request of a runner that has ended and was told that it failed: whoever ends the generation sets it right.
+        self._stray = who if marked and self._ended(who) else None
         self._lost_mark = not marked and self._marked_by not in (None, who) and self._ended(who)
         self._marked_by = who if marked else None
         if not marked:
             self._cleared.add(who)
         wrong = self._wrong_success()
-        if wrong is None:
+        if wrong is None or self._stray is not None:
             return
         if self._known.get(who) != self._newest() and self._begun_by.get(self._newest()) != who:
             self._stray = who  # replaced between its look and its mark; it looks again
