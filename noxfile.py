@@ -72,7 +72,7 @@ def simulate(session: nox.Session) -> None:
 @nox.session
 def gpu(session: nox.Session) -> None:
     """What only a GPU can show."""
-    session.install("-e", ".[quickstart]", *group("test"))
+    session.install("-e", ".[quickstart,quantization]", *group("test"))
     session.run("pytest", "-m", "gpu", *session.posargs, env=QUIET)
 
 
@@ -96,6 +96,6 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks, as JSON or a table; arguments choose them: `nox -s bench -- text --rounds 3 --into text.json --markdown`."""
+    """Benchmarks, as JSON on standard output; arguments choose them: `nox -s bench -- text --rounds 5`."""
     session.install("-e", ".[quickstart,bench,peers]")
     session.run("python", "-m", "tests.benchmarks", *session.posargs, env=QUIET)

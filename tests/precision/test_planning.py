@@ -75,6 +75,12 @@ def test_a_graph_is_not_quantized_and_the_refusal_says_what_to_do(tmp_path: Path
     registry.check(step(Path(), "fp16", uri=str(path)), [], "cpu")
 
 
+def test_the_version_of_what_quantizes_is_part_of_the_identity_where_it_does(tmp_path: Path) -> None:
+    quantized, plain = (step(weights(tmp_path), name) for name in ("int8-weight", "bf16"))
+    assert "torchao" in registry.identify(quantized, [str(tmp_path)]).packages
+    assert "torchao" not in registry.identify(plain, [str(tmp_path)]).packages
+
+
 def test_without_torchao_what_needs_it_names_the_extra_and_is_not_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
