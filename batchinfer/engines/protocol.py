@@ -42,6 +42,8 @@ class Description:
     device: str
     max_length: int | None = None
     """Tokens after which a row is cut; None where rows have no length or are never cut."""
+    provider: str | None = None
+    """The execution provider or device that the engine's library says it runs on; None where `device` says it all."""
 
 
 class Prepared(Protocol):

@@ -10,6 +10,9 @@ import importlib.util
 from collections.abc import Sequence
 from typing import cast
 
+from batchinfer.engines import onnx
+from batchinfer.engines.device import resolve_device
+from batchinfer.engines.graph_files import find_graph
 from batchinfer.engines.identity import identify
 from batchinfer.engines.location import locate, pinned
 from batchinfer.engines.modules import file_of, weights_of
@@ -19,6 +22,7 @@ from batchinfer.engines.options import (
     Options,
     TorchOptions,
     check_names,
+    onnx_options,
     parse,
     runs_own_code,
     task_of,
@@ -31,19 +35,21 @@ from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision.recipes import RECIPES
 
-__all__ = ["check", "identify", "open_engine", "pin", "precisions", "uses_torch"]
+__all__ = ["check", "device_for", "identify", "open_engine", "pin", "precisions", "uses_torch"]
 
 _ENGINES = {
     "python": "batchinfer.engines.python:PythonEngine",
+    "onnx": "batchinfer.engines.onnx:engine",
     "torch": "batchinfer.engines.torch:TorchEngine",
     "transformers": "batchinfer.engines.transformers:TransformersEngine",
 }
 _PACKAGES = {
     "python": (),
+    "onnx": ("onnxruntime",),
     "torch": (),
     "transformers": ("transformers", "tokenizers", "safetensors", "huggingface_hub"),
 }
-"""Packages of the extra `transformers` that an engine needs."""
+"""Packages of extras that an engine needs."""
 
 
 def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
@@ -56,13 +62,28 @@ def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
 
 
 def precisions(step: Step) -> tuple[str, ...]:
-    """What the step's engine can be loaded at, the reference first; `native` alone for an engine without recipes."""
+    """What the step's engine can be loaded at, the reference first; `native` alone for an engine without recipes.
+
+    Raises ModelError where that depends on a file that can't be read.
+    """
+    if step.engine == "onnx":
+        return onnx.precisions(find_graph(step))
     return ("native",) if step.engine == "python" else RECIPES
 
 
 def uses_torch(step: Step) -> bool:
     """Whether the step's model runs on a device of torch's; any other is given the CPU and finds its own way."""
-    return step.engine != "python"
+    return step.engine in ("torch", "transformers")
+
+
+def device_for(step: Step, gpus: float | None) -> str:
+    """The device that a worker with `gpus` GPUs (None: not said) brings the step's model onto. Raises ModelError.
+
+    ONNX Runtime has a build of its own for GPUs, so it is given one where the job asks for it.
+    """
+    if uses_torch(step):
+        return resolve_device(gpus)
+    return "cuda" if step.engine == "onnx" and gpus else "cpu"
 
 
 def pin(step: Step) -> Step:
@@ -89,24 +110,32 @@ def check(step: Step, code: Sequence[str] = ()) -> None:
         wrong += _wrong_options(TASKS[step.task].options, step) if step.task in TASKS else []
     elif step.engine == "torch":
         wrong += _wrong_options(TorchOptions, step)
+    elif step.engine == "onnx":
+        wrong += _wrong_names(step) if step.task is not None else []
+        wrong += _wrong_options(onnx_options(step), step)
     if wrong:
         raise ModelError("\n".join(wrong))
     weights = str(step.options.get("weights", "")) if step.engine == "torch" else ""
     needed = ("safetensors",) if weights.endswith(".safetensors") else _PACKAGES[step.engine]
+    if step.engine == "onnx":
+        needed += (
+            *(("tokenizers",) if step.task is not None else ()),
+            *(("onnx",) if step.precision == "int8" else ()),
+        )
     for package in needed:
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "transformers", f"{step.name}.engine: {step.engine}")
+            extra = "onnx" if step.engine == "onnx" else "transformers"
+            raise MissingExtraError(package, extra, f"{step.name}.engine: {step.engine}")
     _check_model(step, code)
 
 
 def _keys(step: Step) -> list[str]:
     """What is wrong with the keys that say how an engine is used, one message each."""
     name, wrong = step.name, []
-    if step.precision != "auto" and step.precision not in precisions(step):
-        wrong.append(f"{name}.precision: the {step.engine} engine runs a class as it is: remove {step.precision}")
+    wrong += _wrong_precision(step)
     if step.engine != "python" and step.input_format != "dict":
         wrong.append(f"{name}.input_format: {step.input_format} is for the python engine: remove it")
-    if step.engine != "transformers" and step.task is not None:
+    if step.engine in ("python", "torch") and step.task is not None:
         wrong.append(f"{name}.task: {step.task} is for the transformers engine: remove it")
     if step.engine == "python" and not is_class(step.uri):
         wrong.append(f"{name}.uri: the python engine needs module:Class, not {step.uri}")
@@ -118,6 +147,22 @@ def _keys(step: Step) -> list[str]:
         )
     wrong.extend(f"{name}.inputs.{model}: lists no column" for model, columns in step.inputs.items() if not columns)
     return wrong
+
+
+def _wrong_precision(step: Step) -> list[str]:
+    if step.precision == "auto":
+        return []
+    try:
+        known = precisions(step)
+    except ModelError as error:
+        return [str(error)]
+    if step.precision in known:
+        return []
+    if step.engine == "python":
+        return [f"{step.name}.precision: the python engine runs a class as it is: remove {step.precision}"]
+    return [
+        f"{step.name}.precision: {step.uri} runs at {' or '.join(known)}, not at {step.precision}: change or remove it"
+    ]
 
 
 def _check_model(step: Step, code: Sequence[str]) -> None:
@@ -133,6 +178,8 @@ def _check_model(step: Step, code: Sequence[str]) -> None:
         check_code(location, step.uri, parse(task_of(step).options, step).trust_remote_code, step.name)
         if step.task == "embedding":
             recipe(location.folder, parse(EmbeddingOptions, step), where)
+    elif step.engine == "onnx":
+        find_graph(step)
     elif is_class(step.uri):
         check_class(step.uri, code, where)
         if step.engine == "torch":

@@ -14,8 +14,8 @@ from batchinfer.job.scalar import Scalar
 from batchinfer.job.secrets import Secrets
 from batchinfer.job.written import Written
 
-Precision = Literal["auto", "fp32", "bf16"]
-EngineName = Literal["python", "torch", "transformers"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+EngineName = Literal["python", "torch", "transformers", "onnx"]
 Task = Literal["embedding", "text-classification", "token-classification"]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -119,7 +119,9 @@ class Step(Model):
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", description="letters, digits, _ and -")] = "model"
     engine: Annotated[EngineName, Field(description="the kind of model")]
     uri: Annotated[Text, Field(description="hf:org/name@revision, package:name/path, a path or URL, or module:Class")]
-    task: Annotated[Task | None, Field(description="what a transformers model does; other engines have none")] = None
+    task: Annotated[
+        Task | None, Field(description="what a transformers model does; onnx on texts too; other engines have none")
+    ] = None
     inputs: Annotated[
         dict[str, Text | Texts],
         Field(

@@ -19,6 +19,7 @@ from batchinfer.measure.output_types import output_schema
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.batching import Budget, batches, positions
 from batchinfer.pipeline.breaker import CircuitBreaker
+from batchinfer.precision.recipes import JUDGED
 
 CPU_TOKENS, GPU_TOKENS = 1024, 32768
 """Tokens of a batch: on CPUs small batches stay in the caches (MiniLM on two cores: 512 to 1,024 took 0.80 of the time of 2,048, 4,096
@@ -115,7 +116,7 @@ def _fastest(
     engine: Engine, step: Step, sample: pa.Table | None, batching: Batching, device: str, threads: int, rows: int
 ) -> tuple[str, dict[str, Any]]:
     """Time each precision that the engine has on a few of the job's own batches; the fastest, the figures, and what is loaded."""
-    candidates = registry.precisions(step)
+    candidates = [name for name in registry.precisions(step) if name not in JUDGED]
     description = load(engine, step, device, candidates[0], threads)
     if len(candidates) == 1:
         return candidates[0], {"description": description}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchinfer.engines import registry
 from batchinfer.job.spec import Step
+from batchinfer.precision.recipes import JUDGED
 
 if TYPE_CHECKING:  # a plan shows itself by this module
     from batchinfer.plan.plan import Plan
@@ -117,7 +118,7 @@ def _paths(plan: Plan) -> list[str]:
 
 
 def _precision(step: Step) -> str:
-    known = registry.precisions(step)
+    known = [name for name in registry.precisions(step) if name not in JUDGED]
     if step.precision != "auto":
         return step.precision
     return known[0] if len(known) == 1 else f"auto: the faster of {' and '.join(known)}, timed on the device"

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 RECIPES = ("fp32", "bf16")
 """Every precision that `apply` knows, the reference first."""
 
+JUDGED = frozenset({"int8"})
+"""Precisions below 16 bits: a job gets one by asking for it, or by a comparison of its results with those of the reference."""
+
 
 def dtype(precision: str) -> torch.dtype:
     """The floating type that a module at `precision` takes and computes in. Raises ModelError for an unknown one."""
