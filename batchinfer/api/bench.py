@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from batchinfer.data.dead_letters import tidy
 from batchinfer.data.reader import Reader, Window
 from batchinfer.data.where import Where
-from batchinfer.engines import device, registry
+from batchinfer.engines import registry
 from batchinfer.errors import BatchinferError, RefusedError, StoppedError
 from batchinfer.job.spec import JobSpec
 from batchinfer.ledger import manifests, parts
@@ -180,7 +180,7 @@ def _loop(plan: Plan, result: RunResult, settings: Settings, folder: Path, stop:
     step = spec.steps[0]
     engine = registry.open_engine(step, spec.code)
     threads = settings.threads * settings.streams  # one call at a time has them all
-    on = device.resolve_device(allot(spec, threads).gpus) if registry.uses_torch(step) else "cpu"
+    on = registry.device_for(step, allot(spec, threads).gpus)
     load(engine, step, on, settings.precision, threads)
     carried = pa.schema([reading.schema.field(name) for name in reading.carry])
     loop = BareLoop(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from batchinfer.engines.graph_files import find_graph
 from batchinfer.engines.location import locate
 from batchinfer.engines.modules import file_of, weights_of
 from batchinfer.engines.options import TorchOptions, parse, runs_own_code
@@ -29,6 +30,10 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
         location = locate(step.uri, f"{step.name}.uri", code=runs_own_code(step))
         versions = _versions(["torch", "transformers", "tokenizers", *_quantizing(step)])
         return _identity(location.files(), versions, {}, location.revision)
+    if step.engine == "onnx":
+        names = ["numpy", "onnxruntime", "onnxruntime-gpu", *(["onnx"] if step.precision in ("int8", "auto") else [])]
+        texts = ["torch", "tokenizers"] if step.task is not None else []
+        return _identity(find_graph(step).files(), _versions([*names, *texts]), {})
     files: dict[str, Path] = {}
     brought: dict[str, str] = {}
     if is_class(step.uri):

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from batchinfer.engines import modules
-from batchinfer.engines.inputs import columns_of, contiguous, has_null, is_numeric, matrix, to_numpy
+from batchinfer.engines.inputs import check_numeric, columns_of, contiguous, matrix, to_numpy
 from batchinfer.engines.options import TorchOptions, parse
-from batchinfer.engines.outputs import Outputs, finish
+from batchinfer.engines.outputs import Outputs, finish, single
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.engines.replicas import Replicas
 from batchinfer.errors import ModelError
@@ -97,7 +97,8 @@ class TorchEngine:
         tensors = {}
         for name, named in self._step.inputs.items():
             parts = [columns[column] for column in ((named,) if isinstance(named, str) else named)]
-            self._check(name, parts, single=isinstance(named, str))
+            where = f"{self._step.name}.inputs.{name}"
+            check_numeric(parts, name, where, "the torch engine", single=isinstance(named, str))
             tensors[name] = _tensor(parts[0]) if isinstance(named, str) else _matrix(parts)
         return TensorRows(rows.num_rows, tensors, module.dtype, pin=self._device.startswith("cuda"))
 
@@ -136,10 +137,7 @@ class TorchEngine:
 
         Raises ModelError for a missing output and for another number of values than rows.
         """
-        values = {
-            name: value[:, 0] if getattr(value, "ndim", 0) == 2 and value.shape[1] == 1 else value
-            for name, value in outputs.values.items()
-        }
+        values = {name: single(value) for name, value in outputs.values.items()}
         return finish(Outputs(outputs.rows, values), self._step.outputs, self._step.name)
 
     def _run(self, module: modules.Loaded, inputs: Mapping[str, Any]) -> Any:
@@ -150,21 +148,6 @@ class TorchEngine:
         if self._module is None:
             raise RuntimeError("load() comes before prepare() and infer()")
         return self._module
-
-    def _check(self, name: str, parts: list[pa.Array], *, single: bool) -> None:
-        for column in parts:
-            fits = (
-                is_numeric(column.type)
-                if single
-                else pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-            )
-            if not (fits or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
-                wanted = "numbers, booleans or fixed-size lists of numbers" if single else "single numbers or booleans"
-                raise ModelError(
-                    f"{self._step.name}.inputs.{name}: the torch engine takes columns of {wanted}, not {column.type}"
-                )
-            if has_null(column):
-                raise TypeError(f"input {name} is null")
 
     def _by_name(self, values: Any) -> Mapping[str, Any]:
         """The module's outputs by name: from a dict by key, from a tuple or list by position, from a tensor alone."""

@@ -12,40 +12,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchinfer.engines.heads import Embedding, Head, TextClassification, TokenClassification
+from batchinfer.engines.heads import DESCRIBED, Embedding, Head, TextOutputs, TokenClassification, head_for
 from batchinfer.engines.location import Location, locate
 from batchinfer.engines.options import EmbeddingOptions, TextOptions, check_names, parse, task_of
 from batchinfer.engines.outputs import tensor_to_numpy
 from batchinfer.engines.protocol import Description
 from batchinfer.engines.replicas import Replicas
 from batchinfer.engines.sentence import recipe
-from batchinfer.engines.tokens import Format, TextBatch, TextRows, tokenise
+from batchinfer.engines.tokens import Format, TextBatch, TextRows, cut_at, longest, tokenise
 from batchinfer.engines.trust import check_code, own_code, reason
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import recipes
 from batchinfer.precision.compiled import compiling
 from batchinfer.precision.layers import quiet
-
-_AFTER_PADDING = {
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "camembert",
-    "longformer",
-    "mpnet",
-    "data2vec-text",
-    "esm",
-}
-"""Model types that number positions from behind the padding id, and so have that many fewer than they say."""
-
-
-@dataclass(frozen=True)
-class TextOutputs:
-    """What `infer` hands to `finish`: the head's tensors on the CPU, and the batch that they are of."""
-
-    values: Mapping[str, Any]
-    batch: TextBatch
 
 
 @dataclass(frozen=True)
@@ -90,19 +70,22 @@ class TransformersEngine:
         folder = location.folder
         made = recipe(folder, self._options, where) if isinstance(self._options, EmbeddingOptions) else None
         config, tokenizer = _open(folder, where, trusted=trusted)
-        head = _head(self._step.task, config, made)
+        # By attribute: some kinds of model have other names for them in their config.json.
+        described = {name: getattr(config, name, None) for name in DESCRIBED}
+        size = config.num_labels if made is None else config.hidden_size
+        head = head_for(self._step, described, made, size, where)
         as_stored = precision == recipes.NATIVE
         model = _load_model(location, head, where, trusted=trusted, as_stored=as_stored)
         takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         applied = recipes.apply(precision, model, device)
-        length = self._length(config, tokenizer, made.max_length if made is not None else self._options.max_length)
+        asked = f"{self._step.name}.options.max_length"
+        wanted = made.max_length if made is not None else self._options.max_length
+        length = longest(
+            described, tokenizer.model_max_length, wanted, asked if self._options.max_length is not None else None
+        )
         backend = tokenizer.backend_tokenizer
         backend.no_padding()
-        if length is None:
-            backend.no_truncation()
-        else:
-            self._check_room(backend, length)
-            backend.enable_truncation(length)
+        cut_at(backend, length, asked, pair="text_pair" in self._step.inputs)
         sample = backend.encode("a", "b" if "text_pair" in self._step.inputs else None)
         format_ = Format(
             pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
@@ -160,34 +143,6 @@ class TransformersEngine:
         columns = {str(column): ["a b c d e"] * 2 for column in self._step.inputs.values()}
         self.infer(self.prepare(pa.table(columns)).batch(slice(0, 2)))
 
-    def _length(self, config: Any, tokenizer: Any, wanted: int | None) -> int | None:
-        """Tokens after which a text is cut; None where nothing bounds it.
-
-        Raises ModelError for more than the model has.
-        """
-        positions = getattr(config, "max_position_embeddings", None)
-        positions = positions if isinstance(positions, int) and positions > 0 else None
-        if positions is not None and config.model_type in _AFTER_PADDING:
-            positions -= config.pad_token_id + 1
-        if wanted is not None and positions is not None and wanted > positions:
-            if self._options.max_length is not None:
-                raise ModelError(
-                    f"{self._step.name}.options.max_length: {wanted} is more than the model's {positions} positions"
-                )
-            wanted = positions
-        if wanted is not None:
-            return wanted
-        # A tokenizer that knows no bound says 1e30.
-        bounds = [bound for bound in (positions, tokenizer.model_max_length) if bound is not None and bound < 1e9]
-        return min(bounds, default=None)
-
-    def _check_room(self, backend: Any, length: int) -> None:
-        special = backend.num_special_tokens_to_add("text_pair" in self._step.inputs)
-        if length <= special:
-            raise ModelError(
-                f"{self._step.name}.options.max_length: {length} leaves no room beside {special} special tokens"
-            )
-
 
 def _open(folder: Path, where: str, *, trusted: bool) -> tuple[Any, Any]:
     """The model's configuration and its fast tokenizer. Raises ModelError."""
@@ -208,19 +163,6 @@ def _open(folder: Path, where: str, *, trusted: bool) -> tuple[Any, Any]:
     if not tokenizer.is_fast:
         raise ModelError(f"{where}: {folder} has no fast tokenizer: save it once with one (tokenizer.json)")
     return config, tokenizer
-
-
-def _head(task: str | None, config: Any, made: Any) -> Head:
-    if task == "embedding":
-        return Embedding(made, config.hidden_size)
-    labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
-    if task == "token-classification":
-        return TokenClassification(labels)
-    problem = config.problem_type
-    if problem == "regression":
-        return TextClassification(labels, "none")
-    several = problem == "multi_label_classification" or config.num_labels == 1
-    return TextClassification(labels, "sigmoid" if several else "softmax")
 
 
 def _load_model(location: Location, head: Head, where: str, *, trusted: bool, as_stored: bool) -> Any:

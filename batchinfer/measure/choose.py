@@ -16,13 +16,14 @@ from batchinfer.job.spec import Batching, Step
 from batchinfer.measure.candidates import Candidate
 from batchinfer.measure.fit import Fit, Fitting
 from batchinfer.measure.output_types import output_schema
-from batchinfer.measure.remembered import Remembered, cache_folder
+from batchinfer.measure.remembered import Remembered
 from batchinfer.measure.settings import Settings
 from batchinfer.measure.timing import load
 from batchinfer.measure.trials import JobRows, Sample, Trials
 from batchinfer.pipeline.batching import Budget
 from batchinfer.pipeline.breaker import CircuitBreaker
 from batchinfer.precision import recipes
+from batchinfer.precision.artefacts import cache_folder
 
 CPU_TOKENS, GPU_TOKENS = 1024, 32768
 """Tokens of a batch: on CPUs small batches stay in the caches (MiniLM on two cores: 512 to 1,024 took 0.80 of the time of 2,048, 4,096
@@ -134,7 +135,7 @@ def _shares(step: Step, device: str, description: Description) -> bool:
 def candidates_of(step: Step, device: str) -> list[Candidate]:
     """The precisions that a step's engine can be loaded at on a device, the reference first."""
     names = registry.precisions(step, device.partition(":")[0])
-    return [Candidate(n, recipes.bits(n), n != recipes.NATIVE and recipes.recipe(n).compiles) for n in names]
+    return [Candidate(n, recipes.bits(n), registry.compiles(step, n)) for n in names]
 
 
 def _of_the_first(first: pa.Table | None, most: int, rows: int) -> Sample | None:

@@ -54,7 +54,7 @@ class Worker:
         self._step = context.spec.steps[0]
         store = open_store(self._spec.output.path, self._spec.storage, scratch=paths.SCRATCH)
         self._store: Store = SingleWriterStore(store) if context.single_writer else store
-        self._device = device.resolve_device(context.gpus) if registry.uses_torch(self._step) else "cpu"
+        self._device = registry.device_for(self._step, context.gpus)
         self._loaded: str | None = None
         self._note = "idle"
         self._engine = Watched(lambda: registry.open_engine(self._step, self._spec.code), self._spec.retry.timeout)

@@ -44,7 +44,7 @@ MISTAKES = {
         [("transformers", "tensorflow")],
         "model.engine",
         7,
-        ["python, torch or transformers"],
+        ["python, torch, transformers or onnx"],
     ),
     "task that doesn't exist": ([("task: embedding", "task: summarise")], "model.task", 9, ["text-classification"]),
     "version of the future": ([("version: 1", "version: 2")], "version", 1, ["write version: 1"]),
