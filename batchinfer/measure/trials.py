@@ -234,8 +234,10 @@ class Trials:
         self._load(reference.name)
         load_seconds = self._load_seconds
         began = self.clock()
-        timed = timed_batches(self.engine, self.rows.first, self.budget())
+        timed = timed_batches(self.engine, self.rows.first, self.budget(), self._affordable)
         nothing = {"row_seconds": {}, "failed": {}, "skipped": {}, "load_seconds": load_seconds}
+        if timed is None:
+            return {**nothing, "why": "the job is too small for measuring to pay"}
         if not timed.payloads:
             return {**nothing, "why": "the job's first rows are too bad for measuring"}
         row_seconds = {reference.name: max(1e-9, seconds_for(self.engine, timed) / timed.rows)}
@@ -265,6 +267,11 @@ class Trials:
             self.remembered.keep(self._times_key, {**figures, "rows": timed.rows, "spent": self._spent})
         return {"row_seconds": row_seconds, "failed": failed, "skipped": skipped, "load_seconds": load_seconds}
 
+    @property
+    def _affordable(self) -> int:
+        """Rows of the batches that are timed, at most: the model sees them twice before its pace is known."""
+        return int(policy.SHARE * self.rows.count / 2)
+
     def _row_seconds(self, timed: Timed, least: float) -> float:
         return max(1e-9, seconds_for(self.engine, timed, bound=least * timed.rows) / timed.rows)
 
@@ -289,7 +296,9 @@ class Trials:
         if (known := self._remembered_verdict(candidate)) is not None:
             return known.to_json()
         load_seconds, began = self._load_seconds, self.clock()
-        timed = timed_batches(self.engine, self.rows.first, self.budget())
+        timed = timed_batches(self.engine, self.rows.first, self.budget(), self._affordable)
+        if timed is None:
+            return {"not_compared": "the job is too small for a comparison to pay"}
         if not timed.payloads:
             return {"not_compared": "the job's first rows are too bad for measuring"}
         seconds = max(1e-9, seconds_for(self.engine, timed) / timed.rows)

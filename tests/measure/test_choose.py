@@ -140,7 +140,7 @@ def test_a_precision_of_16_bits_that_is_asked_for_is_compared_where_that_costs_l
     assert engine.loads == ["bf16", "fp32", "bf16"]
     assert settings.measured["gate"]["passed"]
     small = FakeEngine(doubled, FLOAT, seconds={"bf16": 0.001})
-    told = chosen(small, of=step(precision="bf16"), rows=1000).measured["gate"]
+    told = chosen(small, of=step(precision="bf16"), rows=10_000).measured["gate"]
     assert "more than 3% of the job" in told["not_compared"]
     assert small.loads == ["bf16"]
 
@@ -180,6 +180,14 @@ def test_a_model_that_cannot_be_loaded_at_all_is_refused() -> None:
 def test_a_small_job_is_not_measured_and_says_so() -> None:
     engine = FakeEngine(doubled, FLOAT, seconds={"fp32": 0.001})
     settings = chosen(engine, of=step(), rows=1000)
+    assert engine.loads == ["fp32"]
+    assert settings.measured["precision"] == "fp32: the job is too small for measuring to pay"
+    assert settings.measured["skipped"] == {}
+
+
+def test_a_candidate_whose_timing_would_be_too_much_of_the_job_is_named_as_skipped() -> None:
+    engine = FakeEngine(doubled, FLOAT, seconds={"fp32": 0.001})
+    settings = chosen(engine, of=step(), rows=10_000)
     assert engine.loads == ["fp32"]
     assert "more than 3% of the job" in settings.measured["skipped"]["bf16"]
 
