@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ def choose(
     known: Mapping[str, Any] | None = None,
     candidates: Sequence[Candidate] | None = None,
     remembered: Remembered | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Settings:
     """Settle a job's settings and leave the engine loaded accordingly.
 
@@ -62,6 +64,7 @@ def choose(
         known: what says that the model and the device are those of another job, a JSON value; None: nothing is remembered.
         candidates: precisions that the engine can be loaded at, the reference first; None: those that the registry knows.
         remembered: figures of former runs; None: those in the user's cache folder.
+        clock: seconds, never going back.
 
     Raises:
         CircuitBreakerError: the first rows all fail with one error type.
@@ -86,6 +89,7 @@ def choose(
         JobRows(first, rows, sample or (lambda most: _of_the_first(first, most, rows))),
         remembered or Remembered(cache_folder()),
         key,
+        clock,
     )
     description, measured = trials.auto() if step.precision == "auto" else trials.asked(step.precision)
     if description.applied:

@@ -218,7 +218,7 @@ class Trials:
         nothing = {"row_seconds": {}, "failed": {}, "skipped": {}, "load_seconds": load_seconds}
         if not timed.payloads:
             return {**nothing, "why": "the job's first rows are too bad for measuring"}
-        row_seconds = {reference.name: max(1e-9, seconds_for(self.engine, timed) / timed.rows)}
+        row_seconds = {reference.name: max(1e-9, seconds_for(self.engine, timed, clock=self.clock) / timed.rows)}
         job = Job(self.rows.count, row_seconds[reference.name], load_seconds)
         failed: dict[str, str] = {}
         skipped: dict[str, str] = {}
@@ -246,7 +246,7 @@ class Trials:
         return {"row_seconds": row_seconds, "failed": failed, "skipped": skipped, "load_seconds": load_seconds}
 
     def _row_seconds(self, timed: Timed, least: float) -> float:
-        return max(1e-9, seconds_for(self.engine, timed, bound=least * timed.rows) / timed.rows)
+        return max(1e-9, seconds_for(self.engine, timed, bound=least * timed.rows, clock=self.clock) / timed.rows)
 
     def _judged(self, candidate: Candidate, row_seconds: float, job: Job) -> tuple[Verdict | None, str]:
         """The gate's verdict on a timed candidate; None and why where there is none."""
@@ -272,7 +272,7 @@ class Trials:
         timed = timed_batches(self.engine, self.rows.first, self.budget())
         if not timed.payloads:
             return {"not_compared": "the job's first rows are too bad for measuring"}
-        seconds = max(1e-9, seconds_for(self.engine, timed) / timed.rows)
+        seconds = max(1e-9, seconds_for(self.engine, timed, clock=self.clock) / timed.rows)
         self._spent = self.clock() - began
         verdict, why = self._judged(candidate, seconds, Job(self.rows.count, seconds, load_seconds))
         self._load(candidate.name)
