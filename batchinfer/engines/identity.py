@@ -16,7 +16,7 @@ from batchinfer.engines.protocol import Identity
 from batchinfer.engines.quantized import quantized_by
 from batchinfer.engines.sources import find_source, is_class, split, trace
 from batchinfer.job.spec import Step
-from batchinfer.precision.layers import PACKAGE
+from batchinfer.precision.layers import PACKAGE, is_installed
 from batchinfer.precision.recipes import recipe
 
 
@@ -54,8 +54,9 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
 
 
 def _quantizing(step: Step) -> list[str]:
-    """The distribution that quantizes the step's model or runs it quantized, where its precision says so."""
-    asked = step.precision != "auto" and recipe(step.precision).quantizes
+    """The distribution that quantizes the step's model or runs it quantized, where its precision says so or leaves it open."""
+    left_open = step.precision == "auto" and step.gate != "off" and is_installed()
+    asked = left_open or (step.precision != "auto" and recipe(step.precision).quantizes)
     return [PACKAGE] if asked or quantized_by(step) == PACKAGE else []
 
 

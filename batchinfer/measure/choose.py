@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ def choose(
     candidates: Sequence[Candidate] | None = None,
     remembered: Remembered | None = None,
     side_by_side: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Settings:
     """Settle a job's settings and leave the engine loaded accordingly.
 
@@ -67,6 +69,7 @@ def choose(
         candidates: precisions that the engine can be loaded at, the reference first; None: those that the registry knows.
         remembered: figures of former runs; None: those in the user's cache folder.
         side_by_side: whether the engine can be called from several threads at a time.
+        clock: seconds, never going back.
 
     Raises:
         CircuitBreakerError: the first rows all fail with one error type.
@@ -91,6 +94,7 @@ def choose(
         JobRows(first, rows, sample or (lambda most: _of_the_first(first, most, rows))),
         remembered or Remembered(cache_folder()),
         key,
+        clock,
     )
     description, measured = trials.auto() if step.precision == "auto" else trials.asked(step.precision)
     if description.applied:
@@ -110,6 +114,7 @@ def choose(
             job.budget - trials.spent,
             trials.remembered,
             {**key, "precision": description.precision} if key else {},
+            clock,
         )
         fit = fitting.fit()
         if fit.figures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from batchinfer.job.spec import Step
 from batchinfer.pipeline.batching import Budget, batches, positions
 
 TIMED_BATCHES = 3
-_FAILURES = 8
+_FAILURES = 24
 """After so many calls that raised, the rows of a group that raises are left out without looking for the one that does it."""
 
 
@@ -71,7 +71,13 @@ def timed_batches(engine: Engine, sample: pa.Table | None, budget: Budget, most:
     return Timed([p for _, p in sound], sum(n for n, _ in sound))
 
 
-def one_pace(engine: Engine, sample: pa.Table | None, budget: Budget, most: int) -> float | None:
+def one_pace(
+    engine: Engine,
+    sample: pa.Table | None,
+    budget: Budget,
+    most: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float | None:
     """Seconds of a row in one of the job's batches, of middling length; None where it and a warm-up are more than `most` rows, or bad."""
     if sample is None or not len(sample):
         return None
@@ -83,9 +89,9 @@ def one_pace(engine: Engine, sample: pa.Table | None, budget: Budget, most: int)
         if count + len(positions(last)) > most:
             return None
         engine.finish(engine.infer(prepared.batch(last)))
-        start = time.perf_counter()
+        start = clock()
         engine.finish(engine.infer(prepared.batch(middle)))
-        return max(1e-9, (time.perf_counter() - start) / count)
+        return max(1e-9, (clock() - start) / count)
     except BatchinferError:
         raise
     except BaseException:  # noqa: BLE001 - a bad row: the run finds and reports it
@@ -102,14 +108,16 @@ def _answers_to(engine: Engine, payload: Any) -> bool:
     return True
 
 
-def seconds_for(engine: Engine, timed: Timed, bound: float = float("inf")) -> float:
+def seconds_for(
+    engine: Engine, timed: Timed, bound: float = float("inf"), clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds for the batches after a warm-up on the shortest; gives up once slower than `bound`."""
     engine.finish(engine.infer(timed.payloads[-1]))
     total = 0.0
     for payload in timed.payloads:
-        start = time.perf_counter()
+        start = clock()
         engine.finish(engine.infer(payload))
-        total += time.perf_counter() - start
+        total += clock() - start
         if total > bound:
             break
     return total

@@ -174,7 +174,9 @@ class Trials:
         assert self.loaded is not None
         if self.loaded not in self._paces:
             began = self.clock()
-            pace = one_pace(self.engine, self.rows.first, self.budget(), int(policy.SHARE * self.rows.count))
+            pace = one_pace(
+                self.engine, self.rows.first, self.budget(), int(policy.SHARE * self.rows.count), self.clock
+            )
             self._spent += self.clock() - began
             if pace is None:
                 return None
@@ -240,7 +242,7 @@ class Trials:
             return {**nothing, "why": "the job is too small for measuring to pay"}
         if not timed.payloads:
             return {**nothing, "why": "the job's first rows are too bad for measuring"}
-        row_seconds = {reference.name: max(1e-9, seconds_for(self.engine, timed) / timed.rows)}
+        row_seconds = {reference.name: max(1e-9, seconds_for(self.engine, timed, clock=self.clock) / timed.rows)}
         job = Job(self.rows.count, row_seconds[reference.name], load_seconds)
         failed: dict[str, str] = {}
         skipped: dict[str, str] = {}
@@ -273,7 +275,7 @@ class Trials:
         return int(policy.SHARE * self.rows.count / 2)
 
     def _row_seconds(self, timed: Timed, least: float) -> float:
-        return max(1e-9, seconds_for(self.engine, timed, bound=least * timed.rows) / timed.rows)
+        return max(1e-9, seconds_for(self.engine, timed, bound=least * timed.rows, clock=self.clock) / timed.rows)
 
     def _judged(self, candidate: Candidate, row_seconds: float, job: Job) -> tuple[Verdict | None, str]:
         """The gate's verdict on a timed candidate; None and why where there is none."""
@@ -301,7 +303,7 @@ class Trials:
             return {"not_compared": "the job is too small for a comparison to pay"}
         if not timed.payloads:
             return {"not_compared": "the job's first rows are too bad for measuring"}
-        seconds = max(1e-9, seconds_for(self.engine, timed) / timed.rows)
+        seconds = max(1e-9, seconds_for(self.engine, timed, clock=self.clock) / timed.rows)
         self._spent = self.clock() - began
         verdict, why = self._judged(candidate, seconds, Job(self.rows.count, seconds, load_seconds))
         self._load(candidate.name)
