@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from batchinfer.job.credentials import storage_secrets
+from batchinfer.job.credentials import literal_secrets, passwords_in_urls, storage_secrets
 from batchinfer.job.secrets import HidingFormatter, Secrets, without_addresses
 
 ODD = 'pä ss/w+rd\\ "it\'s"'
@@ -84,6 +84,19 @@ def test_storage_options_are_secrets_by_name_and_what_is_below_it() -> None:
         "gs://b/": {"token": "anon", "project": "p", "secure_token": True},
     }
     assert sorted(storage_secrets(storage)) == ["abc", "one", "two"]
+
+
+def test_a_password_in_a_url_is_refused_wherever_a_url_may_stand() -> None:
+    url = "s3://me:opaque@host/x"
+    data = {
+        "input": {"path": ["/plain", url]},
+        "output": {"path": url},
+        "steps": [{"uri": "m:C"}, {"uri": url}],
+        "storage": {"s3://x/": {"endpoint_url": url}},
+    }
+    places = [("input", "path", 1), ("output", "path"), ("steps", 1, "uri")]
+    assert [finding.place for finding in passwords_in_urls(data)] == places
+    assert [finding.place for finding in literal_secrets(data, {})] == [("storage", "s3://x/", "endpoint_url")]
 
 
 def test_a_log_line_is_hidden_with_the_exception_that_it_tells() -> None:
