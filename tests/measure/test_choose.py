@@ -186,8 +186,8 @@ def test_a_small_job_is_not_measured_and_says_so() -> None:
 
 
 def test_a_candidate_whose_timing_would_be_too_much_of_the_job_is_named_as_skipped() -> None:
-    engine = FakeEngine(doubled, FLOAT, seconds={"fp32": 0.001})
-    settings = chosen(engine, of=step(), rows=10_000)
+    engine = FakeEngine(doubled, FLOAT, seconds={"fp32": 0.01})
+    settings = chosen(engine, of=step(), rows=7000)
     assert engine.loads == ["fp32"]
     assert "more than 3% of the job" in settings.measured["skipped"]["bf16"]
 
