@@ -23,11 +23,9 @@ import torch
 
 
 class Network(torch.nn.Module):
-    '''A linear layer.'''
-
-    def __init__(self, outlier=0.0):
+    def __init__(self):
         super().__init__()
-            self.linear = torch.nn.Linear(64, 64)
+        self.linear = torch.nn.Linear(64, 64)
 
     def forward(self, x):
         return self.linear(x)
