@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from batchinfer.api.bench import ROWS, Bench, bench
 from batchinfer.api.run import Run, open_output, open_run, writing_to
 from batchinfer.job import load
 from batchinfer.job.spec import JobSpec
@@ -86,6 +87,14 @@ class Job:
             store = open_output(self.spec.output.path, self.spec.storage)
             recorded(store, work, listener)
             return open_run(self.spec.output.path, self.spec.storage)
+
+    def bench(self, rows: int = ROWS, *, listener: Listener | None = None, stop: StopRequest | None = None) -> Bench:
+        """Compare the runner on the job's first rows with a bare loop over them; both write into a temporary directory.
+
+        Raises what `run` raises, and BatchinferError where the runner didn't get through.
+        """
+        with self.spec.secrets.kept():
+            return bench(self.spec, rows, listener, stop)
 
     def __repr__(self) -> str:
         step = self.spec.steps[0]

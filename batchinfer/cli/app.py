@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from batchinfer.cli import clean, init, plan, run, status, verify
+from batchinfer.cli import bench, clean, init, plan, run, status, verify
 from batchinfer.cli.streams import show
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ for verb in (
     status.status,
     verify.verify,
     status.errors,
+    bench.bench,
     init.schema,
     clean.clean,
 ):

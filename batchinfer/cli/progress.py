@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol
 
@@ -127,15 +127,24 @@ def precision(settings: Settings) -> str:
         text += f" ({when}: {', '.join(f'{name} {rate(pace)}' for name, pace in rates.items())})"
     why = measured.get("choice") or measured.get("precision")
     text += f": {str(why).removeprefix(f'{settings.precision}: ')}" if why else ""
+    if layers := (applied := measured.get("applied") or {}).get("layers"):
+        text += f"; {applied['quantized_layers']:,} of {layers:,} layers quantized{', compiled' if applied['compiled'] else ''}"
     for name, error in (measured.get("failed") or {}).items():
         text += f"; {name} can't run: {error}"
-    for name, reason in (measured.get("skipped") or {}).items():
-        text += f"; {name} is skipped: {reason}"
+    for reason, names in _by_reason(measured.get("skipped") or {}).items():
+        text += f"; {', '.join(names)} {'is' if len(names) == 1 else 'are'} skipped: {reason}"
     for name, verdict in (measured.get("gates") or {}).items():
         if name != settings.precision:
             text += f"; {name} isn't taken: the gate {Verdict.from_json(verdict)}"
     said = gate(settings)
     return f"{text}; {said}" if said else text
+
+
+def _by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        names.setdefault(reason, []).append(name)
+    return names
 
 
 def gate(settings: Settings) -> str:

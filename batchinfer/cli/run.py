@@ -138,10 +138,10 @@ def follow(
     with Signals() as signals, Watchdog() as watchdog, stdout_kept_clean():
         with kept(Secrets.of_environment(os.environ), log_level):
             spec, work = begin()
-        with kept(spec.secrets, log_level), _display(progress, tally, signals.stop) as display:
+        with kept(spec.secrets, log_level), display(progress, tally, signals.stop) as shown:
 
             def listen(event: Event) -> None:
-                for listener in (signals.watch, watchdog, tally, display):
+                for listener in (signals.watch, watchdog, tally, shown):
                     listener(event)
 
             work(listen, signals.stop)
@@ -156,7 +156,8 @@ def follow(
     return result.exit_code
 
 
-def _display(mode: ProgressMode, tally: Tally, stop: StopRequest) -> Display:
+def display(mode: ProgressMode, tally: Tally, stop: StopRequest) -> Display:
+    """What shows a run on stderr."""
     from batchinfer.cli.progress import PlainDisplay
 
     if mode is ProgressMode.AUTO:

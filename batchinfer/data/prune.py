@@ -78,7 +78,7 @@ class _Judge:
             return self._compare("EQ", node, wanted)
         if kind in _FLIPPED:
             return self._comparison(kind if wanted else _NEGATED[kind], node.this, node.expression)
-        if isinstance(node, exp.Between) and not node.args.get("symmetric"):
+        if isinstance(node, exp.Between):  # polars knows no SYMMETRIC
             return self._between(node, wanted=wanted)
         if isinstance(node, exp.In):
             return self._among(node, wanted=wanted)
@@ -112,8 +112,8 @@ class _Judge:
             value = _midnight(value)
         if kind == "EQ":
             return bool(low <= value and (value <= high or (text and value.startswith(high))))
-        if kind == "NEQ":
-            return text or floating or decimal or not low == high == value
+        if kind == "NEQ":  # around a decimal's bounds there is always more than one number
+            return text or floating or not low == high == value
         if kind in ("LT", "LTE"):
             return bool(low < value if kind == "LT" else low <= value)
         if floating:

@@ -77,12 +77,11 @@ def of_chunk(chunk: Any, rows: int) -> ColumnStats:
         return UNKNOWN
     try:
         found = chunk.statistics
-        low, high = (found.min, found.max) if found.has_min_max else (None, None)
-        nulls = found.null_count if found.has_null_count else None
+        low, high, nulls = found.min, found.max, found.null_count  # None where it isn't there
     except (ValueError, OverflowError, pa.ArrowException):  # bytes that are no value of the column's type
         return UNKNOWN
     if nulls is not None and not 0 <= nulls <= rows:
         return UNKNOWN
-    if low is None or high is None or low != low or high != high:
+    if low is None or high is None:
         return ColumnStats(None, None, nulls)
-    return ColumnStats(low, high, nulls) if low <= high else ColumnStats(None, None, nulls)
+    return ColumnStats(low, high, nulls) if low <= high else ColumnStats(None, None, nulls)  # NaN is in no order

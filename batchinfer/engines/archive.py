@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import pickletools
 import re
 import zipfile
 from pathlib import Path
@@ -17,6 +18,9 @@ _PLAIN = re.compile(
 )
 _SAMPLES = re.compile(r"data/sample_inputs/[^/]+\.pt")
 
+_MOST_NAMES_BYTES = 64 << 20
+"""Of the names and shapes in a state dict; a real one has some hundred bytes for each weight."""
+
 
 def is_script(path: Path) -> bool:
     """True for a TorchScript archive: a zip that holds compiled code beside its constants."""
@@ -24,6 +28,19 @@ def is_script(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
+
+
+def names_torchao(path: Path) -> bool:
+    """Whether a file of `torch.save` holds tensors of torchao's: quantized weights. Reads the names in its pickle; nothing is unpickled."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = [each for each in archive.infolist() if each.filename.endswith("/data.pkl")]
+            if not inside or inside[0].file_size > _MOST_NAMES_BYTES:
+                return False
+            operations = pickletools.genops(archive.read(inside[0]))
+            return any(isinstance(value, str) and value.startswith("torchao.") for _, value, _ in operations)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # loading it says what is wrong
+        return False
 
 
 def refuse_pickles(path: Path, where: str) -> None:

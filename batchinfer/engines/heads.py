@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 from batchinfer.engines.outputs import fixed_size_lists
 from batchinfer.engines.sentence import Recipe
 from batchinfer.engines.tokens import TextBatch
+from batchinfer.errors import ModelError
+from batchinfer.job.spec import Step
 
 ENTITY = pa.struct(
     [("label", pa.string()), ("score", pa.float32()), ("start", pa.int32()), ("end", pa.int32())],
 )
 """One found entity; `start` is its first character in the text, from 0, `end` the one after its last."""
+
+DESCRIBED = ("hidden_size", "id2label", "problem_type", "max_position_embeddings", "model_type", "pad_token_id")
+"""What of a model's config.json is used."""
 
 
 class Head(Protocol):
@@ -36,6 +41,14 @@ class Head(Protocol):
 
     def columns(self, values: Mapping[str, NDArray[Any]], batch: TextBatch) -> Mapping[str, pa.Array]:
         """On the CPU: one column per output."""
+
+
+@dataclass(frozen=True)
+class TextOutputs:
+    """What `infer` hands to `finish`: the head's tensors on the CPU, and the batch that they are of."""
+
+    values: Mapping[str, Any]
+    batch: TextBatch
 
 
 @dataclass(frozen=True)
@@ -151,3 +164,33 @@ class TokenClassification:
         counts = np.bincount(rows[starts], minlength=batch.rows)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
         return {"entities": pa.ListArray.from_arrays(pa.array(offsets), structs)}
+
+
+def head_for(step: Step, config: Mapping[str, Any], made: Recipe | None, size: int | None, where: str) -> Head:
+    """The head of the step's task for the model that `config`, its config.json, describes.
+
+    `size` is that of the last axis of what the head is put on, None where it isn't known; `made` the recipe of embeddings.
+    Raises ModelError where the config lacks what the task needs, or the model gives scores of another number of labels.
+    """
+    if made is not None:
+        width = size or config.get("hidden_size")
+        if not isinstance(width, int):
+            raise ModelError(
+                f"{where}: config.json has no hidden_size, and the model doesn't tell the size of its vectors"
+            )
+        return Embedding(made, width)
+    names = config.get("id2label") or {}
+    count = size or len(names)
+    if names and len(names) != count:
+        raise ModelError(f"{where}: config.json names {len(names)} labels, and the model scores {count}")
+    if not count:
+        raise ModelError(f"{where}: config.json has no id2label, and the model doesn't tell how many labels it scores")
+    # The keys of JSON are texts; a model without names has those of transformers.
+    labels = tuple(str(names.get(str(n), names.get(n, f"LABEL_{n}"))) for n in range(count))
+    if step.task == "token-classification":
+        return TokenClassification(labels)
+    problem = config.get("problem_type")
+    if problem == "regression":
+        return TextClassification(labels, "none")
+    several = problem == "multi_label_classification" or count == 1
+    return TextClassification(labels, "sigmoid" if several else "softmax")

@@ -8,12 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from batchinfer.engines.graph_files import find_graph
 from batchinfer.engines.location import locate
 from batchinfer.engines.modules import file_of, weights_of
 from batchinfer.engines.options import TorchOptions, parse, runs_own_code
 from batchinfer.engines.protocol import Identity
+from batchinfer.engines.quantized import quantized_by
 from batchinfer.engines.sources import find_source, is_class, split, trace
 from batchinfer.job.spec import Step
+from batchinfer.precision.layers import PACKAGE, is_installed
+from batchinfer.precision.recipes import recipe
 
 
 def identify(step: Step, code: Sequence[str] = ()) -> Identity:
@@ -24,8 +28,12 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
     """
     if step.engine == "transformers":
         location = locate(step.uri, f"{step.name}.uri", code=runs_own_code(step))
-        versions = _versions(["torch", "transformers", "tokenizers"])
+        versions = _versions(["torch", "transformers", "tokenizers", *_quantizing(step)])
         return _identity(location.files(), versions, {}, location.revision)
+    if step.engine == "onnx":
+        names = ["numpy", "onnxruntime", "onnxruntime-gpu", *(["onnx"] if step.precision in ("int8", "auto") else [])]
+        texts = ["torch", "tokenizers"] if step.task is not None else []
+        return _identity(find_graph(step).files(), _versions([*names, *texts]), {})
     files: dict[str, Path] = {}
     brought: dict[str, str] = {}
     if is_class(step.uri):
@@ -38,10 +46,18 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
         if weights is not None:
             files[f"weights/{weights.name}"] = weights
             libraries += ["safetensors"] if weights.suffix == ".safetensors" else []
+        libraries += _quantizing(step)
         if not is_class(step.uri):
             path = file_of(step.uri, f"{step.name}.uri")
             files[path.name] = path
     return _identity(files, _versions(libraries) | brought, brought)
+
+
+def _quantizing(step: Step) -> list[str]:
+    """The distribution that quantizes the step's model or runs it quantized, where its precision says so or leaves it open."""
+    left_open = step.precision == "auto" and step.gate != "off" and is_installed()
+    asked = left_open or (step.precision != "auto" and recipe(step.precision).quantizes)
+    return [PACKAGE] if asked or quantized_by(step) == PACKAGE else []
 
 
 def _identity(

@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batchinfer.engines.protocol import Rows
+from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
@@ -53,6 +54,20 @@ def has_null(column: Column) -> bool:
     if not pa.types.is_fixed_size_list(column.type):
         return False
     return bool(contiguous(column).flatten().null_count)
+
+
+def check_numeric(columns: Sequence[Column], name: str, where: str, engine: str, *, single: bool) -> None:
+    """Check the columns of one input of numbers; `single`: it is one column, which may also hold fixed-size lists.
+
+    Raises ModelError, beginning with `where`, for a type that `engine` doesn't take, and TypeError where a value is null.
+    """
+    for column in columns:
+        fits = is_numeric(column.type) if single else is_number(column.type)
+        if not (fits or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
+            wanted = "numbers, booleans or fixed-size lists of numbers" if single else "single numbers or booleans"
+            raise ModelError(f"{where}: {engine} takes columns of {wanted}, not {column.type}")
+        if has_null(column):
+            raise TypeError(f"input {name} is null")
 
 
 def to_numpy(column: Column) -> NDArray[Any]:

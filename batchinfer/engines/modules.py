@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchinfer.engines.archive import is_script, refuse_pickles
+from batchinfer.engines.archive import is_script, names_torchao, refuse_pickles
 from batchinfer.engines.location import in_package
 from batchinfer.engines.options import TorchOptions
 from batchinfer.engines.sources import is_class, load_class
 from batchinfer.engines.trust import PICKLES, read_state, reason
 from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Step
+from batchinfer.precision import layers
 
 EXPORTED = (".pt2",)
 SCRIPTS = (".pt", ".ts", ".torchscript")
@@ -104,9 +105,12 @@ def _load_class(step: Step, options: TorchOptions, code: Sequence[str], device: 
     if path is not None:
         where = f"{step.name}.options.weights"
         safe = path.suffix == ".safetensors"
+        if not safe and names_torchao(path):
+            layers.load_torchao(where)  # torch reads its tensors as such once it is imported
         state = dict(_read_safetensors(path, where) if safe else read_state(path, options.allow_pickle, where))
     try:
-        keys = module.load_state_dict(state, strict=False)
+        # Quantized weights can't be copied into plain ones: they take their place.
+        keys = module.load_state_dict(state, strict=False, assign=layers.are_quantized(state))
     except RuntimeError as error:
         raise ModelError(f"{step.name}.options.weights: {path} doesn't fit {step.uri}: {error}") from error
     except AttributeError as error:
@@ -119,8 +123,16 @@ def _load_class(step: Step, options: TorchOptions, code: Sequence[str], device: 
             f"{step.name}.options.weights: {path or 'not given, and'} doesn't fit {step.uri}: "
             f"missing keys: {missing}; unexpected keys: {unexpected}"
         )
+    if layers.are_quantized(state):
+        module = _like(module, state)
     module = module.eval().to(device)
     return Loaded(module, tuple(inspect.signature(module.forward).parameters))
+
+
+def _like(module: Any, state: Mapping[str, Any]) -> Any:
+    """The module with its buffers that no state holds in the type that the numbers beside the quantized weights have, if it is one."""
+    plain = {value.dtype for value in state.values() if value.is_floating_point() and not layers.is_quantized(value)}
+    return module.to(plain.pop()) if len(plain) == 1 else module
 
 
 def _read_safetensors(path: Path, where: str) -> dict[str, Any]:

@@ -47,7 +47,23 @@ def _trust(value: object) -> object:
     return value if isinstance(value, bool) else _digest(value)
 
 
-class TextOptions(Options):
+class MaxLength(Options):
+    """Options of every task on texts."""
+
+    max_length: Annotated[
+        int | None, Field(ge=1, description="tokens after which a text is cut; default: the model's")
+    ] = None
+
+
+class Pooling(MaxLength):
+    """Options of the task embedding. Defaults come from the model's sentence-transformers files, where it has them."""
+
+    pooling: Annotated[Literal["mean", "cls"] | None, Field(description="default: the model's, else mean")] = None
+    normalize: Annotated[bool | None, Field(description="to unit length; default: the model's, else false")] = None
+    prompt: Annotated[str | None, Field(description="put before each text; default: the model's default prompt")] = None
+
+
+class TextOptions(MaxLength):
     """Options of every task of the transformers engine."""
 
     trust_remote_code: Annotated[
@@ -56,22 +72,32 @@ class TextOptions(Options):
         Field(description="run code that the model brings: true for hf:name@commit, else the code's digest"),
     ] = None
 
-    max_length: Annotated[
-        int | None, Field(ge=1, description="tokens after which a text is cut; default: the model's")
+
+class EmbeddingOptions(Pooling, TextOptions):
+    """Options of the transformers engine's task embedding."""
+
+
+class OnnxOptions(Options):
+    """Options of the onnx engine on columns."""
+
+    provider: Annotated[
+        str | None, Field(description="ONNX Runtime's execution provider; default: CUDA's with GPUs, else the CPU's")
     ] = None
 
 
-class EmbeddingOptions(TextOptions):
-    """Options of the task embedding. Defaults come from the model's sentence-transformers files, where it has them."""
+class OnnxTextOptions(MaxLength, OnnxOptions):
+    """Options of the onnx engine on texts."""
 
-    pooling: Annotated[Literal["mean", "cls"] | None, Field(description="default: the model's, else mean")] = None
-    normalize: Annotated[bool | None, Field(description="to unit length; default: the model's, else false")] = None
-    prompt: Annotated[str | None, Field(description="put before each text; default: the model's default prompt")] = None
+    file: Annotated[str | None, Field(description="the .onnx file, where the folder holds several")] = None
+
+
+class OnnxEmbeddingOptions(Pooling, OnnxTextOptions):
+    """Options of the onnx engine's task embedding."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a task of the transformers engine takes and gives."""
+    """What a task on texts takes and gives, and its options in the transformers engine."""
 
     options: type[TextOptions]
     outputs: tuple[str, ...]
@@ -113,10 +139,17 @@ def parse(kind: type[AnyOptions], step: Step) -> AnyOptions:
         raise ModelError("\n".join(lines)) from error
 
 
-def task_of(step: Step) -> Task:
-    """The transformers engine's task that the step asks for. Raises ModelError where it asks for none."""
+def onnx_options(step: Step) -> type[OnnxOptions]:
+    """The options that a step of the onnx engine may have."""
     if step.task is None:
-        raise ModelError(f"{step.name}.task: the transformers engine needs one of {', '.join(TASKS)}")
+        return OnnxOptions
+    return OnnxEmbeddingOptions if step.task == "embedding" else OnnxTextOptions
+
+
+def task_of(step: Step) -> Task:
+    """The task on texts that the step asks for. Raises ModelError where it asks for none."""
+    if step.task is None:
+        raise ModelError(f"{step.name}.task: the {step.engine} engine needs one of {', '.join(TASKS)}")
     return TASKS[step.task]
 
 

@@ -35,6 +35,11 @@ def fixed_size_lists(values: NDArray[Any]) -> pa.Array:
     return array
 
 
+def single(value: Any) -> Any:
+    """An array or tensor of shape (n, 1) as (n,): a column of numbers, not of lists of one."""
+    return value[:, 0] if getattr(value, "ndim", 0) == 2 and value.shape[1] == 1 else value
+
+
 def is_tensor(value: object) -> bool:
     """True for a torch tensor. Doesn't import torch: where nobody has, there is no tensor."""
     torch = sys.modules.get("torch")

@@ -44,6 +44,8 @@ class Description:
     """Tokens after which a row is cut; None where rows have no length or are never cut."""
     applied: Mapping[str, Any] = field(default_factory=dict)
     """What the precision's recipe did: `quantized_layers`, of how many `layers`, `compiled`; empty where its name says it all."""
+    provider: str | None = None
+    """The execution provider or device that the engine's library says it runs on; None where `device` says it all."""
 
 
 class Prepared(Protocol):

@@ -10,6 +10,9 @@ import importlib.util
 from collections.abc import Sequence
 from typing import cast
 
+from batchinfer.engines import onnx
+from batchinfer.engines.device import resolve_device
+from batchinfer.engines.graph_files import find_graph
 from batchinfer.engines.identity import identify
 from batchinfer.engines.location import locate, pinned
 from batchinfer.engines.modules import file_of, weights_of
@@ -19,11 +22,13 @@ from batchinfer.engines.options import (
     Options,
     TorchOptions,
     check_names,
+    onnx_options,
     parse,
     runs_own_code,
     task_of,
 )
 from batchinfer.engines.protocol import Engine
+from batchinfer.engines.quantized import quantized_by
 from batchinfer.engines.sentence import recipe
 from batchinfer.engines.sources import check_class, is_class
 from batchinfer.engines.trust import check_code, check_pickle
@@ -31,19 +36,21 @@ from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import layers, recipes
 
-__all__ = ["check", "identify", "open_engine", "pin", "precisions", "uses_torch"]
+__all__ = ["check", "compiles", "device_for", "identify", "open_engine", "pin", "precisions", "uses_torch"]
 
 _ENGINES = {
     "python": "batchinfer.engines.python:PythonEngine",
+    "onnx": "batchinfer.engines.onnx:engine",
     "torch": "batchinfer.engines.torch:TorchEngine",
     "transformers": "batchinfer.engines.transformers:TransformersEngine",
 }
 _PACKAGES = {
     "python": (),
+    "onnx": ("onnxruntime",),
     "torch": (),
     "transformers": ("transformers", "tokenizers", "safetensors", "huggingface_hub"),
 }
-"""Packages of the extra `transformers` that an engine needs."""
+"""Packages of extras that an engine needs."""
 
 
 def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
@@ -58,17 +65,35 @@ def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
 def precisions(step: Step, device: str) -> tuple[str, ...]:
     """What the step's engine can be loaded at on a device (`cpu`, `cuda`, `mps`), the reference first.
 
-    `native` alone for a class of the python engine, which runs as it is. Quantized ones only where torchao is installed.
+    `native` alone for what runs as it is: a class of the python engine, and a checkpoint that comes quantized. Recipes that quantize only
+    where torchao is installed. Raises ModelError where that depends on a file that can't be read.
     """
-    if step.engine == "python":
+    if step.engine == "onnx":
+        return onnx.precisions(find_graph(step))
+    if step.engine == "python" or quantized_by(step) is not None:
         return (recipes.NATIVE,)
     fixed = _is_fixed(step) or not layers.is_installed()
     return tuple(name for name in recipes.possible(device) if not (fixed and recipes.recipe(name).quantizes))
 
 
+def compiles(step: Step, precision: str) -> bool:
+    """Whether loading the step's model at a precision compiles it, which takes long."""
+    return uses_torch(step) and precision != recipes.NATIVE and recipes.recipe(precision).compiles
+
+
 def uses_torch(step: Step) -> bool:
     """Whether the step's model runs on a device of torch's; any other is given the CPU and finds its own way."""
-    return step.engine != "python"
+    return step.engine in ("torch", "transformers")
+
+
+def device_for(step: Step, gpus: float | None) -> str:
+    """The device that a worker with `gpus` GPUs (None: not said) brings the step's model onto. Raises ModelError.
+
+    ONNX Runtime has a build of its own for GPUs, so it is given one where the job asks for it.
+    """
+    if uses_torch(step):
+        return resolve_device(gpus)
+    return "cuda" if step.engine == "onnx" and gpus else "cpu"
 
 
 def pin(step: Step) -> Step:
@@ -98,16 +123,24 @@ def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> No
         wrong += _wrong_options(TASKS[step.task].options, step) if step.task in TASKS else []
     elif step.engine == "torch":
         wrong += _wrong_options(TorchOptions, step)
+    elif step.engine == "onnx":
+        wrong += _wrong_names(step) if step.task is not None else []
+        wrong += _wrong_options(onnx_options(step), step)
     if wrong:
         raise ModelError("\n".join(wrong))
     weights = str(step.options.get("weights", "")) if step.engine == "torch" else ""
     needed = ("safetensors",) if weights.endswith(".safetensors") else _PACKAGES[step.engine]
+    if step.engine == "onnx":
+        needed += (
+            *(("tokenizers",) if step.task is not None else ()),
+            *(("onnx",) if step.precision == "int8" else ()),
+        )
     for package in needed:
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "transformers", f"{step.name}.engine: {step.engine}")
-    if step.precision != "auto" and recipes.recipe(step.precision).quantizes and not layers.is_installed():
-        raise MissingExtraError(layers.PACKAGE, layers.EXTRA, f"{step.name}.precision: {step.precision}")
+            extra = "onnx" if step.engine == "onnx" else "transformers"
+            raise MissingExtraError(package, extra, f"{step.name}.engine: {step.engine}")
     _check_model(step, code)
+    _check_quantized(step)
 
 
 def _keys(step: Step) -> list[str]:
@@ -115,7 +148,7 @@ def _keys(step: Step) -> list[str]:
     name, wrong = step.name, []
     if step.engine != "python" and step.input_format != "dict":
         wrong.append(f"{name}.input_format: {step.input_format} is for the python engine: remove it")
-    if step.engine != "transformers" and step.task is not None:
+    if step.engine in ("python", "torch") and step.task is not None:
         wrong.append(f"{name}.task: {step.task} is for the transformers engine: remove it")
     if step.engine == "python" and not is_class(step.uri):
         wrong.append(f"{name}.uri: the python engine needs module:Class, not {step.uri}")
@@ -136,6 +169,8 @@ def _wrong_precision(step: Step, device: str | None) -> list[str]:
     where, recipe = f"{step.name}.precision", recipes.recipe(step.precision)
     if step.engine == "python":
         return [f"{where}: the {step.engine} engine runs a class as it is: remove {step.precision}"]
+    if step.engine == "onnx":
+        return _wrong_for_graph(step)
     reason = recipe.obstacle(device) if device is not None else None
     if recipe.quantizes and _is_fixed(step):
         reason = (
@@ -143,6 +178,33 @@ def _wrong_precision(step: Step, device: str | None) -> list[str]:
             "options.weights, or take another"
         )
     return [] if reason is None else [f"{where}: {reason}; possible: {', '.join(precisions(step, device or 'cpu'))}"]
+
+
+def _wrong_for_graph(step: Step) -> list[str]:
+    try:
+        known = precisions(step, "cpu")
+    except ModelError as error:
+        return [str(error)]
+    if step.precision in known:
+        return []
+    return [
+        f"{step.name}.precision: {step.uri} runs at {' or '.join(known)}, not at {step.precision}: change or remove it"
+    ]
+
+
+def _check_quantized(step: Step) -> None:
+    """Check what a checkpoint that comes quantized, or a recipe that quantizes one, needs. Raises ModelError and MissingExtraError."""
+    method = quantized_by(step)
+    if method is not None and step.precision != "auto":
+        raise ModelError(
+            f"{step.name}.precision: the model comes quantized (by {method}), and runs as it is: leave it at auto, or give the model "
+            f"that it was made from to run at {step.precision}"
+        )
+    asked = uses_torch(step) and step.precision != "auto" and recipes.recipe(step.precision).quantizes
+    needs = method == layers.PACKAGE or asked
+    if needs and not layers.is_installed():
+        purpose = f"{step.name}.precision: {step.precision}" if method is None else f"{step.name}: the quantized model"
+        raise MissingExtraError(layers.PACKAGE, layers.EXTRA, purpose)
 
 
 def _is_fixed(step: Step) -> bool:
@@ -163,6 +225,8 @@ def _check_model(step: Step, code: Sequence[str]) -> None:
         check_code(location, step.uri, parse(task_of(step).options, step).trust_remote_code, step.name)
         if step.task == "embedding":
             recipe(location.folder, parse(EmbeddingOptions, step), where)
+    elif step.engine == "onnx":
+        find_graph(step)
     elif is_class(step.uri):
         check_class(step.uri, code, where)
         if step.engine == "torch":

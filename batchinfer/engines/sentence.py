@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from batchinfer.engines.options import EmbeddingOptions
+from batchinfer.engines.options import Pooling
 from batchinfer.errors import ModelError
 
 
@@ -25,12 +25,12 @@ class Recipe:
     """Put before each text."""
 
 
-def recipe(folder: Path, options: EmbeddingOptions, where: str) -> Recipe:
+def recipe(folder: Path, options: Pooling, where: str) -> Recipe:
     """The model's recipe, each part replaced by the option where one is given; a plain model's is `Recipe()`.
 
     Raises ModelError where the files ask for what this engine doesn't do and no option says otherwise.
     """
-    given = options.model_dump(exclude_none=True, exclude={"trust_remote_code"})
+    given = options.model_dump(exclude_none=True, include=set(Pooling.model_fields))
     return replace(_from_files(folder, given, where), **given)
 
 

@@ -13,9 +13,22 @@ from numpy.typing import NDArray
 
 from batchinfer.engines.inputs import contiguous
 from batchinfer.engines.protocol import Rows
+from batchinfer.errors import ModelError
 
 CALL_CHARACTERS = 16 << 20
 """Characters for one call of the tokenizer at most: its own results are many times as large as the text."""
+
+_AFTER_PADDING = {
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "longformer",
+    "mpnet",
+    "data2vec-text",
+    "esm",
+}
+"""Model types that number positions from behind the padding id, and so have that many fewer than they say."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,38 @@ def tokenise(
     sizes = [sum(map(len, row)) for row in zip(*texts, strict=True)]
     encode = tokenizer.encode_batch if format_.spans else tokenizer.encode_batch_fast
     return TextRows((encode(rows[start:stop]) for start, stop in _calls(sizes, limit)), format_)
+
+
+def longest(config: Mapping[str, Any], bound: float | None, wanted: int | None, asked: str | None) -> int | None:
+    """Tokens after which a text is cut; None where nothing bounds it.
+
+    `config` is the model's config.json, `bound` its tokenizer's maximum, `wanted` what the job or the model's other files
+    say, and `asked` the job's key where it was the job. Raises ModelError for more than the model has.
+    """
+    positions = config.get("max_position_embeddings")
+    positions = positions if isinstance(positions, int) and positions > 0 else None
+    if positions is not None and config.get("model_type") in _AFTER_PADDING:
+        positions -= int(config.get("pad_token_id") or 0) + 1
+    if wanted is not None and positions is not None and wanted > positions:
+        if asked is not None:
+            raise ModelError(f"{asked}: {wanted} is more than the model's {positions} positions")
+        wanted = positions
+    if wanted is not None:
+        return wanted
+    # A tokenizer that knows no bound says 1e30.
+    bounds = [int(most) for most in (positions, bound) if most is not None and most < 1e9]
+    return min(bounds, default=None)
+
+
+def cut_at(tokenizer: Any, length: int | None, where: str, *, pair: bool) -> None:
+    """Have a tokenizers.Tokenizer cut at `length` tokens, None for never. Raises ModelError for less than it adds itself."""
+    if length is None:
+        tokenizer.no_truncation()
+        return
+    special = tokenizer.num_special_tokens_to_add(pair)
+    if length <= special:
+        raise ModelError(f"{where}: {length} leaves no room beside {special} special tokens")
+    tokenizer.enable_truncation(length)
 
 
 def _calls(sizes: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:

@@ -9,13 +9,15 @@ from typing import Any
 import pyarrow as pa
 
 from batchinfer.engines import modules
-from batchinfer.engines.inputs import columns_of, contiguous, has_null, is_numeric, matrix, to_numpy
+from batchinfer.engines.inputs import check_numeric, columns_of, contiguous, matrix, to_numpy
 from batchinfer.engines.options import TorchOptions, parse
-from batchinfer.engines.outputs import Outputs, finish
+from batchinfer.engines.outputs import Outputs, finish, single
 from batchinfer.engines.protocol import Description, Rows
+from batchinfer.engines.replicas import Replicas
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import recipes
+from batchinfer.precision.compiled import compiling
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class TorchEngine:
         self._code = code
         self._options = parse(TorchOptions, step)
         self._module: modules.Loaded | None = None
+        self._replicas: Replicas | None = None
         self._device = "cpu"
 
     def load(self, device: str, precision: str, threads: int) -> Description:
@@ -80,6 +83,7 @@ class TorchEngine:
         dtype = applied.dtype if applied.dtype is not None else next(floats, None)
         smallest = max(loaded.smallest, applied.smallest)
         self._module = replace(loaded, module=applied.module, dtype=dtype, smallest=smallest)
+        self._replicas = Replicas(applied.module, threads if device == "cpu" else None)
         self._device = device
         return Description(dict.fromkeys(self._step.outputs), precision, device, applied=applied.told())
 
@@ -93,7 +97,8 @@ class TorchEngine:
         tensors = {}
         for name, named in self._step.inputs.items():
             parts = [columns[column] for column in ((named,) if isinstance(named, str) else named)]
-            self._check(name, parts, single=isinstance(named, str))
+            where = f"{self._step.name}.inputs.{name}"
+            check_numeric(parts, name, where, "the torch engine", single=isinstance(named, str))
             tensors[name] = _tensor(parts[0]) if isinstance(named, str) else _matrix(parts)
         return TensorRows(rows.num_rows, tensors, module.dtype, pin=self._device.startswith("cuda"))
 
@@ -105,7 +110,9 @@ class TorchEngine:
         """
         import torch
 
-        module = self._loaded()
+        loaded = self._loaded()
+        assert self._replicas is not None
+        module = replace(loaded, module=self._replicas.here())
         versions = {name: tensor._version for name, tensor in batch.tensors.items()}
         with torch.inference_mode():
             inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.tensors.items()}
@@ -115,7 +122,7 @@ class TorchEngine:
                 inputs = {name: torch.cat([tensor] * module.smallest) for name, tensor in inputs.items()}
             outputs = {
                 name: (tensor[: batch.rows] if short else tensor).cpu() if isinstance(tensor, torch.Tensor) else tensor
-                for name, tensor in self._by_name(module(inputs)).items()
+                for name, tensor in self._by_name(self._run(module, inputs)).items()
             }
         written = [name for name, tensor in batch.tensors.items() if tensor._version != versions[name]]
         if written:
@@ -130,31 +137,17 @@ class TorchEngine:
 
         Raises ModelError for a missing output and for another number of values than rows.
         """
-        values = {
-            name: value[:, 0] if getattr(value, "ndim", 0) == 2 and value.shape[1] == 1 else value
-            for name, value in outputs.values.items()
-        }
+        values = {name: single(value) for name, value in outputs.values.items()}
         return finish(Outputs(outputs.rows, values), self._step.outputs, self._step.name)
+
+    def _run(self, module: modules.Loaded, inputs: Mapping[str, Any]) -> Any:
+        with compiling(f"{self._step.name}.precision"):
+            return module(inputs)
 
     def _loaded(self) -> modules.Loaded:
         if self._module is None:
             raise RuntimeError("load() comes before prepare() and infer()")
         return self._module
-
-    def _check(self, name: str, parts: list[pa.Array], *, single: bool) -> None:
-        for column in parts:
-            fits = (
-                is_numeric(column.type)
-                if single
-                else pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-            )
-            if not (fits or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
-                wanted = "numbers, booleans or fixed-size lists of numbers" if single else "single numbers or booleans"
-                raise ModelError(
-                    f"{self._step.name}.inputs.{name}: the torch engine takes columns of {wanted}, not {column.type}"
-                )
-            if has_null(column):
-                raise TypeError(f"input {name} is null")
 
     def _by_name(self, values: Any) -> Mapping[str, Any]:
         """The module's outputs by name: from a dict by key, from a tuple or list by position, from a tensor alone."""

@@ -12,42 +12,25 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchinfer.engines.heads import Embedding, Head, TextClassification, TokenClassification
+from batchinfer.engines.heads import DESCRIBED, Embedding, Head, TextOutputs, TokenClassification, head_for
 from batchinfer.engines.location import Location, locate
 from batchinfer.engines.options import EmbeddingOptions, TextOptions, check_names, parse, task_of
 from batchinfer.engines.outputs import tensor_to_numpy
 from batchinfer.engines.protocol import Description
+from batchinfer.engines.replicas import Replicas
 from batchinfer.engines.sentence import recipe
-from batchinfer.engines.tokens import Format, TextBatch, TextRows, tokenise
+from batchinfer.engines.tokens import Format, TextBatch, TextRows, cut_at, longest, tokenise
 from batchinfer.engines.trust import check_code, own_code, reason
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import recipes
-
-_AFTER_PADDING = {
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "camembert",
-    "longformer",
-    "mpnet",
-    "data2vec-text",
-    "esm",
-}
-"""Model types that number positions from behind the padding id, and so have that many fewer than they say."""
-
-
-@dataclass(frozen=True)
-class TextOutputs:
-    """What `infer` hands to `finish`: the head's tensors on the CPU, and the batch that they are of."""
-
-    values: Mapping[str, Any]
-    batch: TextBatch
+from batchinfer.precision.compiled import compiling
+from batchinfer.precision.layers import quiet
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    model: Any
+    replicas: Replicas
     tokenizer: Any
     head: Head
     format: Format
@@ -87,18 +70,22 @@ class TransformersEngine:
         folder = location.folder
         made = recipe(folder, self._options, where) if isinstance(self._options, EmbeddingOptions) else None
         config, tokenizer = _open(folder, where, trusted=trusted)
-        head = _head(self._step.task, config, made)
-        model = _load_model(location, head, where, trusted=trusted)
+        # By attribute: some kinds of model have other names for them in their config.json.
+        described = {name: getattr(config, name, None) for name in DESCRIBED}
+        size = config.num_labels if made is None else config.hidden_size
+        head = head_for(self._step, described, made, size, where)
+        as_stored = precision == recipes.NATIVE
+        model = _load_model(location, head, where, trusted=trusted, as_stored=as_stored)
         takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         applied = recipes.apply(precision, model, device)
-        length = self._length(config, tokenizer, made.max_length if made is not None else self._options.max_length)
+        asked = f"{self._step.name}.options.max_length"
+        wanted = made.max_length if made is not None else self._options.max_length
+        length = longest(
+            described, tokenizer.model_max_length, wanted, asked if self._options.max_length is not None else None
+        )
         backend = tokenizer.backend_tokenizer
         backend.no_padding()
-        if length is None:
-            backend.no_truncation()
-        else:
-            self._check_room(backend, length)
-            backend.enable_truncation(length)
+        cut_at(backend, length, asked, pair="text_pair" in self._step.inputs)
         sample = backend.encode("a", "b" if "text_pair" in self._step.inputs else None)
         format_ = Format(
             pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
@@ -108,7 +95,10 @@ class TransformersEngine:
             pin=device.startswith("cuda"),
         )
         prompt = made.prompt if made is not None else ""
-        self._loaded = _Loaded(applied.module, backend, head, format_, prompt, device, applied.smallest)
+        replicas = Replicas(applied.module, threads if device == "cpu" else None)
+        self._loaded = _Loaded(replicas, backend, head, format_, prompt, device, applied.smallest)
+        if applied.compiled:
+            self._compile()
         types = {name: head.types[name] for name in self._step.outputs}
         return Description(types, precision, device, length, applied.told())
 
@@ -129,7 +119,9 @@ class TransformersEngine:
             rows = len(inputs["attention_mask"])
             if rows < loaded.smallest:
                 inputs = {name: torch.cat([tensor] * loaded.smallest) for name, tensor in inputs.items()}
-            computed = loaded.head.compute(loaded.model(**inputs), inputs["attention_mask"])
+            with compiling(f"{self._step.name}.precision"):
+                answer = loaded.replicas.here()(**inputs)
+            computed = loaded.head.compute(answer, inputs["attention_mask"])
             return TextOutputs({name: value[:rows].cpu() for name, value in computed.items()}, batch)
 
     def finish(self, outputs: TextOutputs) -> Mapping[str, pa.Array]:
@@ -143,33 +135,13 @@ class TransformersEngine:
             raise RuntimeError("load() comes before prepare(), infer() and finish()")
         return self._loaded
 
-    def _length(self, config: Any, tokenizer: Any, wanted: int | None) -> int | None:
-        """Tokens after which a text is cut; None where nothing bounds it.
+    def _compile(self) -> None:
+        """Have the model compiled, which takes up to a minute: while it is loaded, not in a batch, whose time is bounded.
 
-        Raises ModelError for more than the model has.
+        Two texts of several tokens, so that neither size is taken for a constant.
         """
-        positions = getattr(config, "max_position_embeddings", None)
-        positions = positions if isinstance(positions, int) and positions > 0 else None
-        if positions is not None and config.model_type in _AFTER_PADDING:
-            positions -= config.pad_token_id + 1
-        if wanted is not None and positions is not None and wanted > positions:
-            if self._options.max_length is not None:
-                raise ModelError(
-                    f"{self._step.name}.options.max_length: {wanted} is more than the model's {positions} positions"
-                )
-            wanted = positions
-        if wanted is not None:
-            return wanted
-        # A tokenizer that knows no bound says 1e30.
-        bounds = [bound for bound in (positions, tokenizer.model_max_length) if bound is not None and bound < 1e9]
-        return min(bounds, default=None)
-
-    def _check_room(self, backend: Any, length: int) -> None:
-        special = backend.num_special_tokens_to_add("text_pair" in self._step.inputs)
-        if length <= special:
-            raise ModelError(
-                f"{self._step.name}.options.max_length: {length} leaves no room beside {special} special tokens"
-            )
+        columns = {str(column): ["a b c d e"] * 2 for column in self._step.inputs.values()}
+        self.infer(self.prepare(pa.table(columns)).batch(slice(0, 2)))
 
 
 def _open(folder: Path, where: str, *, trusted: bool) -> tuple[Any, Any]:
@@ -193,21 +165,8 @@ def _open(folder: Path, where: str, *, trusted: bool) -> tuple[Any, Any]:
     return config, tokenizer
 
 
-def _head(task: str | None, config: Any, made: Any) -> Head:
-    if task == "embedding":
-        return Embedding(made, config.hidden_size)
-    labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
-    if task == "token-classification":
-        return TokenClassification(labels)
-    problem = config.problem_type
-    if problem == "regression":
-        return TextClassification(labels, "none")
-    several = problem == "multi_label_classification" or config.num_labels == 1
-    return TextClassification(labels, "sigmoid" if several else "softmax")
-
-
-def _load_model(location: Location, head: Head, where: str, *, trusted: bool) -> Any:
-    """The model in float32 and inference mode.
+def _load_model(location: Location, head: Head, where: str, *, trusted: bool, as_stored: bool) -> Any:
+    """The model in inference mode, in float32, or `as_stored`: as a quantized one has it.
 
     Raises ModelError where its weights are missing: they would be random.
     """
@@ -218,15 +177,16 @@ def _load_model(location: Location, head: Head, where: str, *, trusted: bool) ->
     transformers.utils.logging.disable_progress_bar()
     folder = location.folder
     try:
-        model, keys = getattr(transformers, head.model_class).from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=trusted,
-            use_safetensors=location.has_safetensors,
-            weights_only=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with quiet():
+            model, keys = getattr(transformers, head.model_class).from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=trusted,
+                use_safetensors=location.has_safetensors,
+                weights_only=True,
+                dtype="auto" if as_stored else torch.float32,
+                output_loading_info=True,
+            )
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{where}: the pickled weights in {folder} are damaged, or hold more than tensors, and reading that can run any code: "

@@ -15,7 +15,7 @@ from batchinfer.job.secrets import Secrets
 from batchinfer.job.written import Written
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8", "int8-weight", "int4-weight", "fp8"]
-EngineName = Literal["python", "torch", "transformers"]
+EngineName = Literal["python", "torch", "transformers", "onnx"]
 Task = Literal["embedding", "text-classification", "token-classification"]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -142,7 +142,9 @@ class Step(Model):
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", description="letters, digits, _ and -")] = "model"
     engine: Annotated[EngineName, Field(description="the kind of model")]
     uri: Annotated[Text, Field(description="hf:org/name@revision, package:name/path, a path or URL, or module:Class")]
-    task: Annotated[Task | None, Field(description="what a transformers model does; other engines have none")] = None
+    task: Annotated[
+        Task | None, Field(description="what a transformers model does; onnx on texts too; other engines have none")
+    ] = None
     inputs: Annotated[
         dict[str, Text | Texts],
         Field(

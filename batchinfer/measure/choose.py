@@ -11,17 +11,20 @@ import numpy as np
 import pyarrow as pa
 
 from batchinfer.engines import registry
-from batchinfer.engines.protocol import Engine, Prepared
+from batchinfer.engines.protocol import Description, Engine, Prepared
 from batchinfer.errors import BatchinferError
 from batchinfer.job.spec import Batching, Step
 from batchinfer.measure.candidates import Candidate
+from batchinfer.measure.fit import Fit, Fitting
 from batchinfer.measure.output_types import output_schema
-from batchinfer.measure.remembered import Remembered, cache_folder
+from batchinfer.measure.remembered import Remembered
 from batchinfer.measure.settings import Settings
+from batchinfer.measure.timing import load
 from batchinfer.measure.trials import JobRows, Sample, Trials
 from batchinfer.pipeline.batching import Budget
 from batchinfer.pipeline.breaker import CircuitBreaker
 from batchinfer.precision import recipes
+from batchinfer.precision.artefacts import cache_folder
 
 CPU_TOKENS, GPU_TOKENS = 1024, 32768
 """Tokens of a batch: on CPUs small batches stay in the caches (MiniLM on two cores: 512 to 1,024 took 0.80 of the time of 2,048, 4,096
@@ -46,6 +49,7 @@ def choose(
     known: Mapping[str, Any] | None = None,
     candidates: Sequence[Candidate] | None = None,
     remembered: Remembered | None = None,
+    side_by_side: bool = True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Settings:
     """Settle a job's settings and leave the engine loaded accordingly.
@@ -64,6 +68,7 @@ def choose(
         known: what says that the model and the device are those of another job, a JSON value; None: nothing is remembered.
         candidates: precisions that the engine can be loaded at, the reference first; None: those that the registry knows.
         remembered: figures of former runs; None: those in the user's cache folder.
+        side_by_side: whether the engine can be called from several threads at a time.
         clock: seconds, never going back.
 
     Raises:
@@ -94,17 +99,48 @@ def choose(
     description, measured = trials.auto() if step.precision == "auto" else trials.asked(step.precision)
     if description.applied:
         measured = {**measured, "applied": dict(description.applied)}
-    budget = budget_for(engine, step, first, batching, device)
+    fit = Fit(budget_for(engine, step, first, batching, device))
+    knob = _knob(step, fit.budget, batching)
+    shared = threads if side_by_side and _shares(step, device, description) else 1
+    if first is not None and (knob is not None or shared > 1) and (job := trials.job()) is not None:
+        fitting = Fitting(
+            engine,
+            lambda each: load(engine, step, device, description.precision, each),
+            first,
+            fit.budget,
+            knob,
+            shared,
+            job.row_seconds,
+            job.budget - trials.spent,
+            trials.remembered,
+            {**key, "precision": description.precision} if key else {},
+            clock,
+        )
+        fit = fitting.fit()
+        if fit.figures:
+            measured = {**measured, "fit": dict(fit.figures)}
     rest = itertools.chain([] if first is None else [first], tables)
     breaker = breaker or CircuitBreaker(enabled=False)
-    outputs = output_schema(engine, step, description, budget, rest, breaker, pinned)
-    return Settings(description.precision, budget, threads, outputs, measured=measured)
+    outputs = output_schema(engine, step, description, fit.budget, rest, breaker, pinned)
+    return Settings(description.precision, fit.budget, threads // fit.streams, outputs, fit.streams, measured=measured)
+
+
+def _knob(step: Step, budget: Budget, batching: Batching) -> str | None:
+    """What of a budget is left open; the calls of a user's class are the user's business."""
+    if budget.tokens is not None:
+        return "tokens" if batching.tokens == "auto" else None
+    return "rows" if batching.rows == "auto" and step.engine != "python" else None
+
+
+def _shares(step: Step, device: str, description: Description) -> bool:
+    """Whether several calls may run at a time: on a CPU's cores, of models that are ours to call, and of no graph that is being compiled."""
+    return device == "cpu" and step.engine != "python" and not description.applied.get("compiled")
 
 
 def candidates_of(step: Step, device: str) -> list[Candidate]:
     """The precisions that a step's engine can be loaded at on a device, the reference first."""
     names = registry.precisions(step, device.partition(":")[0])
-    return [Candidate(n, recipes.bits(n), n != recipes.NATIVE and recipes.recipe(n).compiles) for n in names]
+    return [Candidate(n, recipes.bits(n), registry.compiles(step, n)) for n in names]
 
 
 def _of_the_first(first: pa.Table | None, most: int, rows: int) -> Sample | None:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,16 +20,6 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 _FORMAT = 1
-
-
-def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
-    """`$BATCHINFER_CACHE`, or batchinfer's folder in the user's cache folder."""
-    known = os.environ if environment is None else environment
-    if named := known.get("BATCHINFER_CACHE"):
-        return Path(named).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "batchinfer"
-    return Path(known.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchinfer"
 
 
 class Remembered:

@@ -20,9 +20,11 @@ class Settings:
     precision: str
     budget: Budget
     threads: int
-    """CPU threads of one worker's model."""
+    """CPU threads of one call of the model."""
     outputs: pa.Schema
     """The output columns with their types, in the step's order."""
+    streams: int = 1
+    """Calls of the model that a worker makes at a time; together they have `threads` times as many threads."""
     measured: dict[str, Any] = field(default_factory=dict, compare=False)
     """The figures behind the choices, for the report."""
 
@@ -33,6 +35,7 @@ class Settings:
             "batch_rows": self.budget.rows,
             "batch_tokens": self.budget.tokens,
             "threads": self.threads,
+            "streams": self.streams,
             "output_types": {f.name: str(f.type) for f in self.outputs},
             "output_schema": schema_to_text(self.outputs),
             "measured": self.measured,
@@ -46,6 +49,7 @@ class Settings:
             budget=Budget(value["batch_rows"], value["batch_tokens"]),
             threads=value["threads"],
             outputs=schema_from_text(value["output_schema"]),
+            streams=value["streams"],
             measured=value["measured"],
         )
 
@@ -58,7 +62,7 @@ class Settings:
     @property
     def digest(self) -> str:
         """SHA-256 over what decides about results (hexadecimal): chunks of other settings are not used."""
-        parts = {k: v for k, v in self.to_json().items() if k not in ("measured", "output_types")}
+        parts = {k: v for k, v in self.to_json().items() if k not in ("measured", "output_types", "streams")}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -51,9 +51,9 @@ class Timed:
     rows: int = 0
 
 
-def timed_batches(engine: Engine, sample: pa.Table | None, budget: Budget) -> Timed:
+def timed_batches(engine: Engine, sample: pa.Table | None, budget: Budget, most: int) -> Timed | None:
     """A few of the job's batches, from the longest to the shortest, that the model answers as it is loaded; none of a sample that
-    can't be prepared: one with a bad row tells nothing of a precision.
+    can't be prepared: one with a bad row tells nothing of a precision. None where these are more than `most` rows.
     """
     if sample is None or not len(sample):
         return Timed()
@@ -65,8 +65,37 @@ def timed_batches(engine: Engine, sample: pa.Table | None, budget: Budget) -> Ti
         return Timed()
     cut = list(batches(len(prepared), prepared.lengths, budget))
     some = sorted({0, len(cut) // 2, len(cut) - 1})[:TIMED_BATCHES]
+    if sum(len(positions(cut[n])) for n in some) > most:
+        return None
     sound = [(len(positions(cut[n])), payload) for n in some if _answers_to(engine, payload := prepared.batch(cut[n]))]
     return Timed([p for _, p in sound], sum(n for n, _ in sound))
+
+
+def one_pace(
+    engine: Engine,
+    sample: pa.Table | None,
+    budget: Budget,
+    most: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float | None:
+    """Seconds of a row in one of the job's batches, of middling length; None where it and a warm-up are more than `most` rows, or bad."""
+    if sample is None or not len(sample):
+        return None
+    try:
+        prepared = engine.prepare(sample)
+        cut = list(batches(len(prepared), prepared.lengths, budget))
+        middle, last = cut[len(cut) // 2], cut[-1]
+        count = len(positions(middle))
+        if count + len(positions(last)) > most:
+            return None
+        engine.finish(engine.infer(prepared.batch(last)))
+        start = clock()
+        engine.finish(engine.infer(prepared.batch(middle)))
+        return max(1e-9, (clock() - start) / count)
+    except BatchinferError:
+        raise
+    except BaseException:  # noqa: BLE001 - a bad row: the run finds and reports it
+        return None
 
 
 def _answers_to(engine: Engine, payload: Any) -> bool:

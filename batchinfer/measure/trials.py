@@ -17,7 +17,7 @@ from batchinfer.measure import candidates as policy
 from batchinfer.measure.candidates import Candidate, Job
 from batchinfer.measure.gate import Verdict, compare
 from batchinfer.measure.remembered import Remembered
-from batchinfer.measure.timing import Answers, Timed, answers, load, seconds_for, timed_batches, why_broken
+from batchinfer.measure.timing import Answers, Timed, answers, load, one_pace, seconds_for, timed_batches, why_broken
 from batchinfer.pipeline.batching import Budget
 
 
@@ -79,6 +79,8 @@ class Trials:
     _sample: Sample | None = field(default=None, init=False)
     _reference: Answers | None = field(default=None, init=False)
     _spent: float = field(default=0.0, init=False)
+    _paces: dict[str, float] = field(default_factory=dict, init=False)
+    """Seconds of a row by precision, as far as they were timed."""
 
     @property
     def gate(self) -> Gate | None:
@@ -95,6 +97,7 @@ class Trials:
             return self._load(reference.name), {}
         figures = self._known() or self._timed()
         row_seconds: dict[str, float] = figures["row_seconds"]
+        self._paces = row_seconds
         failed, skipped = dict(figures["failed"]), dict(figures["skipped"])
         measured = {
             "rows_per_second": {name: round(1 / s, 1) for name, s in row_seconds.items()},
@@ -166,6 +169,25 @@ class Trials:
             measured["choice"] = f"{other.name}: in place of {name}, which failed the gate"
         return description, measured | ({"gate": gates[other.name]} if other.name in gates else {})
 
+    def job(self) -> Job | None:
+        """The job at the precision that is loaded; None where its pace isn't known, and timing it would be too much of the job."""
+        assert self.loaded is not None
+        if self.loaded not in self._paces:
+            began = self.clock()
+            pace = one_pace(
+                self.engine, self.rows.first, self.budget(), int(policy.SHARE * self.rows.count), self.clock
+            )
+            self._spent += self.clock() - began
+            if pace is None:
+                return None
+            self._paces[self.loaded] = pace
+        return Job(self.rows.count, self._paces[self.loaded], self._load_seconds)
+
+    @property
+    def spent(self) -> float:
+        """Seconds of measuring so far."""
+        return self._spent
+
     def _candidate(self, name: str) -> Candidate:
         found = next((c for c in self.candidates if c.name == name), None)
         if found is None:
@@ -214,8 +236,10 @@ class Trials:
         self._load(reference.name)
         load_seconds = self._load_seconds
         began = self.clock()
-        timed = timed_batches(self.engine, self.rows.first, self.budget())
+        timed = timed_batches(self.engine, self.rows.first, self.budget(), self._affordable)
         nothing = {"row_seconds": {}, "failed": {}, "skipped": {}, "load_seconds": load_seconds}
+        if timed is None:
+            return {**nothing, "why": "the job is too small for measuring to pay"}
         if not timed.payloads:
             return {**nothing, "why": "the job's first rows are too bad for measuring"}
         row_seconds = {reference.name: max(1e-9, seconds_for(self.engine, timed, clock=self.clock) / timed.rows)}
@@ -245,6 +269,11 @@ class Trials:
             self.remembered.keep(self._times_key, {**figures, "rows": timed.rows, "spent": self._spent})
         return {"row_seconds": row_seconds, "failed": failed, "skipped": skipped, "load_seconds": load_seconds}
 
+    @property
+    def _affordable(self) -> int:
+        """Rows of the batches that are timed, at most: the model sees them twice before its pace is known."""
+        return int(policy.SHARE * self.rows.count / 2)
+
     def _row_seconds(self, timed: Timed, least: float) -> float:
         return max(1e-9, seconds_for(self.engine, timed, bound=least * timed.rows, clock=self.clock) / timed.rows)
 
@@ -269,7 +298,9 @@ class Trials:
         if (known := self._remembered_verdict(candidate)) is not None:
             return known.to_json()
         load_seconds, began = self._load_seconds, self.clock()
-        timed = timed_batches(self.engine, self.rows.first, self.budget())
+        timed = timed_batches(self.engine, self.rows.first, self.budget(), self._affordable)
+        if timed is None:
+            return {"not_compared": "the job is too small for a comparison to pay"}
         if not timed.payloads:
             return {"not_compared": "the job's first rows are too bad for measuring"}
         seconds = max(1e-9, seconds_for(self.engine, timed, clock=self.clock) / timed.rows)

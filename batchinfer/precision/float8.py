@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchinfer.errors import ModelError
+from batchinfer.precision.compiled import compile_in_place
 from batchinfer.precision.dtypes import round_matmuls
 from batchinfer.precision.layers import load_torchao, quantize
 from batchinfer.precision.protocol import Applied
@@ -54,5 +55,5 @@ class Float8:
             lambda each: each.in_features % _MULTIPLE == 0 and each.out_features % _MULTIPLE == 0,
             f"those whose sizes are multiples of {_MULTIPLE}",
         )
-        module.compile(dynamic=True)
+        compile_in_place(module)
         return Applied(module, torch.bfloat16, done, layers, compiled=True)

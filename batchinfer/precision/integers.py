@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from batchinfer.precision.compiled import compile_in_place
 from batchinfer.precision.dtypes import round_matmuls
 from batchinfer.precision.layers import load_torchao, quantize
 from batchinfer.precision.protocol import Applied
@@ -55,7 +56,7 @@ class Int8Dynamic:
             lambda each: not on_gpu or _is_multiple(each, _CUDA_MULTIPLE),
             f"on CUDA those whose sizes are multiples of {_CUDA_MULTIPLE}",
         )
-        module.compile(dynamic=True)
+        compile_in_place(module)
         return Applied(module, dtype, done, layers, compiled=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from batchinfer.errors import MissingExtraError, ModelError
@@ -42,6 +42,16 @@ def load_torchao(purpose: str) -> Any:
         return importlib.import_module("torchao.quantization")
 
 
+def are_quantized(state: Mapping[str, Any]) -> bool:
+    """Whether tensors of a state dict are quantized."""
+    return any(is_quantized(value) for value in state.values())
+
+
+def is_quantized(tensor: Any) -> bool:
+    """Whether a tensor is torchao's, which isn't imported for that."""
+    return type(tensor).__module__.partition(".")[0] == PACKAGE
+
+
 def quantize(module: Any, config: Any, name: str, fits: Callable[[Any], bool], wanted: str) -> tuple[int, int]:
     """Quantize the linear layers of a module in place; how many of how many.
 
@@ -73,11 +83,19 @@ def quantize(module: Any, config: Any, name: str, fits: Callable[[Any], bool], w
     return done, len(linear)
 
 
-def count_quantized(module: Any) -> int:
-    """Layers of a module that have a weight of torchao's."""
-    if not is_installed():
-        return 0
-    with quiet():
-        from torchao.utils import TorchAOBaseTensor
+def rounds_inputs(module: Any) -> bool:
+    """Whether a layer of a quantized module rounds its inputs when they come, which pays only where it is compiled."""
+    weights = (getattr(each, "weight", None) for each in module.modules())
+    return any(getattr(weight, "act_quant_kwargs", None) is not None for weight in weights)
 
-    return sum(isinstance(getattr(each, "weight", None), TorchAOBaseTensor) for each in module.modules())
+
+def count_linear(module: Any) -> int:
+    """Linear layers of a module."""
+    import torch
+
+    return sum(isinstance(each, torch.nn.Linear) for each in module.modules())
+
+
+def count_quantized(module: Any) -> int:
+    """Layers of a module whose weights are quantized."""
+    return sum(is_quantized(getattr(each, "weight", None)) for each in module.modules())

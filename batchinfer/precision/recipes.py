@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchinfer.errors import ModelError
+from batchinfer.precision import layers
+from batchinfer.precision.compiled import compile_in_place
 from batchinfer.precision.dtypes import FLOATING
 from batchinfer.precision.float8 import Float8
 from batchinfer.precision.integers import Int4Weight, Int8Dynamic, Int8Weight
@@ -35,16 +37,28 @@ def bits(name: str) -> int:
 
 
 def apply(name: str, module: Any, device: str) -> Applied:
-    """Bring a module onto a device at a precision, see Recipe; `native` leaves its numbers as they were stored.
+    """Bring a module onto a device at a precision, see Recipe.
+
+    `native` leaves its numbers as they were stored, and compiles a quantized one whose layers round their inputs.
 
     Raises ModelError where the device can't do it, or no layer could be quantized.
     """
     if name == NATIVE:
-        return Applied(module.to(device), None)
+        return _as_stored(module.to(device))
     chosen = recipe(name)
     if (reason := chosen.obstacle(device)) is not None:
         raise ModelError(f"precision {reason}: use one of {', '.join(possible(device))}")
+    if layers.count_quantized(module):
+        raise ModelError(f"the model comes quantized, and can't be brought to {name}: it runs as it is, at {NATIVE}")
     return chosen.apply(module, device)
+
+
+def _as_stored(module: Any) -> Applied:
+    quantized = layers.count_quantized(module)
+    compiled = bool(quantized) and layers.rounds_inputs(module)
+    if compiled:
+        compile_in_place(module)
+    return Applied(module, None, quantized, layers.count_linear(module) if quantized else 0, compiled)
 
 
 def possible(device: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from batchinfer.errors import InputError
+from batchinfer.errors import InputError, OutputError
 from batchinfer.executors.protocol import Executor
 from batchinfer.job.spec import Errors
 from batchinfer.ledger import manifests, parts, settings
@@ -128,10 +128,16 @@ class GenerationRun:
     def _take_standing(self, *, done: bool = False) -> None:
         """Take in the parts that former runs of this generation left; where `done`, only up to the first that isn't read yet.
 
-        Raises OutputError for one that is damaged.
+        Raises OutputError for one that is damaged or gone, LockedError where the job was replaced, which takes its parts away.
         """
         while self._standing and (not done or self._standing[0].done()):
-            self._parts.append(self._standing[0].result())
+            try:
+                self._parts.append(self._standing[0].result())
+            except FileNotFoundError as e:
+                refuse_superseded(self._store, self._job, self._generation.number)
+                raise OutputError(
+                    f"{self._store.root}: a part that stood when this run began is gone ({e}); run again to make it anew"
+                ) from e
             self._standing.popleft()
 
     def _counts(self) -> Counts:
@@ -141,7 +147,8 @@ class GenerationRun:
 
     def _context(self, *, fresh: bool) -> tuple[Allotment, Context]:
         self._settings = settings.standing(self._store, self._job, self._generation)
-        allotment = allot(self._plan.spec, self._settings.threads if self._settings else None)
+        pinned = self._settings
+        allotment = allot(self._plan.spec, pinned.threads * pinned.streams if pinned else None)
         return allotment, Context(
             self._plan.spec,
             self._plan.reading,

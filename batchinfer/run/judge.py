@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchinfer.errors import LockedError, OutputError
+from batchinfer.errors import BatchinferError, LockedError
 from batchinfer.job.spec import JobSpec
 from batchinfer.ledger import generations, jobs, manifests, records
 from batchinfer.ledger.jobs import Job
@@ -30,7 +30,7 @@ def judge(store: Store, spec: JobSpec, job: Job, manifest: Manifest) -> RunResul
             jobs.refuse_foreign_data(store)
             manifests.mark_success(store)
             refuse_superseded(store, job, manifest.generation)  # it may have begun between the look and the mark
-        except (OutputError, LockedError):
+        except BatchinferError:  # also where the store didn't let us look
             store.delete(paths.SUCCESS)
             raise
     else:

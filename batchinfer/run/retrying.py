@@ -117,11 +117,10 @@ def begin(store: Store, plan: Plan, selection: Selection, host: Host = HERE) -> 
     Raises what `find` raises, and LockedError where another retry is begun at the same moment.
     """
     work = find(store, plan, selection, host)
-    if work.generation is work.interrupted:
-        return work
-    if work.interrupted is not None:
-        work = replace(work, before=give_up(store, work.job, work.interrupted, work.before, plan.spec))
-    if work.generation is None:
+    while work.interrupted is not None and work.generation is not work.interrupted:
+        give_up(store, work.job, work.interrupted, work.before, plan.spec)
+        work = find(store, plan, selection, host)  # its runner may have settled rows until it was ended
+    if work.generation is None or work.generation is work.interrupted:
         return work
     generation = generations.begin(store, work.job.paths, work.generation)
     if not _is(generation, work.plan, selection):

@@ -19,7 +19,7 @@ from batchinfer.engines.protocol import Description, Engine, Prepared, Rows
 from batchinfer.engines.registry import check, identify, open_engine
 from batchinfer.job.spec import Step
 
-HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "polars", "ray")
+HEAVY = ("onnx", "onnxruntime", "torch", "transformers", "tokenizers", "safetensors", "polars", "ray")
 """Libraries that planning a job must not import."""
 
 _IDENTIFY = """

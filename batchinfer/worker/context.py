@@ -68,6 +68,8 @@ class Seconds:
 
     read: float = 0.0
     prepare: float = 0.0
+    wait: float = 0.0
+    """The device without work: no batch was prepared, preparing had the CPU's cores, or writing was behind."""
     infer: float = 0.0
     write: float = 0.0
     """Finishing outputs, checking them, and encoding the part."""

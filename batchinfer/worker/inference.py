@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,22 +20,25 @@ from batchinfer.worker.check import check
 from batchinfer.worker.failures import fault
 from batchinfer.worker.isolate import isolate
 from batchinfer.worker.items import Batch, Outputs, Results
+from batchinfer.worker.shard_run import ShardRun
 
 
 class Inference:
-    """The model's calls on batches. All but `finished` belong to the device's thread.
+    """The model's calls on batches. All but `finished` belong to the device's thread, or to those of its streams.
 
     Args:
         spec: the job.
         stopping: when set, no further call is made.
-        model: held during calls that need the cores to themselves.
+        turn: held during calls that need the cores to themselves.
 
     """
 
-    def __init__(self, spec: JobSpec, stopping: threading.Event, model: threading.RLock) -> None:
+    def __init__(
+        self, spec: JobSpec, stopping: threading.Event, turn: Callable[[], contextlib.AbstractContextManager[object]]
+    ) -> None:
         self.settings: Settings | None = None
         self._spec, self._step = spec, spec.steps[0]
-        self._stopping, self._model = stopping, model
+        self._stopping, self._turn = stopping, turn
         self._most: int | None = None
         """What fitted into the device's memory when more did not: rows times the longest of them."""
         self._never_fitted = 0
@@ -54,7 +58,7 @@ class Inference:
             return
         failure: Fault | None = None
         try:
-            with self._model, run.timed("infer"):
+            with self._alone(run), run.timed("infer"):
                 outputs = run.engine.infer(item.payload)
             run.count(item.prepared.lengths, item.rows)
         except BatchinferError as e:
@@ -70,6 +74,14 @@ class Inference:
             yield from self._halves(item) if len(item.rows) > 1 else self.isolated(item)
         else:
             yield from self.isolated(item)
+
+    @contextlib.contextmanager
+    def _alone(self, run: ShardRun) -> Iterator[None]:
+        """Hold the cores; waiting for them is the device's waiting."""
+        with contextlib.ExitStack() as turn:
+            with run.timed("wait"):
+                turn.enter_context(self._turn())
+            yield
 
     def _judged(self, error: BaseException) -> Fault | None:
         """The fault behind an error, noted."""
@@ -110,7 +122,7 @@ class Inference:
                 raise
 
         try:
-            with self._model, run.timed("infer"):
+            with self._alone(run), run.timed("infer"):
                 found = isolate(attempt, np.arange(len(item.rows)))
         except BaseException as e:  # noqa: BLE001 - becomes the shard's outcome
             run.fail(e)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -79,6 +80,7 @@ class ShardRun:
         self.error: BaseException | None = None
         self._seconds = dict.fromkeys(Seconds.__dataclass_fields__, 0.0)
         self._rows = self._batches = self._tokens = self._padded = 0
+        self._counting = threading.Lock()
         self._context, self._settings, self._store, self._host = context, settings, store, host
         self._step, self._secrets = context.spec.steps[0], context.spec.secrets
         self._chunk_schema = chunks.schema(settings.outputs)
@@ -111,16 +113,25 @@ class ShardRun:
         try:
             yield
         finally:
-            self._seconds[stage] += time.perf_counter() - start
+            took = time.perf_counter() - start
+            with self._counting:
+                self._seconds[stage] += took
+
+    def waited(self, seconds: float) -> None:
+        """Add seconds for which the device had nothing to compute."""
+        with self._counting:
+            self._seconds["wait"] += seconds
 
     def count(self, lengths: NDArray[np.int64] | None, rows: NDArray[np.intp]) -> None:
         """Count a batch that the model saw: rows, and tokens with and without padding."""
-        self._batches += 1
-        self._rows += len(rows)
-        self._begin_unsaved()
-        if lengths is not None and len(rows):
-            self._tokens += int(lengths[rows].sum())
-            self._padded += int(lengths[rows].max()) * len(rows)
+        some = lengths[rows] if lengths is not None and len(rows) else None
+        with self._counting:
+            self._batches += 1
+            self._rows += len(rows)
+            self._begin_unsaved()
+            if some is not None:
+                self._tokens += int(some.sum())
+                self._padded += int(some.max()) * len(rows)
 
     @property
     def usage(self) -> Usage:

@@ -46,7 +46,8 @@ class Stages:
     None of them raises: a thread that ended would leave the others waiting. So whatever a model raises is caught, SystemExit
     too, and becomes the row's error or the shard's outcome.
 
-    On a CPU, preparing and the device take turns: side by side they would fight for the same cores.
+    On a CPU, preparing and the device take turns: side by side they would fight for the same cores. Not where the model has several
+    streams: calls of one thread each don't wait for each other's threads, and lose nothing to others.
 
     Args:
         context: the job.
@@ -81,14 +82,18 @@ class Stages:
         self._quarantined = False
         self._step = context.spec.steps[0]
         self._breaker = CircuitBreaker(enabled=context.breaker)
-        self._model = threading.RLock()
-        self.inference = Inference(context.spec, self.stopping, self._model)
-        self._preparing: contextlib.AbstractContextManager[Any] = self._model if on_cpu else contextlib.nullcontext()
+        self._model, self._on_cpu = threading.RLock(), on_cpu
+        self.inference = Inference(context.spec, self.stopping, self._turn)
 
     @property
     def settings(self) -> Settings | None:
         """The job's; None before the worker is started."""
         return self.inference.settings
+
+    def _turn(self) -> contextlib.AbstractContextManager[Any]:
+        """Held by whoever needs the cores: one after the other, unless there is nothing to fight for."""
+        alone = self._on_cpu and self.settings is not None and self.settings.streams == 1
+        return self._model if alone else contextlib.nullcontext()
 
     def read(self, item: Submitted) -> Iterator[Read | End]:
         """The shard's windows."""
@@ -138,7 +143,7 @@ class Stages:
             yield item
         elif item.run.error is None:
             try:
-                with self._preparing, item.run.timed("prepare"):
+                with self._turn(), item.run.timed("prepare"):
                     prepared = list(self._prepared(item.run, item.window))
             except BaseException as e:  # noqa: BLE001 - see _failed
                 item.run.fail(e)

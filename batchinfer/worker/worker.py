@@ -3,15 +3,19 @@
     reading  ──windows──▶  preparing  ──batches──▶  the device  ──outputs──▶  writing ──▶ Outcome
 
 A shard that is read while another is on the device costs no waiting between the two. What happens in a stage is in `stages`.
+Where the settings have several streams, the device's thread hands its batches to as many threads, and what comes of them goes on in
+the order of the batches.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -28,10 +32,11 @@ from batchinfer.storage import paths
 from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store, open_store
 from batchinfer.worker.context import Context, Outcome, Progress
-from batchinfer.worker.items import Call, Submitted
+from batchinfer.worker.items import Batch, Call, Submitted
 from batchinfer.worker.quarantine import Quarantine
 from batchinfer.worker.sample import JobSample
 from batchinfer.worker.stages import Stages
+from batchinfer.worker.streams import Streams
 from batchinfer.worker.trial import Trial, open_reader
 from batchinfer.worker.watched import Watched
 
@@ -49,7 +54,7 @@ class Worker:
         self._step = context.spec.steps[0]
         store = open_store(self._spec.output.path, self._spec.storage, scratch=paths.SCRATCH)
         self._store: Store = SingleWriterStore(store) if context.single_writer else store
-        self._device = device.resolve_device(context.gpus) if registry.uses_torch(self._step) else "cpu"
+        self._device = registry.device_for(self._step, context.gpus)
         self._loaded: str | None = None
         self._note = "idle"
         self._engine = Watched(lambda: registry.open_engine(self._step, self._spec.code), self._spec.retry.timeout)
@@ -63,8 +68,11 @@ class Worker:
         self._to_prepare: queue.Queue[Any] = queue.Queue(2)
         self._to_device: queue.Queue[Any] = queue.Queue(2)
         self._to_write: queue.Queue[Any] = queue.Queue(8)
+        self._streams: Streams | None = None
         self._urgent: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         """Calls that can't wait behind batches: what the writing thread waits for, with the device's outputs held up by it."""
+        self._waited = 0.0
+        """Seconds for which the device's thread had no batch or could not pass one on, since it took the last one."""
         stages = self._stages
         work: list[tuple[str, Callable[[], None]]] = [
             ("read", lambda: self._pass_on(self._to_read, stages.read, self._to_prepare)),
@@ -103,6 +111,7 @@ class Worker:
                 sample=sample.spread,
                 # The times of a child process are no others'.
                 known=None if quarantined or not self._context.model else self._known(),
+                side_by_side=not quarantined,
             )
         )
         told = {
@@ -124,6 +133,7 @@ class Worker:
         `tried`: in a child process first, which says what ends a process that loads it.
         """
         self._stages.inference.settings = settings
+        self._streams = Streams(settings.streams, f"batchinfer-{self._number}-stream") if settings.streams > 1 else None
         for engine in (self._engine, self._quarantine):
             engine.paces.settle(settings.measured.get("seconds_per_row"), settings.budget.rows)
         if tried:
@@ -198,6 +208,8 @@ class Worker:
         for thread in self._threads:
             while thread.is_alive() and self._engine.paces.overdue is None:
                 thread.join(0.2)
+        if self._streams is not None:
+            self._streams.close()
         self._quarantine.close()
         self._trial.close()
 
@@ -209,25 +221,46 @@ class Worker:
 
     def _drive(self) -> None:
         """The device's thread."""
-        while (item := self._to_device.get()) is not None:
+        while (item := self._waiting(self._to_device.get)) is not None:
             self._run_urgent()
             if isinstance(item, Call):
                 item.run()
+                self._waited = 0.0  # loading and measuring are no work on batches
                 continue
-            for result in self._stages.infer(item):
+            item.run.waited(self._waited)  # before it is handed on: at a shard's end the writing thread takes the sum
+            self._waited = 0.0
+            for result in self._inferred(item):
                 self._hand_on(result)
         self._hand_on(None)
         while (call := self._urgent.get()) is not None:  # until the writing thread has ended
             call.run()
 
+    def _inferred(self, item: Any) -> Iterable[Any]:
+        """What the model gives: from a stream a future of that. A child process takes one call at a time."""
+        if self._streams is None or not isinstance(item, Batch) or item.run.quarantined:
+            return self._stages.infer(item)
+        while not self._streams.wait(_LOOK_SECONDS):
+            self._run_urgent()
+        return [self._streams.submit(lambda: list(self._stages.infer(item)))]
+
     def _hand_on(self, result: Any) -> None:
         while True:
             try:
-                self._to_write.put(result, timeout=_LOOK_SECONDS)
+                self._waiting(functools.partial(self._to_write.put, result, timeout=_LOOK_SECONDS))
             except queue.Full:
                 self._run_urgent()
             else:
                 return
+
+    def _waiting(self, function: Callable[[], Any]) -> Any:
+        """What the function gives; the time that it takes is the device's waiting, unless a stream is at work."""
+        if self._streams is not None and self._streams.busy:
+            return function()
+        start = time.perf_counter()
+        try:
+            return function()
+        finally:
+            self._waited += time.perf_counter() - start
 
     def _run_urgent(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -236,7 +269,8 @@ class Worker:
 
     def _write(self) -> None:
         while (item := self._to_write.get()) is not None:
-            self._stages.write(item)
+            for result in item.result() if isinstance(item, Future) else [item]:
+                self._stages.write(result)
         self._urgent.put(None)
 
     def _urgently(self, function: Callable[[], Any]) -> Any:

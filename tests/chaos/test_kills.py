@@ -210,7 +210,7 @@ def test_a_run_on_ray_killed_at_random(
 @pytest.mark.ray
 def test_a_storm_of_kills_on_ray(place: Place, note: Any, repetition: int, dice: random.Random) -> None:
     place.more["resources"] = ON_RAY
-    kills = storm(place, dice, 5, 10, kill_all)
+    kills = storm(place, dice, 4, 8, kill_all)
     note("storm of kills of everything, on Ray", place, kills * 2 * one_kill())
 
 

@@ -18,6 +18,7 @@ Commands:
   status    Show how far a job is, and whether its runner is alive.
   verify    Prove that every planned row is there exactly once.
   errors    Show the rows that could not be predicted, by what went wrong.
+  bench     Compare the job with a bare loop over the same rows.
   schema    Print the JSON Schema of job files, for editors.
   clean     Remove what abandoned jobs and dead runners left behind.
 """
@@ -43,7 +44,7 @@ def test_help_names_the_verbs(workplace):
 
 
 @pytest.mark.parametrize(
-    "verb", ["init", "validate", "plan", "run", "retry", "status", "verify", "errors", "schema", "clean"]
+    "verb", ["init", "validate", "plan", "run", "retry", "status", "verify", "errors", "bench", "schema", "clean"]
 )
 def test_every_verb_and_option_has_help(workplace, verb):
     lines = workplace.batchinfer(verb, "--help").stdout.split("\n")

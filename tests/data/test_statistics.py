@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import datetime
 import io
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from batchinfer.data.scan import scan
-from batchinfer.data.statistics import UNKNOWN, ColumnStats
+from batchinfer.data.statistics import UNKNOWN, ColumnStats, Written, of_chunk
 from tests.data.damage import footer_of, read_apart, with_footer
 
 COLUMNS = {
@@ -114,3 +117,60 @@ def test_a_chunk_of_another_type_than_its_column_has_no_statistics(tmp_path: Pat
     assert read_apart([file])[0] in ("rows", "refused")
     if read_apart([file]) == ["rows"]:
         assert scan(str(file), statistics=["x"]).files[0].row_groups[0].statistics["x"] == UNKNOWN
+
+
+@dataclass
+class Said:
+    """What Arrow decodes of a chunk's statistics."""
+
+    min: Any
+    max: Any
+    null_count: Any
+
+
+class Chunk:
+    """A column chunk with these statistics."""
+
+    is_stats_set = True
+
+    def __init__(self, low: Any, high: Any, nulls: Any) -> None:
+        self.statistics = Said(low, high, nulls)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "nulls", "expected"),
+    [
+        (1, 2, 3, ColumnStats(1, 2, 3)),
+        (2, 2, 10, ColumnStats(2, 2, 10)),
+        (1, 2, None, ColumnStats(1, 2, None)),
+        (1, 2, 11, UNKNOWN),  # of ten rows
+        (1, 2, -1, UNKNOWN),
+        (2, 1, 0, ColumnStats(None, None, 0)),
+        (math.nan, 2.0, 0, ColumnStats(None, None, 0)),
+        (1.0, math.nan, 0, ColumnStats(None, None, 0)),
+        (None, None, 4, ColumnStats(None, None, 4)),
+    ],
+)
+def test_of_what_arrow_decodes_only_what_can_be_is_used(low: Any, high: Any, nulls: Any, expected: ColumnStats) -> None:
+    assert of_chunk(Chunk(low, high, nulls), rows=10) == expected
+
+
+@pytest.mark.parametrize("kind", ["int64", "double", "day"])
+@pytest.mark.parametrize("cut", [0, 1, 8])
+def test_bounds_as_they_were_first_written_are_looked_at_too(kind: str, cut: int) -> None:
+    low, high = bounds(kind)
+    first = field(0x18, high) + field(0x18, low)
+    short = field(0x18, high[cut:]) + field(0x18, low[cut:])
+    out = io.BytesIO()
+    pq.write_table(pa.table({"x": COLUMNS[kind]}), out, use_dictionary=False, compression="none")
+    footer = out.getvalue()[slice(*footer_of(out.getvalue()))]
+    assert footer.count(first) == 1
+    leaf = pq.ParquetFile(out).schema.column(0)
+    assert Written(footer.replace(first, short)).sound(0, 0, leaf) is (cut == 0)
+
+
+@pytest.mark.parametrize("edit", ["no low", "no high"])
+def test_one_bound_alone_is_not_sound(edit: str) -> None:
+    data = edited("int64", EDITS[edit])
+    leaf = pq.ParquetFile(io.BytesIO(edited("int64", lambda footer, low, high: footer))).schema.column(0)
+    assert not Written(data[slice(*footer_of(data))]).sound(0, 0, leaf)

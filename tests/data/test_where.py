@@ -32,6 +32,8 @@ SCHEMA = pa.schema(
         ("ms", pa.timestamp("ms")),
         ("ns", pa.timestamp("ns")),
         ("p", pa.decimal128(10, 2)),
+        ("w", pa.decimal128(38, 10)),
+        ("z", pa.timestamp("us", "UTC")),
     ]
 )
 
@@ -49,6 +51,7 @@ SCHEMA = pa.schema(
         ("s > 1", "can't be evaluated"),
         ("i = 1; drop table x", "not a condition"),
         ("nonsense(i)", "not a condition"),
+        ("i BETWEEN SYMMETRIC 2 AND 1", "not a condition"),  # else pruning must know it
         ("i in (select 1)", "one row only"),
     ],
 )
@@ -86,6 +89,8 @@ S = {
     "odd näme": ColumnStats(None, None, 10),
     **dict.fromkeys(["t", "ms", "ns"], ColumnStats(at("2020-01-01 12:00"), at("2020-01-02 12:00"), 0)),
     "p": ColumnStats(Decimal("1.25"), Decimal("3.75"), 0),
+    "w": ColumnStats(Decimal("9007199254740990.6"), Decimal("9007199254740990.6"), 0),
+    "z": ColumnStats(at("2020-01-01 12:00+00:00"), at("2020-01-02 12:00+00:00"), 0),
 }
 
 
@@ -147,6 +152,13 @@ S = {
         ("p = 3.755", True),
         ("p IN (1, 5.5)", False),
         ("p <> 2", True),
+        ("p > 1e300", True),
+        ("w < 9007199254740991", True),  # as a float the bound is that number
+        ("w <> 9007199254740991", True),
+        ("z > TIMESTAMP '2021-01-01 12:00:00'", True),
+        ("i > 9223372036854775808", True),  # no number of the column's type
+        ("f < -9007199254740994", True),
+        ("x.i > 10", True),  # may be a field of a struct
         ("b", True),
         ("NOT b", False),
         ("b = FALSE", False),
@@ -166,6 +178,11 @@ S = {
 )
 def test_pruning_says_no_only_where_statistics_prove_it(sql: str, expected: bool) -> None:
     assert Where(sql).may_match(S, SCHEMA, 10) is expected
+
+
+def test_a_group_without_rows_matches_nothing() -> None:
+    assert not Where("i = 7").may_match(S, SCHEMA, 0)
+    assert not Where("unknown = 1").may_match({}, SCHEMA, 0)
 
 
 def test_a_column_without_statistics_is_never_pruned() -> None:

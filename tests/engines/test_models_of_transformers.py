@@ -123,4 +123,11 @@ def test_the_identity_holds_what_decides_and_nothing_else() -> None:
     assert "model.safetensors" in identity.files
     assert "1_Pooling/config.json" in identity.files
     assert not {"README.md", ".gitattributes"} & set(identity.files)
-    assert set(identity.packages) == {"torch", "transformers", "tokenizers"}
+    assert set(identity.packages) == {
+        "torch",
+        "transformers",
+        "tokenizers",
+        "torchao",
+    }  # which precision: auto may take
+    plain = identify(step(MINILM, "embedding", {"embedding": "e"}).model_copy(update={"precision": "fp32"}))
+    assert set(plain.packages) == {"torch", "transformers", "tokenizers"}

@@ -375,3 +375,27 @@ def test_a_script_that_takes_more_inputs_than_the_step_names_is_refused_at_load(
     torch.jit.script(net(tmp_path)).save(str(tmp_path / "net.pt"))
     with pytest.raises(ModelError, match="takes x, v, not x: name all of them"):
         loaded(step(str(tmp_path / "net.pt"), {"x": "v"}, OUTPUTS))
+
+
+def test_threads_that_call_a_module_at_a_time_share_its_parameters_and_nothing_else() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    from batchinfer.engines.replicas import Replicas
+
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)).eval()
+    replicas = Replicas(module, 1)
+    assert replicas.here() is replicas.here() is module
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(replicas.here).result()
+        assert pool.submit(replicas.here).result() is other
+        assert pool.submit(torch.get_num_threads).result() == 1
+    assert other is not module
+    assert [p.data_ptr() for p in other.parameters()] == [p.data_ptr() for p in module.parameters()]
+    assert other[1].running_mean.data_ptr() != module[1].running_mean.data_ptr()
+    script = torch.jit.script(module)
+    replicas = Replicas(script, None)
+    assert replicas.here() is script
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(replicas.here).result() is script

@@ -95,6 +95,21 @@ def test_the_digits_are_recognised_by_the_exported_program(jobs: Path) -> None:
     assert frame["confidence"].is_between(0, 1).all()
 
 
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+def test_the_digits_are_recognised_by_onnx_runtime(
+    jobs: Path, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHINFER_CACHE", str(tmp_path / "cache"))
+    python(str(jobs / "make_onnx_model.py"))
+    result = run(jobs / "onnx.yaml", "--set", f"model.precision={precision}")
+    assert result["rows"]["succeeded"] == 1437
+    assert result["settings"]["precision"] == ("fp32" if precision == "auto" else "int8")
+    frame = pl.read_parquet(jobs / "out/onnx/data/*.parquet")
+    unseen = frame.slice(1000)  # the classifier was fitted to the first 1,000
+    assert (unseen["digit"] == unseen["label"]).mean() > 0.85
+    assert frame["confidence"].is_between(0, 1).all()
+
+
 def test_the_table_gets_the_scores_that_the_network_gives(jobs: Path) -> None:
     import torch
     from safetensors.torch import load_file

@@ -140,16 +140,17 @@ def test_a_precision_of_16_bits_that_is_asked_for_is_compared_where_that_costs_l
     assert engine.loads == ["bf16", "fp32", "bf16"]
     assert settings.measured["gate"]["passed"]
     small = FakeEngine(doubled, FLOAT, seconds={"bf16": 0.001})
-    told = chosen(small, of=step(precision="bf16"), rows=1000).measured["gate"]
+    told = chosen(small, of=step(precision="bf16"), rows=10_000).measured["gate"]
     assert "more than 3% of the job" in told["not_compared"]
     assert small.loads == ["bf16"]
 
 
-def test_full_precision_that_is_asked_for_is_not_measured() -> None:
+def test_full_precision_that_is_asked_for_is_compared_with_nothing() -> None:
     engine = FakeEngine(doubled, FLOAT)
-    assert chosen(engine, of=step(precision="fp32"), rows=LARGE).precision == "fp32"
+    settings = chosen(engine, of=step(precision="fp32"), rows=LARGE)
+    assert settings.precision == "fp32"
+    assert not settings.measured.keys() & {"rows_per_second", "gate", "gates"}
     assert engine.loads == ["fp32"]
-    assert engine.rows == 0
 
 
 def test_a_precision_that_is_asked_for_and_impossible_is_refused() -> None:
@@ -179,6 +180,14 @@ def test_a_model_that_cannot_be_loaded_at_all_is_refused() -> None:
 def test_a_small_job_is_not_measured_and_says_so() -> None:
     engine = FakeEngine(doubled, FLOAT, seconds={"fp32": 0.001})
     settings = chosen(engine, of=step(), rows=1000)
+    assert engine.loads == ["fp32"]
+    assert settings.measured["precision"] == "fp32: the job is too small for measuring to pay"
+    assert settings.measured["skipped"] == {}
+
+
+def test_a_candidate_whose_timing_would_be_too_much_of_the_job_is_named_as_skipped() -> None:
+    engine = FakeEngine(doubled, FLOAT, seconds={"fp32": 0.01})
+    settings = chosen(engine, of=step(), rows=7000)
     assert engine.loads == ["fp32"]
     assert "more than 3% of the job" in settings.measured["skipped"]["bf16"]
 
@@ -336,7 +345,7 @@ SETTINGS = Settings(
             ("ä b", pa.null()),
         ]
     ),
-    {"rows_per_second": {"bf16": 10.5}},
+    measured={"rows_per_second": {"bf16": 10.5}},
 )
 
 

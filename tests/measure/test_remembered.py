@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from batchinfer.measure.remembered import Remembered, cache_folder
+from batchinfer.measure.remembered import Remembered
+from batchinfer.precision.artefacts import cache_folder
 
 KEY = {"model": "abc", "device": "cpu", "threads": 2}
 FIGURES = {"row_seconds": {"fp32": 0.1, "bf16": 0.05}}

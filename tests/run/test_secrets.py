@@ -194,6 +194,15 @@ def test_an_exception_keeps_its_type_and_what_is_behind_it_is_cleaned() -> None:
     assert (str(cause), cause.__notes__) == ("[Errno 2] no [hidden]: '/[hidden]/x'", ["[hidden]"])
 
 
+def test_what_was_handled_before_and_what_a_group_holds_are_cleaned() -> None:
+    before, inside = OSError(f"before {CANARY}"), ValueError(f"inside {CANARY}")
+    error = ExceptionGroup("two", [inside, TypeError("other")])
+    error.__context__ = before
+    with pytest.raises(ExceptionGroup), Secrets(frozenset({CANARY})).kept():
+        raise error
+    assert [str(before), str(inside)] == ["before [hidden]", "inside [hidden]"]
+
+
 def test_what_an_end_cuts_off_is_hidden_too() -> None:
     assert Secrets(frozenset({CANARY})).hide(f"denied {CANARY[:9]}…") == "denied [hidden]…"
 

@@ -28,11 +28,12 @@ class Oracle:
         bucket: Bucket,
         jobs: dict[str, Shape],
         failed: Callable[[str], None],
+        ended: Callable[[str], bool],
         *,
         noisy: bool,
         forgiving: bool,
     ) -> None:
-        self._bucket, self._jobs, self._failed = bucket, jobs, failed
+        self._bucket, self._jobs, self._failed, self._ended = bucket, jobs, failed, ended
         self._noisy, self._forgiving = noisy, forgiving
         self._epochs: dict[tuple[str, str], str] = {}
         self._late: dict[str, str] = {}
@@ -43,6 +44,8 @@ class Oracle:
         """Who began them."""
         self._marked_by: str | None = None
         """Who put the _SUCCESS that stands."""
+        self._lost_mark = False
+        """Whether it was taken away by the request of a runner that had ended: the next run puts it again."""
         self._cleared: set[str] = set()
         """Who has deleted _SUCCESS, or found none to delete."""
         self._stray: str | None = None
@@ -262,12 +265,14 @@ class Oracle:
                 self._failed(f"{path}: names {listed.dead_letters}, which is gone")
 
     def _success(self, who: str, *, marked: bool) -> None:
-        self._stray = None
+        # A request of a runner that has ended and was told that it failed: whoever ends the generation sets it right.
+        self._stray = who if marked and self._ended(who) else None
+        self._lost_mark = not marked and self._marked_by not in (None, who) and self._ended(who)
         self._marked_by = who if marked else None
         if not marked:
             self._cleared.add(who)
         wrong = self._wrong_success()
-        if wrong is None:
+        if wrong is None or self._stray is not None:
             return
         if self._known.get(who) != self._newest() and self._begun_by.get(self._newest()) != who:
             self._stray = who  # replaced between its look and its mark; it looks again
@@ -304,7 +309,7 @@ class Oracle:
             self._failed(f"data/ holds {sorted(self.parts())}, other than the manifest")
         if exit_code != manifest.verdict:
             self._failed(f"the exit code is {exit_code}, the verdict {manifest.verdict}")
-        if (paths.SUCCESS in self._bucket.objects) != (manifest.verdict == 0):
+        if (paths.SUCCESS in self._bucket.objects) != (manifest.verdict == 0) and not self._lost_mark:
             self._failed(
                 f"_SUCCESS {'stands' if paths.SUCCESS in self._bucket.objects else 'is missing'} with {exit_code}"
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from batchinfer.errors import BatchinferError
+from batchinfer.errors import AccessError, BatchinferError, StorageError
 from batchinfer.ledger.host import Host
 from batchinfer.report.results import recorded
 from batchinfer.run import runner
@@ -68,6 +68,7 @@ class World:
             self.bucket,
             self._jobs,
             self.failed,
+            lambda who: self._processes[who].tasks[0].done,
             noisy=weather.noisy,
             forgiving=bool(weather.stale),  # parts of a replaced job can only be found by listing
         )
@@ -158,6 +159,7 @@ class World:
                     plan(job), listener, started.stop, restart=how == "restart", surroundings=surroundings
                 )
 
+        looked = True
         try:
             recorded(store, work)
             assert started.result is not None
@@ -165,6 +167,7 @@ class World:
             told = f"ends with {started.code}, {started.result.state} {'; '.join(started.result.errors)}"
         except BatchinferError as e:
             started.code = e.exit_code
+            looked = not isinstance(e, AccessError | StorageError)  # the store didn't let it
             told = f"ends with {started.code}: {e}"
             if e.exit_code not in (2, 75):
                 self.failed(f"{process.name} {told}")
@@ -176,7 +179,8 @@ class World:
             return
         self.scheduler.me()
         self.note(process.name, told)
-        self.oracle.left(process.name)
+        if looked:
+            self.oracle.left(process.name)
         process.dead = True  # its other threads end with it
 
     def _host(self, process: Process) -> Host:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest import mock
 
@@ -22,10 +22,12 @@ def success_before_the_manifest() -> Iterator[None]:
     """Readers are told that all is there before it is written down what all is."""
     right = manifests.create
 
-    def create(store: Store, job: JobPaths, listed: list[Part], generation: int, verdict: int) -> Manifest:
+    def create(
+        store: Store, job: JobPaths, listed: list[Part], generation: int, verdict: int, precision: Mapping[str, Any]
+    ) -> Manifest:
         if verdict == 0:
             manifests.mark_success(store)
-        return right(store, job, listed, generation, verdict)
+        return right(store, job, listed, generation, verdict, precision)
 
     with mock.patch.object(manifests, "create", create):
         yield

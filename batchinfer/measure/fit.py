@@ -1,0 +1,189 @@
+"""What fits a loaded model to its device: streams and the budget of a batch, tried on the job's own rows as far as that pays."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from batchinfer.engines.faults import Fault, fault_of
+from batchinfer.engines.protocol import Engine, Prepared
+from batchinfer.errors import BatchinferError
+from batchinfer.measure import tuning
+from batchinfer.measure.remembered import Remembered
+from batchinfer.pipeline.batching import Budget, batches
+
+TOKENS = tuple(2**n for n in range(8, 19))
+"""Budgets that are tried, 256 to 262,144 tokens."""
+ROWS = tuple(2**n for n in range(6, 18))
+"""Likewise for rows without lengths, 64 to 131,072."""
+TRIES = 6
+"""Values that the time for measuring should do for."""
+LEAST_BATCHES = 2
+"""A value is timed on so many batches for each stream, at least: fewer say nothing."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was found."""
+
+    budget: Budget
+    streams: int = 1
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """Rows per second by what was tried, for the report; empty where nothing was."""
+
+
+@dataclass
+class Fitting:
+    """See `fit`.
+
+    Args:
+        engine: loaded, with `threads` CPU threads.
+        load: loads it again at the same precision with another number of threads.
+        rows: of the job, with the step's input columns.
+        budget: the default.
+        knob: what of the budget may change: `tokens`, `rows`, or None where the job file fixes it.
+        threads: CPU threads of the worker, which the streams share; 1 where there is to be one stream.
+        row_seconds: of a row, by what is known.
+        seconds: that measuring may take.
+        remembered: figures of former runs.
+        key: what they depend on; empty where that isn't known.
+        clock: seconds, never going back.
+
+    """
+
+    engine: Engine
+    load: Callable[[int], object]
+    rows: pa.Table
+    budget: Budget
+    knob: str | None
+    threads: int
+    row_seconds: float
+    seconds: float
+    remembered: Remembered
+    key: Mapping[str, Any]
+    clock: Callable[[], float] = time.perf_counter
+    _streams: int = field(default=1, init=False)
+    """For how many the engine is loaded."""
+
+    def fit(self) -> Fit:
+        """The streams first, as they win more, then the budget; the engine is left loaded accordingly. Raises BatchinferError."""
+        if self.key and (known := self.remembered.find(self._key)) is not None:
+            found = Fit(Budget(**known["budget"]), known["streams"], {**known["figures"], "known_before": True})
+            self._spread(found.streams)
+            return found
+        prepared = self._prepared()
+        if prepared is None:
+            return Fit(self.budget)
+        end = self.clock() + self.seconds
+        figures: dict[str, Any] = {}
+        streams = 1
+        if self.threads > 1:
+            streams, paces = tuning.climb(
+                1, tuning.streams(self.threads), lambda n: self._pace(prepared, self.budget, n, end)
+            )
+            figures["streams"] = _told(paces)
+            self._spread(streams)
+        budget = self.budget
+        if self.knob is not None:
+            name = self.knob
+            rungs = TOKENS if name == "tokens" else ROWS
+            best, paces = tuning.climb(
+                getattr(budget, name),
+                rungs,
+                lambda n: self._pace(prepared, replace(budget, **{name: n}), streams, end),
+            )
+            figures[name] = _told(paces)
+            budget = replace(budget, **{name: best})
+        found = Fit(budget, streams, figures if any(len(paces) > 1 for paces in figures.values()) else {})
+        if self.key and found.figures:
+            value = {"rows": budget.rows, "tokens": budget.tokens}
+            self.remembered.keep(self._key, {"budget": value, "streams": streams, "figures": found.figures})
+        return found
+
+    @property
+    def _key(self) -> dict[str, Any]:
+        return {**self.key, "fit": [self.budget.rows, self.budget.tokens, self.knob, self.threads]}
+
+    def _prepared(self) -> Prepared | None:
+        """As many rows, spread over those that there are, as the time does for; None where that is too little or one of them is bad."""
+        most = int(self.seconds / TRIES / max(self.row_seconds, 1e-9))
+        if most < 1 or not len(self.rows):
+            return None
+        some = np.unique(np.linspace(0, len(self.rows) - 1, most).astype(np.int64)) if most < len(self.rows) else None
+        try:
+            return self.engine.prepare(self.rows if some is None else self.rows.take(pa.array(some)))
+        except BatchinferError:
+            raise
+        except BaseException:  # noqa: BLE001 - a bad row: the run finds and reports it
+            return None
+
+    def _pace(self, prepared: Prepared, budget: Budget, streams: int, end: float) -> float | None:
+        """Rows per second at a budget with so many streams; None where it doesn't fit, a row is bad, or time is short."""
+        cut = list(batches(len(prepared), prepared.lengths, budget))
+        if len(cut) < LEAST_BATCHES * streams or self.clock() + len(prepared) * self.row_seconds > end:
+            return None
+        self._spread(streams)
+        try:
+            return len(prepared) / max(1e-9, self._timed([prepared.batch(rows) for rows in cut], streams))
+        except BatchinferError:
+            raise
+        except BaseException as e:
+            if fault_of(e) is Fault.POISONED:
+                raise
+            return None
+
+    def _spread(self, streams: int) -> None:
+        """Load the model for so many streams, where it isn't yet."""
+        if streams != self._streams:
+            self.load(self.threads // streams)
+            self._streams = streams
+
+    def _timed(self, payloads: Sequence[Any], streams: int) -> float:
+        """Seconds for the payloads over so many threads, each after a warm-up on the shortest."""
+        if streams == 1:
+            self._answer(payloads[-1])
+            start = self.clock()
+            for payload in payloads:
+                self._answer(payload)
+            return self.clock() - start
+        left, ready = iter(payloads), threading.Barrier(streams)
+        lock, errors = threading.Lock(), []
+        spans: list[tuple[float, float]] = []
+
+        def take() -> Any:
+            with lock:
+                return next(left, None)
+
+        def work() -> None:
+            try:
+                self._answer(payloads[-1])
+                ready.wait()
+                began = self.clock()
+                while (payload := take()) is not None:
+                    self._answer(payload)
+                spans.append((began, self.clock()))
+            except BaseException as e:  # noqa: BLE001 - raised below, on the caller's thread
+                errors.append(e)
+                ready.abort()
+
+        team = [threading.Thread(target=work, name=f"batchinfer-fit-{n}", daemon=True) for n in range(streams)]
+        for thread in team:
+            thread.start()
+        for thread in team:
+            thread.join()
+        if errors:
+            raise next((e for e in errors if not isinstance(e, threading.BrokenBarrierError)), errors[0])
+        return max(end for _, end in spans) - min(began for began, _ in spans)
+
+    def _answer(self, payload: Any) -> None:
+        self.engine.finish(self.engine.infer(payload))
+
+
+def _told(paces: Mapping[int, float | None]) -> dict[str, float | None]:
+    return {str(value): None if pace is None else round(pace, 1) for value, pace in paces.items()}

@@ -1,0 +1,87 @@
+"""Files that are built once from a model, such as its quantized form, kept by what they were built from.
+
+They lie under `$BATCHINFER_CACHE`, or `batchinfer` in the user's cache folder; deleting them costs building them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from batchinfer.errors import ModelError
+
+_RECORD = "artefact.json"
+
+
+def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
+    """`$BATCHINFER_CACHE`, or batchinfer's folder in the user's cache folder."""
+    known = os.environ if environment is None else environment
+    if named := known.get("BATCHINFER_CACHE"):
+        return Path(named).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "batchinfer"
+    return Path(known.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchinfer"
+
+
+def artefact(made_of: Mapping[str, str], build: Callable[[Path], None]) -> Path:
+    """The folder of what `build` writes, which is called, with an empty folder, only where that isn't there yet and whole.
+
+    `made_of` names everything that decides about the result: digests, recipe, versions of libraries. Several processes
+    may ask at once: each may build, one result stays. Raises what `build` raises, and ModelError where nothing can be kept.
+    """
+    key = hashlib.sha256(json.dumps(dict(made_of), sort_keys=True).encode()).hexdigest()
+    kept = cache_folder() / "artefacts" / key
+    if _whole(kept):
+        return kept
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=kept.parent))
+    except OSError as error:
+        raise ModelError(
+            f"{kept.parent} can't be written: set BATCHINFER_CACHE to a folder that can ({error})"
+        ) from error
+    try:
+        build(place)
+        record = {"made_of": dict(made_of), "files": {path.name: digest(path) for path in sorted(place.iterdir())}}
+        (place / _RECORD).write_text(json.dumps(record, indent=2))
+        for path in place.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        _publish(place, kept)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return kept
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _publish(place: Path, kept: Path) -> None:
+    """Give a finished folder its name, in place of a damaged one; a whole one that came before stays."""
+    try:
+        place.rename(kept)
+    except OSError:
+        if _whole(kept):
+            return
+        aside = Path(tempfile.mkdtemp(prefix=".damaged-", dir=kept.parent))
+        kept.rename(aside / kept.name)
+        shutil.rmtree(aside)
+        place.rename(kept)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a folder holds what was recorded when it was built."""
+    try:
+        files = json.loads((folder / _RECORD).read_bytes())["files"]
+        return bool(files) and all(digest(folder / name) == told for name, told in files.items())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return False

@@ -1,0 +1,185 @@
+"""The comparisons: batchinfer beside the loops by hand and the peers, in one round after the other."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from batchinfer.measure.choose import CPU_TOKENS
+from tests.benchmarks import agreement, inputs, machine, turns, whole
+from tests.benchmarks.models import ROOT
+from tests.benchmarks.programs import text_model
+from tests.benchmarks.rounds import Round
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Programs that do the same work."""
+
+    name: str
+    column: str
+    """What they compute."""
+    conditions: dict[str, Any]
+    programs: dict[str, list[str]]
+    """Arguments of `tests.benchmarks.programs`, or for whole processes a module and its arguments."""
+    outputs: dict[str, Path]
+    baseline: str
+    ours: str
+    seconds: str = "steady_s"
+    """The figure that is compared."""
+    usual: tuple[str, ...] = field(default=())
+    """Programs that run unless others are chosen; all where empty."""
+
+    def choose(self, wanted: Sequence[str]) -> list[str]:
+        """The programs to run, in order. Raises ValueError for one that isn't there."""
+        if unknown := [name for name in wanted if name not in self.programs]:
+            raise ValueError(f"{self.name} has no program {', '.join(unknown)}; it has {', '.join(self.programs)}")
+        chosen = wanted or self.usual or tuple(self.programs)
+        return [name for name in self.programs if name in chosen]
+
+    def round(self, number: int, wanted: Sequence[str]) -> Round:
+        """Run the programs once, the first of them by the round's number.
+
+        Raises ValueError where they don't compute the same, CalledProcessError where one fails.
+        """
+        names = self.choose(wanted)
+        order = list(itertools.islice(itertools.cycle(names), number % len(names), number % len(names) + len(names)))
+        programs = {name: self.programs[name] for name in order}
+        facts = machine.facts()
+        results = whole.run(programs) if self.seconds == "end_to_end_s" else turns.run(programs, str(ROOT))
+        for name in names[1:]:
+            results[name] |= agreement.check(self.outputs[name], self.outputs[names[0]], self.column)
+        return Round(self.name, self.conditions, facts, {name: results[name] for name in names})
+
+
+def text(folder: Path, rows: int, precision: str, threads: int) -> Comparison:
+    """MiniLM embeddings, steady, in turns. The loop has batches of 2,048 tokens, or with `-as-ours` as many as we take."""
+    source = text_input(folder, rows)
+    at = [f"precision={precision}", f"threads={threads}"]
+    programs = {
+        "loop": ["bare-text", *at],
+        "loop-as-ours": ["bare-text", *at, f"tokens={CPU_TOKENS}"],
+        "inline": ["ours-text", *at],
+        "ray": ["ours-text", *at, "executor=ray"],
+        "ray-data-documented": ["ray-text", "form=documented", "precision=fp32", f"threads={threads}"],
+        "ray-data-fused": ["ray-text", "form=fused", *at, f"tokens={CPU_TOKENS}"],
+        "ray-data-fused-4096": ["ray-text", "form=fused", "batch=4096", *at, f"tokens={CPU_TOKENS}"],
+        "ray-data-split": ["ray-text", "form=split", *at, f"tokens={CPU_TOKENS}"],
+        "daft": ["daft-text", *at, f"tokens={CPU_TOKENS}"],
+        "daft-4096": ["daft-text", "batch=4096", *at, f"tokens={CPU_TOKENS}"],
+    }
+    usual = ("loop", "loop-as-ours", "inline", "ray", "ray-data-fused", "ray-data-split", "daft")
+    conditions = {"rows": rows, "precision": precision, "threads": threads}
+    return _in_turns("text", "embedding", conditions, programs, source, folder, "loop", usual)
+
+
+def table(folder: Path, rows: int, precision: str, threads: int) -> Comparison:
+    """32 floats a row into a small network, steady, in turns; always fp32."""
+    del precision
+    source = folder / f"table-{rows}"
+    if not source.exists():
+        inputs.make_table(source, rows)
+    weights = folder / "scorer.safetensors"
+    inputs.make_network(weights)
+    at, mine = f"threads={threads}", f"weights={weights}"
+    programs = {
+        "loop": ["loop-table", at],
+        "inline": ["ours-table", at, mine],
+        "ray": ["ours-table", at, mine, "executor=ray"],
+        "ray-data": ["ray-table", at],
+        "ray-data-250k": ["ray-table", at, "batch=250000"],
+        "daft": ["daft-table", at],
+        "daft-16k": ["daft-table", at, "batch=16384"],
+    }
+    usual = ("loop", "inline", "ray", "ray-data", "daft")
+    return _in_turns("table", "score", {"rows": rows, "threads": threads}, programs, source, folder, "loop", usual)
+
+
+def _in_turns(
+    name: str,
+    column: str,
+    conditions: dict[str, Any],
+    programs: dict[str, list[str]],
+    source: Path,
+    folder: Path,
+    baseline: str,
+    usual: tuple[str, ...],
+) -> Comparison:
+    outputs = {program: folder / "out" / f"{name}-{program}" for program in programs}
+    commands = {p: [kind, str(source), str(outputs[p]), *more] for p, (kind, *more) in programs.items()}
+    return Comparison(name, column, conditions, commands, outputs, baseline, "inline", usual=usual)
+
+
+def defaults(folder: Path, rows: int, precision: str, threads: int) -> Comparison:
+    """From command to finished files with nothing tuned: `precision: auto` beside Ray Data as its documentation shows it."""
+    del precision
+    source = text_input(folder, rows)
+    job = {"input": {"path": str(source)}, "model": text_model("auto"), "output": {"carry": ["id"]}}
+    peers = {"ray-data-documented": ["ray-text", "form=documented", "precision=fp32", f"threads={threads}"]}
+    conditions = {"rows": rows, "threads": threads}
+    return _whole("defaults", "embedding", conditions, {"batchinfer": job}, peers, source, folder)
+
+
+def short(folder: Path, rows: int, precision: str, threads: int) -> Comparison:
+    """From command to finished files, a job of some 15 seconds with everything given, beside the peers at their best."""
+    source = text_input(folder, rows)
+    job = {
+        "input": {"path": str(source)},
+        "model": text_model(precision)
+        | {"outputs": {"embedding": {"column": "embedding", "type": "fixed_size_list<float32>[384]"}}},
+        "batching": {"rows": 512, "tokens": CPU_TOKENS},
+        "resources": {"executor": "inline", "cpus": threads, "gpus": 0},
+        "output": {"carry": ["id"]},
+    }
+    at = [f"precision={precision}", f"threads={threads}", f"tokens={CPU_TOKENS}"]
+    peers = {
+        "loop": ["bare-text", *at],
+        "ray-data-fused": ["ray-text", "form=fused", *at],
+        "ray-data-split": ["ray-text", "form=split", *at],
+        "daft": ["daft-text", *at],
+    }
+    conditions = {"rows": rows, "precision": precision, "threads": threads}
+    return _whole("short", "embedding", conditions, {"batchinfer": job}, peers, source, folder)
+
+
+def _whole(
+    name: str,
+    column: str,
+    conditions: dict[str, Any],
+    jobs: dict[str, dict[str, Any]],
+    peers: dict[str, list[str]],
+    source: Path,
+    folder: Path,
+) -> Comparison:
+    outputs = {program: folder / "out" / f"{name}-{program}" for program in (*jobs, *peers)}
+    commands: dict[str, list[str]] = {}
+    for program, sections in jobs.items():
+        path = folder / f"{name}-{program}.yaml"  # JSON is YAML
+        output = sections["output"] | {"path": str(outputs[program])}
+        path.write_text(json.dumps({"version": 1, "name": name, **sections, "output": output}, indent=1))
+        commands[program] = ["batchinfer", "run", "--restart", "--progress", "none", str(path)]
+    for program, (kind, *more) in peers.items():
+        commands[program] = ["tests.benchmarks.programs", kind, str(source), str(outputs[program]), *more]
+    baseline = next(iter(peers))
+    return Comparison(name, column, conditions, commands, outputs, baseline, next(iter(jobs)), "end_to_end_s")
+
+
+def text_input(folder: Path, rows: int) -> Path:
+    """The texts, made where they lack."""
+    source = folder / f"text-{rows}"
+    if not source.exists():
+        inputs.make_text(source, rows)
+    return source
+
+
+COMPARISONS = {
+    "text": (text, 12_000),
+    "table": (table, 24_000_000),
+    "defaults": (defaults, 12_000),
+    "short": (short, 1500),
+}
+"""How each is made, and rows that it takes unless told otherwise: 60 seconds and more on two cores, or 15 for `short`."""

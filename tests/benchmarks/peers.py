@@ -1,0 +1,172 @@
+"""The peers on the same work: Ray Data and Daft, as their documentation has it and as well as they can be made to do it.
+
+Not here: Beam RunInference.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tests.benchmarks.models import FEATURES, ROOT, WIDTH, WRITER, Embedder, Marks, Score, Tokeniser, as_column
+
+
+class RayEmbedder:
+    """Ray Data's class: texts, or token ids that a stage before made, to embeddings."""
+
+    def __init__(self, marks: Marks, precision: str, threads: int, tokens: int | None) -> None:
+        self._marks, self._tokenise = marks, Tokeniser(threads)
+        self._embed = Embedder(precision, threads, tokens)
+        self._embed(self._tokenise(["warm up"] * 4))
+        marks.mark("ready")
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        split = "ids" in table.column_names
+        ids = table["ids"].to_pylist() if split else self._tokenise(table["text"].to_pylist())
+        vectors = self._embed(ids, lambda: self._marks.mark("first"))
+        return pa.table({"id": table["id"], "embedding": as_column(vectors)})
+
+
+class RayTokeniser:
+    """Ray Data's class for a stage of its own: texts to token ids."""
+
+    def __init__(self) -> None:
+        self._tokenise = Tokeniser(1)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        ids = self._tokenise(table["text"].to_pylist())
+        return pa.table({"id": table["id"], "ids": pa.array(ids, pa.list_(pa.int32()))})
+
+
+class RayScorer:
+    """Ray Data's class for the table."""
+
+    def __init__(self, marks: Marks, threads: int) -> None:
+        self._marks, self._score = marks, Score(threads)
+        marks.mark("ready")
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        scores = self._score([table[name].to_numpy() for name in FEATURES])
+        self._marks.mark("first")
+        return pa.table({"id": table["id"], "score": scores})
+
+
+def _ray() -> Any:
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=max(4, os.cpu_count() or 1),  # reading and writing wait for no core beside the model's
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray
+
+
+def ray_text(
+    files: list[str],
+    out: Path,
+    marks: Marks,
+    precision: str = "fp32",
+    threads: str = "2",
+    tokens: str = "2048",
+    batch: str = "1024",
+    form: str = "fused",
+    **_: str,
+) -> None:
+    """Ray Data over one actor.
+
+    `form`: documented (batches of 64 in file order, as `map_batches` is explained), fused (large batches that are tokenised and
+    sorted in the actor), or split (tokenised in a stage of its own).
+    """
+    ray = _ray()
+    one = ray.data.ActorPoolStrategy(size=1)
+    data = ray.data.read_parquet(files, columns=["id", "text"])
+    if form == "split":
+        data = data.map_batches(RayTokeniser, batch_format="pyarrow", batch_size=int(batch), compute=one, num_cpus=0.5)
+    data = data.map_batches(
+        RayEmbedder,
+        fn_constructor_args=(marks, precision, int(threads), None if form == "documented" else int(tokens)),
+        batch_format="pyarrow",
+        batch_size=64 if form == "documented" else int(batch),
+        compute=one,
+        num_cpus=1,
+    )
+    data.write_parquet(str(out), **WRITER)
+
+
+def ray_table(files: list[str], out: Path, marks: Marks, threads: str = "2", batch: str = "65536", **_: str) -> None:
+    """Ray Data over one actor, with large batches that stay Arrow."""
+    ray = _ray()
+    data = ray.data.read_parquet(files).map_batches(
+        RayScorer,
+        fn_constructor_args=(marks, int(threads)),
+        batch_format="pyarrow",
+        batch_size=int(batch),
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=1,
+    )
+    data.write_parquet(str(out), **WRITER)
+
+
+def daft_text(
+    files: list[str],
+    out: Path,
+    marks: Marks,
+    precision: str = "fp32",
+    threads: str = "2",
+    tokens: str = "2048",
+    batch: str = "1024",
+    **_: str,
+) -> None:
+    """Daft's own runner with a class, which tokenises and sorts large batches."""
+    import daft
+
+    daft.set_runner_native()
+
+    @daft.cls(max_concurrency=1, use_process=False)
+    class Embeddings:
+        def __init__(self) -> None:
+            self.tokenise, self.embed = Tokeniser(int(threads)), Embedder(precision, int(threads), int(tokens))
+            self.embed(self.tokenise(["warm up"] * 4))
+            marks.mark("ready")
+
+        @daft.method.batch(
+            return_dtype=daft.DataType.fixed_size_list(daft.DataType.float32(), WIDTH), batch_size=int(batch)
+        )
+        def __call__(self, texts: Any) -> Any:
+            vectors = self.embed(self.tokenise(texts.to_pylist()), lambda: marks.mark("first"))
+            return daft.Series.from_arrow(as_column(vectors))
+
+    frame, embeddings = daft.read_parquet(files), Embeddings()
+    frame = frame.select(frame["id"], embeddings(frame["text"]).alias("embedding"))
+    frame.write_parquet(str(out), compression=WRITER["compression"])
+
+
+def daft_table(files: list[str], out: Path, marks: Marks, threads: str = "2", batch: str = "65536", **_: str) -> None:
+    """Daft's own runner with a class over 32 columns."""
+    import daft
+
+    daft.set_runner_native()
+
+    @daft.cls(max_concurrency=1, use_process=False)
+    class Scores:
+        def __init__(self) -> None:
+            self.score = Score(int(threads))
+            marks.mark("ready")
+
+        @daft.method.batch(return_dtype=daft.DataType.float32(), batch_size=int(batch))
+        def __call__(self, *columns: Any) -> Any:
+            scores = self.score([c.to_arrow().to_numpy(zero_copy_only=False) for c in columns])
+            marks.mark("first")
+            return daft.Series.from_arrow(pa.array(scores))
+
+    frame, scores = daft.read_parquet(files), Scores()
+    frame = frame.select(frame["id"], scores(*[frame[name] for name in FEATURES]).alias("score"))
+    frame.write_parquet(str(out), compression=WRITER["compression"])

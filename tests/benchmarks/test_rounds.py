@@ -1,0 +1,172 @@
+"""What rounds of a benchmark come to, and when they may be put together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.benchmarks import agreement, gpu, rounds
+from tests.benchmarks.compare import Comparison
+from tests.benchmarks.rounds import Ratio, Round
+
+MACHINE = {"cpu": "one", "cores": 2, "commit": "abc"}
+
+
+def made(machine: dict[str, Any] = MACHINE, rows: int = 100, **seconds: float) -> Round:
+    """A round with the steady seconds of each program."""
+    results = {name: {"rows": rows, "steady_s": s, "peak_mb": 10 * s} for name, s in seconds.items()}
+    return Round("text", {"rows": rows}, machine, results)
+
+
+def test_a_ratio_is_of_two_programs_of_one_round_whatever_the_machine_did_between_rounds() -> None:
+    found = rounds.ratio([made(loop=10, inline=8), made(loop=100, inline=80)], "inline", "loop", "steady_s")
+    assert found == Ratio(1.25, 1.25, 1.25, 2)
+
+
+def test_the_median_and_the_quartiles_are_those_of_the_rounds() -> None:
+    found = rounds.ratio([made(loop=s, inline=10) for s in (8, 9, 10, 11, 12)], "inline", "loop", "steady_s")
+    assert found == Ratio(1.0, 0.9, 1.1, 5)
+    assert not found.resolved
+    assert str(found) == "1.00 (0.90 to 1.10, unresolved)"
+
+
+def test_a_ratio_is_resolved_where_the_quartiles_are_within_a_twentieth_of_the_median() -> None:
+    assert Ratio(1.0, 0.975, 1.025, 9).resolved
+    assert not Ratio(1.0, 0.97, 1.03, 9).resolved
+    assert Ratio(10.0, 9.8, 10.2, 9).resolved
+    assert str(Ratio(1.0, 0.98, 1.02, 9)) == "1.00 (0.98 to 1.02)"
+
+
+def test_one_round_resolves_nothing() -> None:
+    found = rounds.ratio([made(loop=10, inline=10)], "inline", "loop", "steady_s")
+    assert found is not None
+    assert not found.resolved
+    assert str(found) == "1.00 (one round)"
+
+
+def test_rounds_without_one_of_the_programs_are_left_out_of_a_ratio() -> None:
+    some = [made(loop=10, inline=10), made(loop=10), made(inline=1)]
+    found = rounds.ratio(some, "inline", "loop", "steady_s")
+    assert found is not None
+    assert (found.median, found.rounds) == (1.0, 1)
+    assert rounds.ratio(some, "inline", "daft", "steady_s") is None
+
+
+def test_the_summary_compares_each_program_with_the_baseline_and_ours_with_each() -> None:
+    summary = rounds.summary([made(loop=10, inline=10, daft=20)] * 3, "loop", "inline", "steady_s")
+    programs = summary["programs"]
+    assert programs["daft"]["to_baseline"]["median"] == 0.5
+    assert programs["daft"]["ours_to_it"]["median"] == 2.0
+    assert programs["loop"]["to_baseline"] is None
+    assert programs["inline"]["ours_to_it"] is None
+    assert summary["commits"] == ["abc"]
+
+
+def test_figures_are_medians_but_memory_is_the_largest() -> None:
+    results = [
+        {"rows": 100, "steady_s": s, "steady_cpu_s": 2 * s, "peak_mb": s, "output_bytes": 2**20} for s in (1, 2, 10)
+    ]
+    assert rounds.figures(results) == {
+        "rows_per_s": 50.0,
+        "end_to_end_s": None,
+        "first_s": None,
+        "peak_mb": 10,
+        "output_mb": 1.0,
+        "cpu_ms_per_row": 40.0,
+    }
+
+
+def test_rounds_accumulate_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "text.json"
+    rounds.add(path, made(loop=10, inline=9))
+    both = rounds.add(path, made(loop=11, inline=9))
+    assert len(both) == 2
+    assert rounds.read(path) == both
+    assert len(json.loads(path.read_text())["rounds"]) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["text.json"]
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (made(machine={**MACHINE, "cpu": "two"}, loop=1), "cpu: one there, two now"),
+        (made(rows=200, loop=1), "rows: 100 there, 200 now"),
+    ],
+    ids=["machine", "rows"],
+)
+def test_a_round_of_another_machine_or_other_conditions_is_refused(
+    tmp_path: Path, other: Round, difference: str
+) -> None:
+    path = tmp_path / "text.json"
+    rounds.add(path, made(loop=10))
+    with pytest.raises(ValueError, match=difference):
+        rounds.add(path, other)
+    assert len(rounds.read(path)) == 1
+
+
+def test_a_round_of_another_commit_is_taken_and_both_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "text.json"
+    rounds.add(path, made(loop=10))
+    both = rounds.add(path, made(machine={**MACHINE, "commit": "def"}, loop=10))
+    assert rounds.summary(both, "loop", "inline", "steady_s")["commits"] == ["abc", "def"]
+
+
+def test_the_table_has_a_line_for_each_program_and_a_dash_for_what_is_not_known() -> None:
+    text = rounds.markdown(rounds.summary([made(loop=10, inline=8)] * 2, "loop", "inline", "steady_s"))
+    lines = text.splitlines()
+    assert lines[-2:] == [
+        "| loop | 10 | – | 1.25 (1.25 to 1.25) | – | – | 100 | – | – |",
+        "| inline | 12 | 1.25 (1.25 to 1.25) | – | – | – | 80 | – | – |",
+    ]
+    assert lines[2].count("|") == lines[3].count("|") == lines[4].count("|")
+
+
+def test_a_program_that_is_not_there_is_refused_with_those_that_are() -> None:
+    comparison = Comparison("text", "embedding", {}, {"loop": [], "daft": []}, {}, "loop", "inline")
+    assert comparison.choose(["daft"]) == ["daft"]
+    with pytest.raises(ValueError, match="no program spark; it has loop, daft"):
+        comparison.choose(["spark"])
+
+
+def output(folder: Path, ids: list[int], **column: Any) -> Path:
+    folder.mkdir()
+    pq.write_table(pa.table({"id": ids, **column}), folder / "part.parquet")
+    return folder
+
+
+def test_outputs_agree_by_id_in_any_order(tmp_path: Path) -> None:
+    left = output(tmp_path / "left", [1, 2], embedding=[[1.0, 0.0], [0.0, 1.0]])
+    right = output(tmp_path / "right", [2, 1], embedding=[[0.0, 1.0], [1.0, 0.0]])
+    assert agreement.check(left, right, "embedding") == {"cosine_min": 1.0}
+
+
+def test_programs_that_computed_something_else_are_not_compared(tmp_path: Path) -> None:
+    reference = output(tmp_path / "reference", [1, 2], embedding=[[1.0, 0.0], [0.0, 1.0]], score=[1.0, 2.0])
+    turned = output(tmp_path / "turned", [1, 2], embedding=[[1.0, 0.0], [1.0, 0.0]], score=[1.0, float("nan")])
+    fewer = output(tmp_path / "fewer", [1], embedding=[[1.0, 0.0]], score=[1.0])
+    for column in ("embedding", "score"):
+        for wrong in (turned, fewer):
+            with pytest.raises(ValueError, match="reference"):
+                agreement.check(wrong, reference, column)
+
+
+def test_shares_of_a_devices_peak_count_real_tokens_and_its_time_those_with_padding() -> None:
+    told = {
+        "ready": 0.0,
+        "written": 10.0,
+        "rows": 5,
+        "tokens": 100,
+        "padded_tokens": 200,
+        "infer_s": 5.0,
+        "wait_s": 4.0,
+    }
+    found = gpu.shares(told, peak=1e5, parameters=1000)
+    assert found["tokens_per_s"] == 10.0
+    assert found["share_of_peak"] == pytest.approx(2 * 1000 * 100 / 10 / 1e5)
+    assert found["share_of_peak_on_device"] == pytest.approx(2 * 1000 * 200 / 5 / 1e5)
+    assert (found["on_device"], found["waiting"], found["padding"]) == (0.5, 0.4, 0.5)

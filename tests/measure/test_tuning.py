@@ -1,0 +1,44 @@
+"""How far budgets and streams are turned up or down, by made-up paces."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchinfer.measure.tuning import climb, streams
+
+
+@pytest.mark.parametrize(
+    ("paces", "best", "tried"),
+    [
+        ({4: 100, 8: 120, 16: 140, 32: 141}, 16, [4, 8, 16, 32]),
+        ({2: 130, 4: 100, 8: 90, 1: 120}, 2, [4, 8, 2, 1]),
+        ({2: 90, 4: 100, 8: 104}, 4, [4, 8, 2]),
+        ({2: 90, 4: 100, 8: None, 16: 900}, 4, [4, 8, 2]),
+        ({4: 100}, 4, [4]),
+    ],
+    ids=[
+        "up while it pays",
+        "down where up is slower",
+        "a gain within the noise is none",
+        "memory ends it",
+        "no choice",
+    ],
+)
+def test_a_quantity_goes_where_it_is_faster(paces: dict[int, float | None], best: int, tried: list[int]) -> None:
+    asked: list[int] = []
+
+    def pace(value: int) -> float | None:
+        asked.append(value)
+        return paces[value]
+
+    found, measured = climb(4, list(paces), pace)
+    assert (found, asked) == (best, tried)
+    assert measured == {value: paces[value] for value in tried}
+
+
+def test_where_there_is_no_time_for_the_first_nothing_else_is_tried() -> None:
+    assert climb(4, [2, 8], lambda _: None) == (4, {4: None})
+
+
+def test_threads_are_spent_evenly() -> None:
+    assert [streams(n) for n in (1, 2, 3, 6, 8, 12)] == [[1], [1, 2], [1], [1, 2], [1, 2, 4, 8], [1, 2, 4]]

@@ -1,0 +1,82 @@
+"""The engines at each recipe: real MiniLM, and modules that are compiled."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from batchinfer.engines import registry
+from batchinfer.errors import ModelError
+from batchinfer.precision.compiled import compiling
+from tests.engines.models import MINILM, loaded, run, texts, tiny, vectors
+from tests.engines.models import step as text_step
+from tests.precision.towers import answers, rows, step, tower
+
+
+@cache
+def embeddings(precision: str) -> Any:
+    engine = loaded(text_step(MINILM, "embedding", {"embedding": "e"}), precision)
+    return vectors(run(engine, pa.table({"t": texts(40)}))["embedding"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "least", "most"), [("fp16", 0.9999, 1), ("int8-weight", 0.995, 0.99999), ("int4-weight", 0.8, 0.99)]
+)
+def test_minilm_agrees_with_itself_at_fewer_bits(precision: str, least: float, most: float) -> None:
+    exact, rough = embeddings("fp32"), embeddings(precision)
+    cosines = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
+    assert least <= cosines.mean() <= most
+    assert cosines.mean() < 1
+
+
+def test_minilm_tells_how_many_of_its_layers_are_quantized() -> None:
+    engine = registry.open_engine(text_step(MINILM, "embedding", {"embedding": "e"}))
+    assert engine.load("cpu", "int8-weight", 1).applied == {"quantized_layers": 37, "layers": 37, "compiled": False}
+    assert engine.load("cpu", "bf16", 1).applied == {}
+
+
+@pytest.mark.slow
+def test_a_compiled_class_takes_any_number_of_rows_and_agrees_with_fp32(tmp_path: Path) -> None:
+    torch.save(tower(tmp_path).state_dict(), tmp_path / "w.pt")
+    exact, rough = (registry.open_engine(step(tmp_path / "w.pt"), [str(tmp_path)]) for _ in range(2))
+    exact.load("cpu", "fp32", 1)
+    assert rough.load("cpu", "int8", 1).applied == {"quantized_layers": 3, "layers": 3, "compiled": True}
+    for count in (5, 1, 12):
+        near = torch.nn.functional.cosine_similarity(answers(exact, rows(count)), answers(rough, rows(count)))
+        assert len(near) == count
+        assert 0.99 < float(near.min()) < 0.9999999
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_is_compiled_once_while_it_is_loaded(tmp_path: Path) -> None:
+    from torch._dynamo.utils import counters
+
+    of = text_step(tiny(tmp_path, "BertModel", ["a"]), "embedding", {"embedding": "e"})
+    table, exact = pa.table({"t": texts(20)}), loaded(of)
+    counters.clear()
+    rough = loaded(of, "int8")
+    compiled = counters["stats"]["unique_graphs"]
+    ours, theirs = (vectors(run(engine, table, size=7)["embedding"]) for engine in (rough, exact))
+    assert compiled == counters["stats"]["unique_graphs"] == 1
+    one = vectors(run(rough, table.slice(11, 1))["embedding"])
+    assert one.shape == (1, 16)
+    assert (ours * theirs).sum(1).min() / np.linalg.norm(ours, axis=1).max() / np.linalg.norm(
+        theirs, axis=1
+    ).max() > 0.5
+
+
+def test_a_compiler_that_fails_is_the_models_fault_and_an_error_of_a_row_is_the_rows() -> None:
+    from torch._dynamo import exc
+
+    with pytest.raises(ModelError, match=r"model\.precision: torch\.compile fails on this model \(Unsupported: "):  # noqa: SIM117
+        with compiling("model.precision"):
+            raise exc.Unsupported("a generator")
+    for error in (ValueError("a row"), exc.TorchRuntimeError("sizes of a row")):
+        with pytest.raises(type(error)), compiling("model.precision"):
+            raise error
