@@ -20,8 +20,8 @@ from batchinfer.pipeline.batching import Budget, batches
 
 TOKENS = tuple(2**n for n in range(8, 19))
 """Budgets that are tried, 256 to 262,144 tokens."""
-ROWS = tuple(2**n for n in range(6, 18))
-"""Likewise for rows without lengths, 64 to 131,072."""
+ROWS = tuple(2**n for n in range(2, 18))
+"""Likewise for rows without lengths, 4 to 131,072."""
 TRIES = 6
 """Values that the time for measuring should do for."""
 LEAST_BATCHES = 2
