@@ -5,6 +5,7 @@ Nothing here imports a model library or the user's code except `open_engine`'s r
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import Sequence
@@ -36,7 +37,17 @@ from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import layers, recipes
 
-__all__ = ["check", "compiles", "device_for", "identify", "open_engine", "pin", "precisions", "uses_torch"]
+__all__ = [
+    "check",
+    "compiles",
+    "device_for",
+    "identify",
+    "import_libraries",
+    "open_engine",
+    "pin",
+    "precisions",
+    "uses_torch",
+]
 
 _ENGINES = {
     "python": "batchinfer.engines.python:PythonEngine",
@@ -51,6 +62,13 @@ _PACKAGES = {
     "transformers": ("transformers", "tokenizers", "safetensors", "huggingface_hub"),
 }
 """Packages of extras that an engine needs."""
+_LIBRARIES = {
+    "python": (),
+    "onnx": ("onnxruntime",),
+    "torch": ("torch",),
+    "transformers": ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto"),
+}
+"""Modules that the first load of a model imports, and which take seconds."""
 
 
 def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
@@ -60,6 +78,16 @@ def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
     """
     module, _, name = _ENGINES[step.engine].partition(":")
     return cast(Engine, getattr(importlib.import_module(module), name)(step, code))
+
+
+def import_libraries(step: Step) -> None:
+    """Import what loading the step's model imports, so that the first load takes no longer than any other.
+
+    What can't be imported is left to `Engine.load`, which says why.
+    """
+    with contextlib.suppress(Exception):
+        for module in _LIBRARIES[step.engine]:
+            importlib.import_module(module)
 
 
 def precisions(step: Step, device: str) -> tuple[str, ...]:

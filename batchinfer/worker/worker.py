@@ -97,6 +97,8 @@ class Worker:
         sample = JobSample(self._context, shards, self._trial if quarantined else None)
         breaker = CircuitBreaker(enabled=self._context.breaker)
         engine: Quarantine | Watched = self._quarantine if quarantined else self._engine
+        if not quarantined:  # a child process has its own imports, and may die of them
+            self._on_device(lambda: registry.import_libraries(self._step))
         settings: Settings = self._on_device(
             lambda: choose(
                 engine,

