@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from batchinfer.__main__ import main
+from batchinfer.cli.app import app
 
 
 def batchinfer(
@@ -31,7 +31,7 @@ def batchinfer(
         patch.setattr(sys, "argv", ["batchinfer", *arguments])
         with _descriptor(1, out.fileno()), _descriptor(2, err.fileno()), _no_log_handlers(), _streams(patch):
             try:
-                code = main()
+                code = app(prog_name="batchinfer")
             except SystemExit as e:
                 code = e.code
         texts = []

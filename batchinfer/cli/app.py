@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from batchinfer.cli import bench, clean, init, plan, run, status, verify
+from batchinfer.cli.exits import leave
 from batchinfer.cli.streams import show
 
 app = typer.Typer(
@@ -57,5 +58,8 @@ def batchinfer(
 
 
 def main() -> None:
-    """Run the command line."""
-    app(prog_name="batchinfer")
+    """Run the command line, and end the process with its exit code."""
+    try:
+        app(prog_name="batchinfer")
+    except SystemExit as end:
+        leave(end.code)

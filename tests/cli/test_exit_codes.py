@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import IO
@@ -204,3 +205,14 @@ def test_a_second_signal_exits_at_once(workplace):
         run.kill()
         raise
     assert run.returncode == 130
+
+
+def test_a_thread_on_its_way_back_into_python_does_not_change_the_exit_code() -> None:
+    """Such a thread, of a library's own, would end the process with SIGABRT while Python ends in order."""
+    code = (
+        "import atexit, os, sys\nfrom batchinfer.__main__ import main\n"
+        "atexit.register(os.abort)\nsys.argv = ['batchinfer', 'validate', 'no-such-job.yaml']\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "no-such-job.yaml" in done.stderr

@@ -27,9 +27,9 @@ Commands:
 def modules_after(workplace, *arguments):
     """The top-level modules that a command has imported by its end."""
     code = (
-        "import sys\nfrom batchinfer.__main__ import main\n"
+        "import sys\nfrom batchinfer.cli.app import app\n"
         f"sys.argv = ['batchinfer', *{list(arguments)!r}]\n"
-        "try:\n    main()\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
+        "try:\n    app(prog_name='batchinfer')\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
         "print('\\n'.join({m.partition('.')[0] for m in sys.modules}), file=sys.stderr)"
     )
     done = workplace.python(code)

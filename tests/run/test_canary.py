@@ -91,6 +91,7 @@ def job(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 VERBS_IN_TURN = """
 import json, sys
 from batchinfer.cli.app import app
+from batchinfer.cli.exits import leave
 
 codes = []
 for verb in json.loads(sys.argv[1]):
@@ -100,6 +101,7 @@ for verb in json.loads(sys.argv[1]):
         codes.append(end.code)
 with open(sys.argv[2], "w") as file:
     json.dump(codes, file)
+leave(0)
 """
 
 
