@@ -14,7 +14,7 @@ from typing import NoReturn, ParamSpec
 import typer
 
 from batchinfer.cli.streams import show_json, tell
-from batchinfer.errors import BatchinferError, ClusterError, JobFileError, RefusedError
+from batchinfer.errors import BatchinferError, JobFileError, RefusedError
 
 P = ParamSpec("P")
 
@@ -27,12 +27,10 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        clusterless = False
         try:
             code, errors = command(*args, **kwargs), []
         except BatchinferError as e:
             code, errors = e.exit_code, _lines(e)
-            clusterless = isinstance(e, ClusterError)
         except KeyboardInterrupt:
             code, errors = CANCELLED, ["interrupted"]
         except Exception as e:  # noqa: BLE001 - the program's last line of defence
@@ -42,11 +40,6 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
             tell(f"error: {error}")
         if errors and kwargs.get("as_json"):
             show_json({"exit_code": code, "errors": errors})
-        if clusterless:
-            # The threads of a Ray that lost its cluster bring the interpreter down when it ends in order.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
         raise typer.Exit(code)
 
     return run
@@ -69,7 +62,7 @@ def leave(code: object) -> NoReturn:
     """End the process with the code of a SystemExit, past Python's own end.
 
     A library's thread that reads ahead may be on its way back into Python just then, which ends the process with SIGABRT in place of
-    the code (seen with Arrow's, after a job that stopped early).
+    the code: seen with Arrow's, after a job that stopped early, and with those of a Ray that lost its cluster.
     """
     logging.shutdown()
     with contextlib.suppress(OSError):  # nobody reads any more

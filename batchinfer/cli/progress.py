@@ -129,6 +129,8 @@ def precision(settings: Settings) -> str:
     text += f": {str(why).removeprefix(f'{settings.precision}: ')}" if why else ""
     if layers := (applied := measured.get("applied") or {}).get("layers"):
         text += f"; {applied['quantized_layers']:,} of {layers:,} layers quantized{', compiled' if applied['compiled'] else ''}"
+    if provider := measured.get("provider"):
+        text += f"; on {provider}"
     for name, error in (measured.get("failed") or {}).items():
         text += f"; {name} can't run: {error}"
     for reason, names in _by_reason(measured.get("skipped") or {}).items():

@@ -99,6 +99,8 @@ def choose(
     description, measured = trials.auto() if step.precision == "auto" else trials.asked(step.precision)
     if description.applied:
         measured = {**measured, "applied": dict(description.applied)}
+    if description.provider is not None:
+        measured = {**measured, "provider": description.provider}
     fit = Fit(budget_for(engine, step, first, batching, device))
     knob = _knob(step, fit.budget, batching)
     shared = threads if side_by_side and _shares(step, device, description) else 1

@@ -70,6 +70,10 @@ class Fitting:
     clock: Callable[[], float] = time.perf_counter
     _streams: int = field(default=1, init=False)
     """For how many the engine is loaded."""
+    _thinned: bool = field(default=False, init=False)
+    """Whether there was time for some of the rows alone."""
+    _cut_short: bool = field(default=False, init=False)
+    """Whether a value was left out for lack of time: a larger job would try it."""
 
     def fit(self) -> Fit:
         """The streams first, as they win more, then the budget; the engine is left loaded accordingly. Raises BatchinferError."""
@@ -101,7 +105,7 @@ class Fitting:
             figures[name] = _told(paces)
             budget = replace(budget, **{name: best})
         found = Fit(budget, streams, figures if any(len(paces) > 1 for paces in figures.values()) else {})
-        if self.key and found.figures:
+        if self.key and found.figures and not self._cut_short:
             value = {"rows": budget.rows, "tokens": budget.tokens}
             self.remembered.keep(self._key, {"budget": value, "streams": streams, "figures": found.figures})
         return found
@@ -115,7 +119,8 @@ class Fitting:
         most = int(self.seconds / TRIES / max(self.row_seconds, 1e-9))
         if most < 1 or not len(self.rows):
             return None
-        some = np.unique(np.linspace(0, len(self.rows) - 1, most).astype(np.int64)) if most < len(self.rows) else None
+        self._thinned = most < len(self.rows)
+        some = np.unique(np.linspace(0, len(self.rows) - 1, most).astype(np.int64)) if self._thinned else None
         try:
             return self.engine.prepare(self.rows if some is None else self.rows.take(pa.array(some)))
         except BatchinferError:
@@ -126,7 +131,9 @@ class Fitting:
     def _pace(self, prepared: Prepared, budget: Budget, streams: int, end: float) -> float | None:
         """Rows per second at a budget with so many streams; None where it doesn't fit, a row is bad, or time is short."""
         cut = list(batches(len(prepared), prepared.lengths, budget))
-        if len(cut) < LEAST_BATCHES * streams or self.clock() + len(prepared) * self.row_seconds > end:
+        few, late = len(cut) < LEAST_BATCHES * streams, self.clock() + len(prepared) * self.row_seconds > end
+        if few or late:
+            self._cut_short |= late or self._thinned
             return None
         self._spread(streams)
         try:

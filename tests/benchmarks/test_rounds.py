@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +172,11 @@ def test_shares_of_a_devices_peak_count_real_tokens_and_its_time_those_with_padd
     assert found["share_of_peak"] == pytest.approx(2 * 1000 * 100 / 10 / 1e5)
     assert found["share_of_peak_on_device"] == pytest.approx(2 * 1000 * 200 / 5 / 1e5)
     assert (found["on_device"], found["waiting"], found["padding"]) == (0.5, 0.4, 0.5)
+
+
+def test_a_programs_peak_is_its_own_and_not_that_of_what_started_it() -> None:
+    held = bytearray(300 << 20)
+    held[::4096] = b"1" * len(held[::4096])
+    code = "from tests.benchmarks.programs import peak_mb; print(peak_mb())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(told.stdout) < 200

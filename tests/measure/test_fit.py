@@ -179,6 +179,16 @@ def test_a_later_run_takes_over_what_was_found_without_a_call(tmp_path: Path) ->
     assert "known_before" not in other.figures
 
 
+def test_what_a_short_job_had_no_time_to_try_is_tried_by_a_long_one(tmp_path: Path) -> None:
+    remembered, key = Remembered(tmp_path), {"model": "abc"}
+    short = fitted(Sleeper(narrow), Budget(64), threads=2, seconds=0.09, remembered=remembered, key=key)
+    assert short.streams == 1
+    assert short.figures["streams"]["2"] is None
+    long = fitted(Sleeper(narrow), Budget(64), threads=2, remembered=remembered, key=key)
+    assert long.streams == 2
+    assert "known_before" not in long.figures
+
+
 def test_what_is_no_rows_fault_ends_the_fitting_from_any_stream() -> None:
     def fails(_batch: list[int]) -> None:
         if threading.current_thread().name.startswith("batchinfer-fit"):
