@@ -10,8 +10,8 @@ from typing import Protocol
 
 from batchinfer.cli.render import duration, percent, rate
 from batchinfer.cli.streams import tell
-from batchinfer.measure.gate import Verdict
 from batchinfer.measure.settings import Settings
+from batchinfer.measure.verdict import Verdict
 from batchinfer.plan.describe import count
 from batchinfer.run.events import Event, Finished, GivenUp, Retried, RunResult, Settled, Started, Ticked
 from batchinfer.run.stop import StopRequest

@@ -15,12 +15,13 @@ from batchinfer.engines.protocol import Description, Engine, Prepared
 from batchinfer.errors import BatchinferError
 from batchinfer.job.spec import Batching, Step
 from batchinfer.measure.candidates import Candidate
+from batchinfer.measure.comparison import JobRows, Sample
 from batchinfer.measure.fit import Fit, Fitting
 from batchinfer.measure.output_types import output_schema
 from batchinfer.measure.remembered import Remembered
 from batchinfer.measure.settings import Settings
 from batchinfer.measure.timing import load
-from batchinfer.measure.trials import JobRows, Sample, Trials
+from batchinfer.measure.trials import Trials
 from batchinfer.pipeline.batching import Budget
 from batchinfer.pipeline.breaker import CircuitBreaker
 from batchinfer.precision import recipes
@@ -101,30 +102,38 @@ def choose(
         measured = {**measured, "applied": dict(description.applied)}
     if description.provider is not None:
         measured = {**measured, "provider": description.provider}
-    fit = Fit(budget_for(engine, step, first, batching, device))
-    knob = _knob(step, fit.budget, batching)
-    shared = threads if side_by_side and _shares(step, device, description) else 1
-    if first is not None and (knob is not None or shared > 1) and (job := trials.job()) is not None:
-        fitting = Fitting(
-            engine,
-            lambda each: load(engine, step, device, description.precision, each),
-            first,
-            fit.budget,
-            knob,
-            shared,
-            job.row_seconds,
-            job.budget - trials.spent,
-            trials.remembered,
-            {**key, "precision": description.precision} if key else {},
-            clock,
-        )
-        fit = fitting.fit()
-        if fit.figures:
-            measured = {**measured, "fit": dict(fit.figures)}
+    fit = _fitted(trials, step, description, first, batching, threads if side_by_side else 1)
+    if fit.figures:
+        measured = {**measured, "fit": dict(fit.figures)}
     rest = itertools.chain([] if first is None else [first], tables)
     breaker = breaker or CircuitBreaker(enabled=False)
     outputs = output_schema(engine, step, description, fit.budget, rest, breaker, pinned)
     return Settings(description.precision, fit.budget, threads // fit.streams, outputs, fit.streams, measured=measured)
+
+
+def _fitted(
+    trials: Trials, step: Step, description: Description, first: pa.Table | None, batching: Batching, threads: int
+) -> Fit:
+    """Budget and streams of the model that is loaded: the defaults where nothing is left open, or trying costs too much of the job."""
+    engine, device, key = trials.engine, trials.device, trials.key
+    budget = budget_for(engine, step, first, batching, device)
+    knob = _knob(step, budget, batching)
+    shared = threads if _shares(step, device, description) else 1
+    if first is None or (knob is None and shared == 1) or (job := trials.job()) is None:
+        return Fit(budget)
+    return Fitting(
+        engine,
+        lambda each: load(engine, step, device, description.precision, each),
+        first,
+        budget,
+        knob,
+        shared,
+        job.row_seconds,
+        job.budget - trials.spent,
+        trials.remembered,
+        {**key, "precision": description.precision} if key else {},
+        trials.clock,
+    ).fit()
 
 
 def _knob(step: Step, budget: Budget, batching: Batching) -> str | None:

@@ -7,42 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from batchinfer.engines.protocol import Description, Engine
 from batchinfer.errors import BatchinferError, DeviceError, GateError, HungError, ModelError, StoppedError
-from batchinfer.job.spec import Gate, Step
+from batchinfer.job.spec import Step
 from batchinfer.measure import candidates as policy
 from batchinfer.measure.candidates import Candidate, Job
-from batchinfer.measure.gate import Verdict, compare
+from batchinfer.measure.comparison import Comparison, JobRows
 from batchinfer.measure.remembered import Remembered
-from batchinfer.measure.timing import Answers, Timed, answers, load, one_pace, seconds_for, timed_batches, why_broken
+from batchinfer.measure.timing import Timed, load, one_pace, seconds_for, timed_batches, why_broken
+from batchinfer.measure.verdict import Verdict
 from batchinfer.pipeline.batching import Budget
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Rows of the job for the gate."""
-
-    table: pa.Table
-    """With the step's input columns, and the label's where there is one."""
-    whole: bool
-    """Whether these are all rows of the job."""
-    digest: str = ""
-    """Of what says which rows they are; empty where that isn't known, and nothing about them is remembered."""
-
-
-@dataclass(frozen=True)
-class JobRows:
-    """What there is to measure on."""
-
-    first: pa.Table | None
-    """The first window; None for a job without rows."""
-    count: int
-    """Rows of the job for one worker."""
-    sample: Callable[[int], Sample | None]
-    """At most so many rows, spread over the job; None where there are none. Read when asked for."""
 
 
 @dataclass
@@ -76,16 +50,27 @@ class Trials:
     loaded: str | None = field(default=None, init=False)
     _description: Description | None = field(default=None, init=False)
     _load_seconds: float = field(default=0.0, init=False)
-    _sample: Sample | None = field(default=None, init=False)
-    _reference: Answers | None = field(default=None, init=False)
-    _spent: float = field(default=0.0, init=False)
+    _timing: float = field(default=0.0, init=False)
+    """Seconds of timing so far."""
     _paces: dict[str, float] = field(default_factory=dict, init=False)
     """Seconds of a row by precision, as far as they were timed."""
 
-    @property
-    def gate(self) -> Gate | None:
-        """What the job file says of the gate; None where it says off."""
-        return None if self.step.gate == "off" else self.step.gate
+    def __post_init__(self) -> None:
+        """The gate, where the job file doesn't say off."""
+        self._comparison: Comparison | None = None
+        if self.step.gate != "off":
+            self._comparison = Comparison(
+                self.engine,
+                self.step,
+                self.step.gate,
+                self.candidates[0].name,
+                self._load,
+                self.budget,
+                self.rows,
+                self.remembered,
+                self.key,
+                self.clock,
+            )
 
     def auto(self) -> tuple[Description, dict[str, Any]]:
         """The fastest that passes the gate, and the figures. Without a gate, the fastest of those with 16 bits or more.
@@ -121,7 +106,7 @@ class Trials:
             if verdict is None:
                 skipped[name] = obstacle
         description = self._load(name)
-        measured |= {"choice": f"{name}: {why}", "gates": gates, "measuring_seconds": round(self._spent, 3)}
+        measured |= {"choice": f"{name}: {why}", "gates": gates, "measuring_seconds": round(self.spent, 3)}
         told = gates.get(name) or ({"not_compared": obstacle} if obstacle else None)
         return description, measured | ({"gate": told} if told else {})
 
@@ -133,12 +118,13 @@ class Trials:
             ModelError: it can't be loaded.
 
         """
-        if self.gate is None or name == self.candidates[0].name or self.rows.first is None:
+        comparison = self._comparison
+        if comparison is None or name == self.candidates[0].name or self.rows.first is None:
             return self._load(name), {}
         candidate = self._candidate(name)
         if not candidate.gated:
             description = self._load(name)
-            return description, {"gate": self._reported(candidate)}
+            return description, {"gate": self._reported(comparison, candidate)}
         gates: dict[str, Any] = {}
         failed: dict[str, str] = {}
         for other in [candidate, *policy.instead(candidate, self.candidates)]:
@@ -150,7 +136,7 @@ class Trials:
                     continue
                 break
             try:
-                verdict = self._verdict(other)
+                verdict = comparison.verdict(other.name)
             except ModelError as e:
                 if other is candidate:
                     raise
@@ -160,11 +146,11 @@ class Trials:
             if verdict.passed:
                 description = self._load(other.name)
                 break
-            if self.gate.on_fail == "refuse":
+            if comparison.gate.on_fail == "refuse":
                 raise GateError(self._refusal(other, verdict))
         else:  # the reference is the last that is tried, and has no gate to fail
             raise ModelError(failed[self.candidates[0].name])
-        measured: dict[str, Any] = {"gates": gates, "failed": failed, "measuring_seconds": round(self._spent, 3)}
+        measured: dict[str, Any] = {"gates": gates, "failed": failed, "measuring_seconds": round(self.spent, 3)}
         if other is not candidate:
             measured["choice"] = f"{other.name}: in place of {name}, which failed the gate"
         return description, measured | ({"gate": gates[other.name]} if other.name in gates else {})
@@ -177,7 +163,7 @@ class Trials:
             pace = one_pace(
                 self.engine, self.rows.first, self.budget(), int(policy.SHARE * self.rows.count), self.clock
             )
-            self._spent += self.clock() - began
+            self._timing += self.clock() - began
             if pace is None:
                 return None
             self._paces[self.loaded] = pace
@@ -186,7 +172,7 @@ class Trials:
     @property
     def spent(self) -> float:
         """Seconds of measuring so far."""
-        return self._spent
+        return self._timing + (self._comparison.spent if self._comparison is not None else 0.0)
 
     def _candidate(self, name: str) -> Candidate:
         found = next((c for c in self.candidates if c.name == name), None)
@@ -226,7 +212,7 @@ class Trials:
         return {**self.key, "candidates": [c.name for c in self.candidates]}
 
     def _unwanted(self, candidate: Candidate) -> str | None:
-        if candidate.gated and self.gate is None:
+        if candidate.gated and self._comparison is None:
             return "gate: off, and precision: auto takes nothing below 16 bits that wasn't compared"
         return None
 
@@ -247,8 +233,8 @@ class Trials:
         failed: dict[str, str] = {}
         skipped: dict[str, str] = {}
         for candidate in policy.order(self.candidates[1:]):
-            self._spent = self.clock() - began
-            why = self._unwanted(candidate) or policy.skipped(candidate, job, timed.rows, self._spent)
+            self._timing = self.clock() - began
+            why = self._unwanted(candidate) or policy.skipped(candidate, job, timed.rows, self._timing)
             if why is not None:
                 skipped[candidate.name] = why
                 continue
@@ -263,10 +249,10 @@ class Trials:
                 failed[candidate.name] = str(e)
             except BaseException as e:  # noqa: BLE001 - the rows are sound at full precision: this one can't do what they need
                 failed[candidate.name] = why_broken(e)
-        self._spent = self.clock() - began
+        self._timing = self.clock() - began
         if self.key and (len(row_seconds) > 1 or failed):
             figures = {"row_seconds": row_seconds, "failed": failed, "load_seconds": load_seconds}
-            self.remembered.keep(self._times_key, {**figures, "rows": timed.rows, "spent": self._spent})
+            self.remembered.keep(self._times_key, {**figures, "rows": timed.rows, "spent": self._timing})
         return {"row_seconds": row_seconds, "failed": failed, "skipped": skipped, "load_seconds": load_seconds}
 
     @property
@@ -279,23 +265,22 @@ class Trials:
 
     def _judged(self, candidate: Candidate, row_seconds: float, job: Job) -> tuple[Verdict | None, str]:
         """The gate's verdict on a timed candidate; None and why where there is none."""
-        if self.gate is None or candidate is self.candidates[0]:
+        comparison = self._comparison
+        if comparison is None or candidate is self.candidates[0]:
             return None, ""
-        if (known := self._remembered_verdict(candidate)) is not None:
+        if (known := comparison.known(candidate.name)) is not None:
             return known, ""
-        # The rows are as many as the sample has: of a job smaller than that, fewer.
-        count = len(sample.table) if (sample := self._rows_compared()) is not None else 0
-        why = policy.ungated(row_seconds, job, count, self._reference is not None, self._spent)
+        why = policy.ungated(row_seconds, job, comparison.count, comparison.begun, self.spent)
         if why is not None:
             return None, why
         try:
-            return self._verdict(candidate), ""
+            return comparison.verdict(candidate.name), ""
         except (GateError, ModelError) as e:
             return None, str(e)
 
-    def _reported(self, candidate: Candidate) -> dict[str, Any]:
+    def _reported(self, comparison: Comparison, candidate: Candidate) -> dict[str, Any]:
         """The verdict on a precision of 16 bits that is asked for, which decides nothing, where it costs little of the job."""
-        if (known := self._remembered_verdict(candidate)) is not None:
+        if (known := comparison.known(candidate.name)) is not None:
             return known.to_json()
         load_seconds, began = self._load_seconds, self.clock()
         timed = timed_batches(self.engine, self.rows.first, self.budget(), self._affordable)
@@ -304,76 +289,10 @@ class Trials:
         if not timed.payloads:
             return {"not_compared": "the job's first rows are too bad for measuring"}
         seconds = max(1e-9, seconds_for(self.engine, timed, clock=self.clock) / timed.rows)
-        self._spent = self.clock() - began
+        self._timing = self.clock() - began
         verdict, why = self._judged(candidate, seconds, Job(self.rows.count, seconds, load_seconds))
         self._load(candidate.name)
         return verdict.to_json() if verdict is not None else {"not_compared": why}
-
-    def _rows_compared(self) -> Sample | None:
-        if self._sample is None and self.gate is not None:
-            began = self.clock()
-            self._sample = self.rows.sample(self.gate.sample)
-            self._spent += self.clock() - began
-        return self._sample
-
-    def _verdict_key(self, candidate: Candidate) -> dict[str, Any] | None:
-        sample = self._rows_compared()
-        if not self.key or self.gate is None or sample is None or not sample.digest:
-            return None
-        gate = self.gate.model_dump(mode="json", exclude={"on_fail"})
-        return {**self.key, "candidate": candidate.name, "gate": gate, "rows": sample.digest}
-
-    def _remembered_verdict(self, candidate: Candidate) -> Verdict | None:
-        key = self._verdict_key(candidate)
-        found = self.remembered.find(key) if key is not None else None
-        return Verdict.from_json(found) if found is not None else None
-
-    def _verdict(self, candidate: Candidate) -> Verdict:
-        """Compare a candidate with full precision on the sample, unless that was done before with the same rows.
-
-        Raises GateError where the two can't be compared, ModelError where one can't be loaded.
-        """
-        if (known := self._remembered_verdict(candidate)) is not None:
-            return known
-        assert self.gate is not None
-        sample = self._rows_compared()
-        if sample is None:
-            raise GateError(f"{self.step.name}.gate: no row of the job can be read for a comparison with fp32")
-        began = self.clock()
-        label = self.gate.label
-        inputs = sample.table.drop_columns([label]) if label is not None and not self._is_input(label) else sample.table
-        if self._reference is None:
-            self._load(self.candidates[0].name)
-            self._reference = answers(self.engine, inputs, self.budget())
-        full = self._reference
-        self._load(candidate.name)
-        given = answers(self.engine, inputs, self.budget())
-        verdict = self._compared(full, given, sample, label)
-        self._spent += self.clock() - began
-        if (key := self._verdict_key(candidate)) is not None:
-            self.remembered.keep(key, verdict.to_json())
-        return verdict
-
-    def _compared(self, full: Answers, given: Answers, sample: Sample, label: str | None) -> Verdict:
-        assert self.gate is not None
-        known, other = (pc.is_in(a.positions, value_set=b.positions) for a, b in ((full, given), (given, full)))
-        both = full.positions.filter(known)
-        labels = sample.table[label].combine_chunks().take(both) if label is not None else None
-        return compare(
-            {name: a.filter(known) for name, a in full.outputs.items()},
-            {
-                name: given.outputs[name].filter(other) if name in given.outputs else a.slice(0, 0)
-                for name, a in full.outputs.items()
-            },
-            self.gate,
-            len(sample.table) if sample.whole else max(self.rows.count, len(sample.table)),
-            labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels,
-            left_out=len(sample.table) - len(full.positions),
-            lost=len(full.positions) - len(both),
-        )
-
-    def _is_input(self, column: str) -> bool:
-        return any(column == c or (not isinstance(c, str) and column in c) for c in self.step.inputs.values())
 
     def _refusal(self, candidate: Candidate, verdict: Verdict) -> str:
         name = self.step.name

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from batchinfer.data.reader import Reader
 from batchinfer.errors import InputError
-from batchinfer.measure.trials import Sample
+from batchinfer.measure.comparison import Sample
 from batchinfer.plan.fingerprint import digest_of
 from batchinfer.plan.plan import input_columns
 from batchinfer.plan.shards import Shard

@@ -11,7 +11,8 @@ import pytest
 
 from batchinfer.errors import GateError
 from batchinfer.job.spec import Gate
-from batchinfer.measure.gate import Verdict, compare
+from batchinfer.measure.gate import compare
+from batchinfer.measure.verdict import Verdict
 
 ENDLESS = 10**9
 CHANCE = np.random.default_rng(0)

@@ -17,9 +17,9 @@ from batchinfer.errors import GateError, ModelError
 from batchinfer.job.spec import Batching, Step
 from batchinfer.measure.candidates import Candidate
 from batchinfer.measure.choose import choose
+from batchinfer.measure.comparison import Sample
 from batchinfer.measure.remembered import Remembered
 from batchinfer.measure.settings import Settings
-from batchinfer.measure.trials import Sample
 from batchinfer.pipeline.batching import positions
 
 CANDIDATES = [Candidate("fp32", 32), Candidate("bf16", 16), Candidate("int8-weight", 8), Candidate("int4-weight", 4)]
