@@ -13,7 +13,7 @@ from batchinfer.executors.actor import Actor
 from batchinfer.executors.inline import InlineExecutor
 from batchinfer.executors.protocol import Executor
 from batchinfer.testing.executors import ExecutorContract, ProcessContract
-from batchinfer.worker import process
+from batchinfer.worker import logs, process
 from batchinfer.worker.context import Context
 
 
@@ -48,7 +48,8 @@ def test_a_worker_waits_until_the_process_that_it_replaces_is_gone(
     """Even where whoever was to end that process has not done so."""
     contract, loads = TestInline(), tmp_path / "loads"
     plan = contract.plan(tmp_path, list(range(10)), loads=str(loads))
-    monkeypatch.setattr(process, "settle", lambda threads, own: None)  # it is for a process of the worker's own
+    monkeypatch.setattr(process, "settle", lambda threads, own: None)  # these are for a process of the worker's own
+    monkeypatch.setattr(logs, "begin", lambda secrets: None)
     former = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         loads.write_text(f"{former.pid}\n")
