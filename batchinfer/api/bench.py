@@ -91,6 +91,7 @@ class Bench:
             "batch_rows": budget.rows,
             "batch_tokens": budget.tokens,
             "threads": self.settings.threads,
+            "streams": self.settings.streams,
             "executor": self.result.executor,
             "workers": self.workers,
             "runner": {

@@ -77,6 +77,7 @@ def _headline(made: Bench) -> str:
 
 
 def _lines(made: Bench) -> list[tuple[str, str]]:
+    from batchinfer.cli.progress import calls
     from batchinfer.cli.summary import counts
     from batchinfer.plan.describe import count
 
@@ -87,7 +88,7 @@ def _lines(made: Bench) -> list[tuple[str, str]]:
         ("rows", counts(made.result.rows)),
         (
             "ran with",
-            f"{workers} ({made.result.executor}), precision {made.settings.precision}, {count(made.settings.threads, 'CPU thread')}, "
+            f"{workers} ({made.result.executor}), precision {made.settings.precision}, {calls(made.settings)}, "
             f"batches of up to {count(budget.rows, 'row')}{tokens}",
         ),
         ("runner", f"{rate(made.rate)}, {duration(made.seconds)} once the model was loaded"),
@@ -100,10 +101,10 @@ def _lines(made: Bench) -> list[tuple[str, str]]:
 
 
 def _stages(made: Bench) -> list[tuple[str, str]]:
-    whole = made.seconds * made.workers
     lines = []
     for name, label in STAGES.items():
         mine, theirs = getattr(made.usage.seconds, name), getattr(made.loop, name, None)
+        whole = made.seconds * made.workers * (made.settings.streams if name == "infer" else 1)
         share = f"{100 * mine / whole:.0f} %" if whole else "–"
         lines.append((f"  {label}", _row(f"{mine:.2f}", share, "–" if theirs is None else f"{theirs:.2f}")))
     return lines

@@ -129,6 +129,8 @@ def precision(settings: Settings) -> str:
     text += f": {str(why).removeprefix(f'{settings.precision}: ')}" if why else ""
     if layers := (applied := measured.get("applied") or {}).get("layers"):
         text += f"; {applied['quantized_layers']:,} of {layers:,} layers quantized{', compiled' if applied['compiled'] else ''}"
+    if settings.streams > 1:
+        text += f"; {calls(settings)}"
     if provider := measured.get("provider"):
         text += f"; on {provider}"
     for name, error in (measured.get("failed") or {}).items():
@@ -140,6 +142,12 @@ def precision(settings: Settings) -> str:
             text += f"; {name} isn't taken: the gate {Verdict.from_json(verdict)}"
     said = gate(settings)
     return f"{text}; {said}" if said else text
+
+
+def calls(settings: Settings) -> str:
+    """How a worker spends its CPU threads on calls of the model."""
+    threads = count(settings.threads, "CPU thread")
+    return threads if settings.streams == 1 else f"{settings.streams} calls at a time, of {threads} each"
 
 
 def _by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from batchinfer.cli.progress import Tally
+from batchinfer.cli.progress import Tally, precision
 from batchinfer.cli.render import duration, percent, table
 from batchinfer.cli.signals import Signals
 from batchinfer.errors import StoppedError
@@ -33,6 +33,18 @@ def test_a_signal_while_workers_run_asks_them_to_stop():
         signal.raise_signal(signal.SIGINT)
         assert signals.stop
         assert signals.stop.cancelled
+
+
+def test_what_really_runs_is_told():
+    import pyarrow as pa
+
+    measured = {"provider": "CPUExecutionProvider", "skipped": {"bf16": "too dear", "int8": "too dear", "fp8": "no"}}
+    one = Settings("fp32", Budget(10), 2, pa.schema([]))
+    assert precision(one) == "precision fp32"
+    assert precision(Settings("fp32", Budget(10), 1, pa.schema([]), 2, measured)) == (
+        "precision fp32; 2 calls at a time, of 1 CPU thread each; on CPUExecutionProvider; bf16, int8 are skipped: too dear; "
+        "fp8 is skipped: no"
+    )
 
 
 def test_the_handlers_of_before_are_put_back():
