@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -58,6 +58,12 @@ class Settings:
         """The precision by `name` and the quality gate's verdict on it (`gate`), for the manifest."""
         gate = self.measured.get("gate")
         return {"name": self.precision, **({"gate": gate} if gate else {})}
+
+    def within(self, threads: int) -> Settings:
+        """The same where a worker has so many CPU threads, perhaps fewer than where they were measured: results depend on the threads of
+        a call, and not on how many calls there are at a time.
+        """
+        return replace(self, streams=min(self.streams, max(1, threads // self.threads)))
 
     @property
     def digest(self) -> str:

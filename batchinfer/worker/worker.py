@@ -134,6 +134,7 @@ class Worker:
 
         `tried`: in a child process first, which says what ends a process that loads it.
         """
+        settings = settings.within(self._context.threads)
         self._stages.inference.settings = settings
         self._streams = Streams(settings.streams, f"batchinfer-{self._number}-stream") if settings.streams > 1 else None
         for engine in (self._engine, self._quarantine):

@@ -374,3 +374,11 @@ def test_all_that_decides_about_results_is_in_the_digest(change: dict[str, Any])
 
 def test_figures_for_people_are_not_in_the_digest() -> None:
     assert replace(SETTINGS, measured={}).digest == SETTINGS.digest
+
+
+@pytest.mark.parametrize(("threads", "streams"), [(16, 4), (8, 4), (7, 3), (4, 2), (2, 1), (1, 1)])
+def test_a_machine_with_fewer_cores_makes_fewer_calls_at_a_time_of_as_many_threads(threads: int, streams: int) -> None:
+    measured = Settings("fp32", Budget(8), 2, pa.schema([]), 4)
+    there = measured.within(threads)
+    assert (there.streams, there.threads) == (streams, 2)
+    assert there.digest == measured.digest

@@ -72,7 +72,7 @@ def planned(folder: Path, output: str = "out", **init: bool) -> Plan:
 
 
 def outcomes(plan: Plan, streams: int) -> list[Outcome]:
-    context = Context(plan.spec, plan.reading, JobPaths("0123abcd"), threads=1, gpus=0)
+    context = Context(plan.spec, plan.reading, JobPaths("0123abcd"), threads=streams, gpus=0)
     executor = InlineExecutor(context)
     try:
         executor.start(Settings("fp32", Budget(10), 1, pa.schema([("y", pa.float32())]), streams))
