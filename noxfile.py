@@ -81,6 +81,7 @@ def build(session: nox.Session) -> None:
     """Install the wheel and run the suite against it, in a folder that has the tests and jobs but not the sources."""
     session.install("build", *group("test"))
     place = Path(session.create_tmp()).absolute()
+    session.env.pop("TMPDIR")  # which create_tmp set: Ray refuses a temporary folder inside a virtual environment
     shutil.rmtree(place)
     session.run("python", "-m", "build", "--wheel", "--outdir", str(place), silent=True)
     (wheel,) = place.glob("*.whl")

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -35,6 +36,7 @@ def connect(address: str | None, cpus: int) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     with translated(), _own_signals():
         if address is None:
+            _check_temporary_folder()
             # "local": else Ray joins whatever cluster it finds on this machine, or that RAY_ADDRESS names
             ray.init(address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet)
         elif answers(address):
@@ -43,6 +45,17 @@ def connect(address: str | None, cpus: int) -> None:
             raise ClusterError(
                 f"no Ray cluster answers at {address}: is it running, and is this the address of its head?"
             )
+
+
+def _check_temporary_folder() -> None:
+    """Refuse where Ray's workers would end at their start, which `ray.init` waits for without an end and says nothing of."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR")
+    environment = os.environ.get("VIRTUAL_ENV")
+    if folder and environment and Path(folder).resolve().is_relative_to(Path(environment).resolve()):
+        raise ClusterError(
+            f"Ray can't keep its files in {folder}, the temporary folder, as it lies in the virtual environment {environment}: "
+            "set RAY_TMPDIR to a folder outside of it, such as /tmp, or set `resources.executor: inline`"
+        )
 
 
 def _join(address: str, options: dict[str, Any]) -> None:

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from batchinfer.errors import ClusterError
+from batchinfer.executors.cluster import connect
+
+
+@pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_temporary_folder_in_the_virtual_environment_is_refused_before_ray_waits_for_its_workers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path))
+    monkeypatch.setenv(variable, str(tmp_path / "tmp"))
+    with pytest.raises(ClusterError, match=r"lies in the virtual environment .* set RAY_TMPDIR"):
+        connect(None, cpus=1)
