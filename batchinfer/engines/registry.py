@@ -23,7 +23,7 @@ from batchinfer.engines.options import (
     runs_own_code,
     task_of,
 )
-from batchinfer.engines.protocol import Engine
+from batchinfer.engines.protocol import ModelEngine
 from batchinfer.engines.sentence import recipe
 from batchinfer.engines.sources import check_class, is_class
 from batchinfer.engines.trust import check_code, check_pickle
@@ -46,13 +46,13 @@ _PACKAGES = {
 """Packages of the extra `transformers` that an engine needs."""
 
 
-def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
+def open_engine(step: Step, code: Sequence[str] = ()) -> ModelEngine:
     """The step's engine, not loaded yet; `code` are the absolute folders that `module:Class` may be imported from.
 
     Raises ModelError for wrong options, inputs or outputs.
     """
     module, _, name = _ENGINES[step.engine].partition(":")
-    return cast(Engine, getattr(importlib.import_module(module), name)(step, code))
+    return cast(ModelEngine, getattr(importlib.import_module(module), name)(step, code))
 
 
 def precisions(step: Step) -> tuple[str, ...]:

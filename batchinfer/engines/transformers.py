@@ -6,7 +6,7 @@ import inspect
 import os
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,12 @@ class TransformersEngine:
         )
         self._loaded = _Loaded(model, backend, head, format_, made.prompt if made is not None else "", device)
         return Description({name: head.types[name] for name in self._step.outputs}, precision, device, length)
+
+    def without_model(self) -> TransformersEngine:
+        """See ModelEngine."""
+        engine, loaded = TransformersEngine(self._step), self._require()
+        engine._loaded = replace(loaded, model=None, device="cpu", format=replace(loaded.format, pin=False))
+        return engine
 
     def prepare(self, rows: pa.Table) -> TextRows:
         """Tokenise one window. Raises TypeError "text is null" or for what is no string, ValueError for no tokens."""

@@ -111,7 +111,11 @@ class ShardRun:
         try:
             yield
         finally:
-            self._seconds[stage] += time.perf_counter() - start
+            self.add(stage, time.perf_counter() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add time to a stage, a field of `Seconds`."""
+        self._seconds[stage] += seconds
 
     def count(self, lengths: NDArray[np.int64] | None, rows: NDArray[np.intp]) -> None:
         """Count a batch that the model saw: rows, and tokens with and without padding."""

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchinfer.engines import device, registry
-from batchinfer.engines.protocol import Engine
+from batchinfer.engines.protocol import Description, Engine
 from batchinfer.errors import HungError, InputError
 from batchinfer.measure.choose import choose, load
 from batchinfer.measure.settings import Settings
@@ -29,9 +29,11 @@ from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
 from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store, open_store
-from batchinfer.worker.context import Context, Outcome, Progress
+from batchinfer.worker.apart import Apart, Models
+from batchinfer.worker.context import Context, Outcome, Progress, Served
 from batchinfer.worker.items import Call, Submitted
 from batchinfer.worker.quarantine import Quarantine
+from batchinfer.worker.serving import Serving
 from batchinfer.worker.stages import Stages
 from batchinfer.worker.trial import Trial, open_reader
 from batchinfer.worker.watched import Watched
@@ -42,9 +44,16 @@ _LOOK_SECONDS = 0.1
 
 
 class Worker:
-    """Holds a model and turns shards into parts. Give it `AHEAD` shards at a time; outcomes come in the order given."""
+    """Holds a model and turns shards into parts. Give it `AHEAD` shards at a time; outcomes come in the order given.
 
-    def __init__(self, context: Context, number: int = 0) -> None:
+    Args:
+        context: the job.
+        number: among the workers.
+        models: those that hold the model in place of this worker; None for a model of its own.
+
+    """
+
+    def __init__(self, context: Context, number: int = 0, models: Models | None = None) -> None:
         self._context, self._number = context, number
         self._spec = context.spec
         self._step = context.spec.steps[0]
@@ -53,13 +62,24 @@ class Worker:
         self._device = device.resolve_device(context.gpus) if registry.uses_torch(self._step) else "cpu"
         self._loaded: str | None = None
         self._note = "idle"
-        self._engine = Watched(lambda: registry.open_engine(self._step, self._spec.code), self._spec.retry.timeout)
-        reader, on_cpu = open_reader(context), self._device == "cpu"
+        timeout = self._spec.retry.timeout
+        self._engine: Watched | Apart = (
+            Watched(lambda: registry.open_engine(self._step, self._spec.code), timeout)
+            if models is None
+            else Apart(models, timeout)
+        )
+        reader, on_cpu = open_reader(context), self._device == "cpu" and models is None
         self._stages = Stages(context, self._store, reader, self._engine_for, self._urgently, on_cpu=on_cpu)
         self._quarantine = Quarantine(
             self._step, self._spec.code, self._device, self._spec.retry, self._stages.stopping, self._spec.secrets
         )
         self._trial = Trial(context, self._stages.stopping)
+        self.serving = (
+            Serving(self._engine, lambda: self._loaded is not None, lambda call: self._to_device.put(call))
+            if isinstance(self._engine, Watched)
+            else None
+        )
+        """The model for batches that other workers have prepared; None where it isn't here."""
         self._to_read: queue.Queue[Any] = queue.Queue()
         self._to_prepare: queue.Queue[Any] = queue.Queue(2)
         self._to_device: queue.Queue[Any] = queue.Queue(2)
@@ -89,7 +109,7 @@ class Worker:
         sample = self._sample(shards, quarantined=quarantined)
         rows = sum(s.rows for s in shards)
         breaker = CircuitBreaker(enabled=self._context.breaker)
-        engine: Quarantine | Watched = self._quarantine if quarantined else self._engine
+        engine: Quarantine | Watched | Apart = self._quarantine if quarantined else self._engine
         settings: Settings = self._on_device(
             lambda: choose(
                 engine,
@@ -140,6 +160,7 @@ class Worker:
             self._quarantine.load(self._device, settings.precision, settings.threads)
             self._quarantine.close()
         if not quarantined:
+            self._quarantine.close()
             self._load(settings)
         self._note = "idle"
 
@@ -148,6 +169,14 @@ class Worker:
         if self._loaded != settings.precision:
             self._on_device(lambda: load(self._engine, self._step, self._device, settings.precision, settings.threads))
             self._loaded = settings.precision
+        if self.serving is not None:
+            self.serving.begin()
+
+    @property
+    def without_model(self) -> tuple[Engine, Description]:
+        """The loaded engine for `prepare` and `finish` alone, and what it says of itself."""
+        assert isinstance(self._engine, Watched)
+        return self._engine.without_model()
 
     def _engine_for(self, shard: Shard, quarantined: bool) -> Engine:
         """The engine that a shard needs, loaded; the other one is let go of, as there may be no memory for both.
@@ -159,10 +188,10 @@ class Worker:
         if not quarantined:
             self._quarantine.close()
             self._load(settings)
-            return self._engine
+            return self._engine if isinstance(self._engine, Watched) else self._engine.of(shard.number)
         if self._loaded is not None:
+            self._loaded = None  # first: batches of other workers that come now must find another model
             self._on_device(self._engine.drop)
-            self._loaded = None
         self._trial.read(shard)
         self._quarantine.use(settings.precision, settings.threads)
         return self._quarantine
@@ -184,7 +213,9 @@ class Worker:
 
     def progress(self) -> Progress:
         """What the worker is doing now."""
-        stages, shard = self._stages, self._stages.shard
+        stages, serving, shard = self._stages, self.serving, self._stages.shard
+        if shard is None and serving is not None:
+            shard = serving.shard
         note = self._note if shard is None else "running"
         return Progress(
             self._number,
@@ -195,6 +226,8 @@ class Worker:
             note,
             overdue=self._engine.paces.overdue,
             patience=self._engine.paces.patience,
+            broken="" if serving is None else serving.broken,
+            served=Served() if serving is None else serving.served,
         )
 
     def stop(self) -> None:
