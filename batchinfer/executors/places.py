@@ -47,6 +47,8 @@ class Places:
         self.every: list[Place] = []
         self.settings: Settings | None = None
         self.stopped = False
+        self.guilty: dict[int, str] = {}
+        """Shards of others with a batch in a call that hung, and what it did."""
         self._cluster, self._context, self._concurrency = cluster, context, concurrency
         self._kind, self._more = kind, more
 
@@ -187,6 +189,8 @@ class Places:
         blamed = numbers if len(numbers) == 1 else []
         if kind is Failure.HUNG:
             blamed = [place.progress.shard] if place.progress.shard in numbers else numbers
+            if place.serving and not numbers and place.progress.shard is not None:
+                self.guilty[place.progress.shard] = error
         lost: list[Outcome] = [Failed(n, kind if n in blamed else Failure.LOST, error) for n in numbers]
         place.running, place.ahead = {}, 1
         if self.stopped:

@@ -76,8 +76,6 @@ class PoolExecutor:
         self._held: deque[tuple[Shard, bool]] = deque()
         """Shards that wait for their turn here: suspects, and those for a model actor that isn't ready."""
         self._suspects: set[int] = set()
-        self._guilty: dict[int, str] = {}
-        """Shards of batches that a model actor hung in, and what it did."""
         self._leaving: _Leaving | None = None
         self._former = Served()
         """What model actors did that have left."""
@@ -162,11 +160,6 @@ class PoolExecutor:
 
     def _look_at_models(self, ready: list[Any]) -> list[Outcome]:
         before = {id(p) for p in self._models.every if p.running}
-        if not self._models.stopped:
-            for place in self._models.every:
-                shard = place.progress.shard
-                if shard is not None and not place.running and (why := place.hangs(time.monotonic())):
-                    self._guilty[shard] = why
         outcomes = self._models.look(ready)
         for place in [] if self._models.stopped else self._models.every:
             if place.loading is not None:
@@ -183,7 +176,7 @@ class PoolExecutor:
             self._suspects.discard(outcome.shard)
             return outcome
         if outcome.failure is Failure.LOST:
-            if (why := self._guilty.pop(outcome.shard, None)) is not None:
+            if (why := self._models.guilty.pop(outcome.shard, None)) is not None:
                 return replace(outcome, failure=Failure.HUNG, error=why)
             self._suspects.add(outcome.shard)
         return outcome
