@@ -60,7 +60,7 @@ class Executor(Protocol):
         """What each worker is doing."""
 
     def served(self) -> Served | None:
-        """What the model actors of the step's own pool have done so far, all together; None where it has none."""
+        """What the model actors of the step's own pool have done so far, all together and as they last said; None where it has none."""
 
     def stop(self) -> None:
         """Let the workers checkpoint and give their shards back as stopped."""
