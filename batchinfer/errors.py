@@ -17,6 +17,7 @@ BatchinferError                 exit 1   anything not foreseen below
     ├── StoppedError                     asked to stop, and stopped
     ├── DeviceError                      the device's context is broken; another process may use the device
     ├── HungError                        a call of the model took too long
+    ├── ModelLostError                   the process that held the model has ended
     └── ClusterError                     the cluster can't be reached, or is gone
 """
 
@@ -140,6 +141,10 @@ class DeviceError(TransientError):
 
 class HungError(TransientError):
     """A call of the model took longer than it may; the thread that made it is lost."""
+
+
+class ModelLostError(TransientError):
+    """The process that held the model has ended with a batch of the shard in hand; another one can take it."""
 
 
 class ClusterError(TransientError):

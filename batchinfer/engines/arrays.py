@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,10 +60,16 @@ class Columns:
     def __init__(self, step: Step, graph: Graph) -> None:
         """Check names and types. Raises ModelError."""
         self._step = step
-        self._graph = graph
+        self.graph = graph
         _check_inputs(graph, step)
         check_outputs(graph, step)
         self.types: Mapping[str, pa.DataType | None] = dict.fromkeys(step.outputs)
+
+    def over(self, graph: Graph) -> Columns:
+        """See Use."""
+        other = copy.copy(self)
+        other.graph = graph
+        return other
 
     def prepare(self, rows: pa.Table) -> ArrayRows:
         """Columns of numbers as (rows,), fixed-size lists of k and lists of k columns as (rows, k), or as the graph shapes k.
@@ -77,18 +84,18 @@ class Columns:
             parts = [columns[column] for column in ([named] if isinstance(named, str) else named)]
             where = f"{self._step.name}.inputs.{name}"
             check_numeric(parts, name, where, f"the {self._step.engine} engine", single=one)
-            port = self._graph.inputs[name]
+            port = self.graph.inputs[name]
             if pa.types.is_null(parts[0].type):  # no rows: a null among them was raised
                 arrays[name] = np.empty((0, *(n or 1 for n in (port.shape or (0,))[1:])), port.dtype)
                 continue
             array = to_numpy(parts[0]) if one else matrix(parts)
             _check_type(array, port, name, where)
             arrays[name] = _shaped(array, port, where)
-        return ArrayRows(rows.num_rows, arrays, self._graph.inputs)
+        return ArrayRows(rows.num_rows, arrays, self.graph.inputs)
 
     def infer(self, batch: ArrayBatch) -> Outputs:
         """Run the graph. Raises what the library raises."""
-        return Outputs(batch.rows, self._graph.run(batch.arrays, list(self._step.outputs)))
+        return Outputs(batch.rows, self.graph.run(batch.arrays, list(self._step.outputs)))
 
     def finish(self, outputs: Outputs) -> Mapping[str, pa.Array]:
         """One Arrow array per output: (n,) and (n, 1) become numbers, (n, k) lists of fixed size."""

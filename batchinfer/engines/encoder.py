@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ class Texts:
         if wrong:
             raise ModelError("\n".join(wrong))
         where = f"{step.name}.uri"
-        self._step, self._graph = step, graph
+        self._step, self.graph = step, graph
         _check_inputs(graph, step)
         config, settings = (read_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
         made = recipe(folder, options, where) if isinstance(options, Pooling) else None
@@ -67,6 +68,12 @@ class Texts:
         )
         self.types: Mapping[str, pa.DataType | None] = {name: self._head.types[name] for name in step.outputs}
 
+    def over(self, graph: Graph) -> Texts:
+        """See Use."""
+        other = copy.copy(self)
+        other.graph = graph
+        return other
+
     def prepare(self, rows: pa.Table) -> TextRows:
         """Tokenise one window. Raises TypeError "text is null" or for what is no string, ValueError for no tokens."""
         names = [name for name in ("text", "text_pair") if name in self._step.inputs]
@@ -79,9 +86,9 @@ class Texts:
 
         feeds = {
             name: np.ascontiguousarray(batch.tensors[name].numpy(), dtype=port.dtype)
-            for name, port in self._graph.inputs.items()
+            for name, port in self.graph.inputs.items()
         }
-        value = torch.from_numpy(self._graph.run(feeds, [self._output])[self._output])
+        value = torch.from_numpy(self.graph.run(feeds, [self._output])[self._output])
         name = "last_hidden_state" if isinstance(self._head, Embedding) else "logits"
         with torch.inference_mode():
             computed = self._head.compute(SimpleNamespace(**{name: value}), batch.tensors["attention_mask"])

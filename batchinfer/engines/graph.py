@@ -53,8 +53,28 @@ class Graph(Protocol):
         """Compute these outputs; what comes back is the caller's own."""
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """What is known of a graph that another process has loaded. See Graph."""
+
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+    provider: str
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Mapping[str, NDArray[Any]]:  # noqa: ARG002
+        """Raises RuntimeError."""
+        raise RuntimeError("the graph is in another process")
+
+
 class Use(Protocol):
     """How the rows of a job go through a graph."""
+
+    @property
+    def graph(self) -> Graph:
+        """The graph."""
+
+    def over(self, graph: Graph) -> Use:
+        """The same use of another graph that has the same inputs and outputs."""
 
     @property
     def types(self) -> Mapping[str, pa.DataType | None]:
@@ -91,6 +111,13 @@ class GraphEngine:
         graph = self._open(device, precision, threads)
         self._loaded = self._use(graph, threads)
         return Description(self._loaded.types, precision, device, self._loaded.max_length, provider=graph.provider)
+
+    def without_model(self) -> GraphEngine:
+        """See ModelEngine."""
+        engine, use = GraphEngine(self._step, self._open, self._use), self._require()
+        graph = use.graph
+        engine._loaded = use.over(Elsewhere(graph.inputs, graph.outputs, graph.provider))
+        return engine
 
     def prepare(self, rows: pa.Table) -> Prepared:
         """One window. Raises TypeError naming the input where a value is null, ModelError for a column that can't fit."""

@@ -102,3 +102,10 @@ class Engine(Protocol):
 
         Raises ModelError when the model gave another number of outputs than it got rows, or lacks an output.
         """
+
+
+class ModelEngine(Engine, Protocol):
+    """An engine that holds the model itself, as those of the registry do; others call one that is elsewhere."""
+
+    def without_model(self) -> Engine:
+        """This loaded engine for `prepare` and `finish` alone, on a host without a device; pickle takes it to other processes."""

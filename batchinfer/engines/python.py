@@ -122,6 +122,10 @@ class PythonEngine:
         self._model = cls(**options)
         return Description(dict.fromkeys(step.outputs), "native", device)
 
+    def without_model(self) -> PythonEngine:
+        """See ModelEngine."""
+        return PythonEngine(self._step)
+
     def prepare(self, rows: pa.Table) -> PythonRows:
         """One window; never fails for a row, since what the class takes is its own business."""
         return PythonRows(rows, self._step)

@@ -28,7 +28,7 @@ from batchinfer.engines.options import (
     runs_own_code,
     task_of,
 )
-from batchinfer.engines.protocol import Engine
+from batchinfer.engines.protocol import ModelEngine
 from batchinfer.engines.quantized import quantized_by
 from batchinfer.engines.sentence import recipe
 from batchinfer.engines.sources import check_class, is_class
@@ -71,13 +71,13 @@ _LIBRARIES = {
 """Modules that the first load of a model imports, and which take seconds."""
 
 
-def open_engine(step: Step, code: Sequence[str] = ()) -> Engine:
+def open_engine(step: Step, code: Sequence[str] = ()) -> ModelEngine:
     """The step's engine, not loaded yet; `code` are the absolute folders that `module:Class` may be imported from.
 
     Raises ModelError for wrong options, inputs or outputs.
     """
     module, _, name = _ENGINES[step.engine].partition(":")
-    return cast(Engine, getattr(importlib.import_module(module), name)(step, code))
+    return cast(ModelEngine, getattr(importlib.import_module(module), name)(step, code))
 
 
 def import_libraries(step: Step) -> None:

@@ -87,6 +87,12 @@ class TorchEngine:
         self._device = device
         return Description(dict.fromkeys(self._step.outputs), precision, device, applied=applied.told())
 
+    def without_model(self) -> TorchEngine:
+        """See ModelEngine."""
+        engine = TorchEngine(self._step)
+        engine._module = replace(self._loaded(), module=None)
+        return engine
+
     def prepare(self, rows: pa.Table) -> TensorRows:
         """Numeric columns as tensors of shape (rows,), fixed-size lists of k and lists of k columns as (rows, k).
 

@@ -6,7 +6,7 @@ import inspect
 import os
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from batchinfer.precision.layers import quiet
 
 @dataclass(frozen=True)
 class _Loaded:
-    replicas: Replicas
+    replicas: Replicas | None
+    """None where the model is elsewhere."""
     tokenizer: Any
     head: Head
     format: Format
@@ -102,6 +103,12 @@ class TransformersEngine:
         types = {name: head.types[name] for name in self._step.outputs}
         return Description(types, precision, device, length, applied.told())
 
+    def without_model(self) -> TransformersEngine:
+        """See ModelEngine."""
+        engine, loaded = TransformersEngine(self._step), self._require()
+        engine._loaded = replace(loaded, replicas=None, device="cpu", format=replace(loaded.format, pin=False))
+        return engine
+
     def prepare(self, rows: pa.Table) -> TextRows:
         """Tokenise one window. Raises TypeError "text is null" or for what is no string, ValueError for no tokens."""
         loaded = self._require()
@@ -120,6 +127,7 @@ class TransformersEngine:
             if rows < loaded.smallest:
                 inputs = {name: torch.cat([tensor] * loaded.smallest) for name, tensor in inputs.items()}
             with compiling(f"{self._step.name}.precision"):
+                assert loaded.replicas is not None
                 answer = loaded.replicas.here()(**inputs)
             computed = loaded.head.compute(answer, inputs["attention_mask"])
             return TextOutputs({name: value[:rows].cpu() for name, value in computed.items()}, batch)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from batchinfer.engines.travel import Packed, pack
 from batchinfer.errors import ClusterError
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
 from batchinfer.worker import logs, process
-from batchinfer.worker.context import Context, Outcome, Progress
+from batchinfer.worker.context import Context, Outcome, Progress, Served
 from batchinfer.worker.process import ProcessId
+from batchinfer.worker.serving import Answer
 from batchinfer.worker.worker import AHEAD, Worker
 
 END_SECONDS = 60.0
@@ -20,6 +22,9 @@ END_SECONDS = 60.0
 
 class Actor:
     """A worker in a process of its own. What leaves it, by a log or by an exception, which Ray writes down, repeats no secret."""
+
+    holds_model = True
+    """Whether a broken device is this actor's."""
 
     def __init__(self, context: Context, number: int) -> None:
         process.settle(context.threads, own=True)
@@ -52,6 +57,20 @@ class Actor:
     def run(self, shard: Shard, quarantined: bool) -> Outcome:
         """See Worker.submit."""
         return self._made().submit(shard, quarantined=quarantined).result()
+
+    def without_model(self) -> Packed:
+        """See Worker.without_model."""
+        return pack(self._made().without_model)
+
+    def infer(self, shard: int, batch: Packed) -> Answer:
+        """See Serving.infer. A worker that isn't made yet has no model, and says so."""
+        serving = None if self._worker is None else self._worker.serving
+        return Answer(None, 0.0, 0) if serving is None else serving.infer(shard, batch)
+
+    def drained(self) -> None:
+        """Return once no batch of others waits here."""
+        if self._worker is not None and self._worker.serving is not None:
+            self._worker.serving.wait_until_drained()
 
     def progress(self) -> Progress:
         """See Worker.progress."""
@@ -91,6 +110,14 @@ class Place:
     """Workers that died here while they loaded the model, one after the other."""
     former: ProcessId | None = None
     """The process of the actor before this one."""
+    incarnation: int = 0
+    """How many actors were here before this one."""
+    serving: bool = False
+    """Whether its model is for batches that others prepare."""
+    served: Served = field(default_factory=Served)
+    """By the actors before this one."""
+    gone: str = ""
+    """What ended the actor while it had no shard, as far as it was heard."""
 
     @property
     def room(self) -> int:
@@ -99,7 +126,7 @@ class Place:
 
     def hangs(self, now: float) -> str:
         """Why the worker is taken for hung, in words; empty where it isn't."""
-        if not self.running or self.loading is not None:
+        if self.loading is not None or not (self.running or self.serving):
             return ""
         if self.progress.overdue is not None:
             return self.progress.overdue

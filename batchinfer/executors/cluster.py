@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -15,7 +16,7 @@ import ray
 import ray.exceptions
 
 from batchinfer.errors import BatchinferError, ClusterError
-from batchinfer.executors.reach import answers
+from batchinfer.executors.reach import HeadWatch, answers
 
 DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
 """How a dead actor shows: one that Ray's memory monitor killed is no RayActorError."""
@@ -105,3 +106,54 @@ def translated() -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """What an error says, without Ray's explanations."""
     return str(error).strip().partition("\n")[0]
+
+
+class Cluster:
+    """The Ray that an executor's actors run on.
+
+    Args:
+        address: of a running cluster; None begins one on this machine for this process, unless it has one.
+        cpus: that one begun here has at least.
+
+    Raises ClusterError.
+
+    """
+
+    def __init__(self, address: str | None, cpus: int) -> None:
+        self._started, self._lost = not ray.is_initialized(), False
+        if self._started:
+            connect(address, cpus)
+        self._head = HeadWatch(ray.get_runtime_context().gcs_address)
+
+    def ready(self, calls: list[Any], seconds: float) -> list[Any]:
+        """Those calls that have ended, waiting for the first. Raises ClusterError where the head has gone."""
+        if self._head.is_gone():
+            raise self._headless()
+        with translated():
+            ready: list[Any] = ray.wait(calls, num_returns=1, timeout=seconds)[0]
+            if ready:  # take in what else is there
+                ready = ray.wait(calls, num_returns=len(calls), timeout=0)[0]
+        return ready
+
+    def insist(self) -> None:
+        """Raise ClusterError where the head has gone: asking it for anything would never end."""
+        if not self._head.comes_back():
+            raise self._headless()
+
+    def _headless(self) -> ClusterError:
+        self._lost = True
+        return ClusterError(
+            f"the head of the Ray cluster at {self._head.address} has gone: run the same command again when it is back"
+        )
+
+    def close(self, actors: list[Any]) -> None:
+        """Kill the actors, and end a Ray that was begun here."""
+        if self._lost:
+            # Whatever asks the head now waits for it, and is ended by Ray after a minute, at the program's end too.
+            atexit.unregister(ray.shutdown)
+            return
+        for actor in actors:
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
+        if self._started:
+            ray.shutdown()

@@ -11,7 +11,7 @@ from batchinfer.errors import DeviceError, HungError
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
 from batchinfer.worker import process
-from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress
+from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress, Served
 from batchinfer.worker.worker import AHEAD, Worker
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,10 @@ class InlineExecutor:
     def progress(self) -> list[Progress]:
         """See Executor."""
         return [self._worker.progress()]
+
+    def served(self) -> Served | None:
+        """See Executor."""
+        return None
 
     def stop(self) -> None:
         """See Executor."""

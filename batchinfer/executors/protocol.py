@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
-from batchinfer.worker.context import Outcome, Progress
+from batchinfer.worker.context import Outcome, Progress, Served
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The model actors that a step has of its own."""
+
+    least: int
+    most: int
+    threads: int
+    """CPU threads of each."""
+    gpus: float | None
+    """GPUs of each; None for whatever device torch finds."""
 
 
 class Executor(Protocol):
@@ -45,6 +58,9 @@ class Executor(Protocol):
 
     def progress(self) -> list[Progress]:
         """What each worker is doing."""
+
+    def served(self) -> Served | None:
+        """What the model actors of the step's own pool have done so far, all together and as they last said; None where it has none."""
 
     def stop(self) -> None:
         """Let the workers checkpoint and give their shards back as stopped."""

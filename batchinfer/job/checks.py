@@ -23,6 +23,7 @@ def check(data: dict[str, Any]) -> Iterator[Finding]:
     """Every finding about the job's values, in which references are filled in and local paths are absolute."""
     yield from _carry(data)
     yield from _steps(data)
+    yield from _pools(data)
     yield from _columns(data)
     yield from _where(data)
     yield from _repeated_inputs(data)
@@ -68,6 +69,28 @@ def _steps(data: dict[str, Any]) -> Iterator[Finding]:
                 yield Finding(("steps", index, "name"), "another step has this name: give each its own")
             names.add(name)
         yield from _engine(step, ("steps", index))
+
+
+def _pools(data: dict[str, Any]) -> Iterator[Finding]:
+    """A step with a pool has its model in other processes than its rows are prepared in."""
+    steps = _at(data, "steps")
+    for index, step in enumerate(steps if isinstance(steps, list) else []):
+        given = [key for key in ("workers", "cpus", "gpus") if _at(step, key) is not None]
+        if not given:
+            continue
+        if _at(data, "resources", "executor") == "inline":
+            message = "gives the step a pool of its own, which needs Ray: remove it, or set resources.executor to ray"
+            yield Finding(("steps", index, given[0]), message)
+        devices = _at(data, "resources", "gpus")
+        if isinstance(devices, int | float) and devices > 0:
+            message = f"is for workers that hold a model, and here the step's own pool does: write {name_of(step)}.gpus"
+            yield Finding(("resources", "gpus"), message)
+
+
+def name_of(step: Any) -> str:
+    """What messages call a step."""
+    name = _at(step, "name")
+    return name if isinstance(name, str) else "model"
 
 
 def _engine(step: Any, place: Place) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from batchinfer.job.scalar import Scalar
 from batchinfer.job.secrets import Secrets
@@ -21,6 +21,7 @@ Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 AutoCount = Literal["auto"] | Count
+Share = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
 
 
@@ -136,6 +137,12 @@ class Gate(Model):
     ] = "refuse"
 
 
+def _least_and_most(value: tuple[int, int]) -> tuple[int, int]:
+    if value[0] > value[1]:
+        raise ValueError("write the smaller number first: [1, 4]")
+    return value
+
+
 class Step(Model):
     """One model of the pipeline."""
 
@@ -166,6 +173,17 @@ class Step(Model):
         Literal["off"] | Gate, Field(description="the comparison with full precision; off: no precision is compared")
     ] = Gate()
     options: Annotated[dict[str, Any], Field(description="the engine's own", repr=False)] = {}
+    workers: Annotated[
+        Count | Annotated[tuple[Count, Count], AfterValidator(_least_and_most)] | None,
+        Field(description="model actors of the step's own pool, or [least, most] of them"),
+    ] = None
+    cpus: Annotated[Count | None, Field(description="of each model actor")] = None
+    gpus: Annotated[Share | None, Field(description="of each model actor")] = None
+
+    @property
+    def has_pool(self) -> bool:
+        """Whether the model runs in actors of its own, apart from the workers that prepare for it."""
+        return not (self.workers is None and self.cpus is None and self.gpus is None)
 
 
 class Resources(Model):
@@ -175,7 +193,7 @@ class Resources(Model):
     workers: AutoCount = "auto"
     cpus: Annotated[AutoCount, Field(description="of each worker")] = "auto"
     gpus: Annotated[
-        Literal["auto"] | Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)],
+        Literal["auto"] | Share,
         Field(description="of each worker"),
     ] = "auto"
     address: Annotated[

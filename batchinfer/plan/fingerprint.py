@@ -91,6 +91,8 @@ def fixed(mark: Fingerprint) -> Fingerprint:
 def _step(step: dict[str, Any], identity: Identity, place: Place, secret: Collection[Place]) -> dict[str, Any]:
     for key in ("name", "uri"):
         del step[key]  # the digest says what the model is, wherever it lies
+    for key in ("workers", "cpus", "gpus"):
+        del step[key]  # nor does it matter where it runs
     options = {k: v for k, v in step.pop("options").items() if k != "weights"}
     return {
         **step,

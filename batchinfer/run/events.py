@@ -11,7 +11,7 @@ from batchinfer.ledger.parts import Counts
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.plan import Plan
 from batchinfer.storage.paths import JobPaths
-from batchinfer.worker.context import Failed, Progress, Usage
+from batchinfer.worker.context import Failed, Progress, Served, Usage
 
 
 class State(StrEnum):
@@ -107,6 +107,8 @@ class RunResult:
     seconds: float = 0.0
     executor: str = ""
     workers: int = 0
+    served: Served | None = None
+    """By the model actors of the step's own pool; None where it has none."""
     errors: tuple[str, ...] = ()
     """What went wrong, for people; empty when nothing did."""
 
@@ -123,6 +125,7 @@ class RunResult:
             "executor": self.executor,
             "workers": self.workers,
             "usage": asdict(self.usage),
+            **({"pool": asdict(self.served)} if self.served is not None else {}),
             "seconds": round(self.seconds, 3),
             "errors": list(self.errors),
         }

@@ -291,6 +291,7 @@ class GenerationRun:
             usage=self._usage,
             executor=executor.name if executor else "",
             workers=executor.workers if executor else 0,
+            served=executor.served() if executor else None,
         )
 
     def _tell(self, event: Event) -> None:

@@ -9,7 +9,8 @@ from typing import Literal
 
 from batchinfer.engines.device import gpu_count
 from batchinfer.engines.registry import uses_torch
-from batchinfer.job.spec import JobSpec
+from batchinfer.executors.protocol import Pool
+from batchinfer.job.spec import JobSpec, Step
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Allotment:
     """CPU threads of each worker."""
     gpus: float | None
     """GPUs of each worker; None for whatever device torch finds."""
+    pool: Pool | None = None
+    """Of a step that has one; the workers then prepare for it, and hold no device."""
 
 
 def allot(spec: JobSpec, pinned_threads: int | None = None) -> Allotment:
@@ -31,6 +34,8 @@ def allot(spec: JobSpec, pinned_threads: int | None = None) -> Allotment:
     The threads that a job was begun with are kept where they fit this machine: results depend on them in the last bits.
     """
     asked, cores = spec.resources, cpu_count()
+    if spec.steps[0].has_pool:
+        return _apart(spec, cores, pinned_threads)
     device_count = gpu_count() if any(uses_torch(s) for s in spec.steps) else 0
     workers: int | None = asked.workers if asked.workers != "auto" else None
     if workers is None and asked.address is None:
@@ -45,6 +50,27 @@ def allot(spec: JobSpec, pinned_threads: int | None = None) -> Allotment:
         threads = pinned_threads
     gpus = asked.gpus if asked.gpus != "auto" else (1.0 if device_count else None)
     return Allotment(executor, workers, threads, gpus)
+
+
+def _apart(spec: JobSpec, cores: int, pinned_threads: int | None) -> Allotment:
+    """Where the step has a pool of its own: on this machine, its model actors' threads first, and the other cores prepare."""
+    asked, pool = spec.resources, _pool(spec.steps[0], cores, pinned_threads, local=spec.resources.address is None)
+    threads = asked.cpus if asked.cpus != "auto" else 1
+    workers: int | None = asked.workers if asked.workers != "auto" else None
+    if workers is None and asked.address is None:
+        workers = max(1, (cores - pool.most * pool.threads) // threads)
+    return Allotment("ray", workers, threads, 0, pool)
+
+
+def _pool(step: Step, cores: int, pinned_threads: int | None, *, local: bool) -> Pool:
+    devices = gpu_count() if uses_torch(step) and step.gpus != 0 else 0
+    asked = step.workers if step.workers is not None else max(1, devices)
+    least, most = (asked, asked) if isinstance(asked, int) else asked
+    gpus = step.gpus if step.gpus is not None else (1.0 if devices else None)
+    threads = step.cpus or (max(1, cores // most) if local and not gpus else 1)
+    if step.cpus is None and pinned_threads is not None and pinned_threads <= cores:
+        threads = pinned_threads
+    return Pool(least, most, threads, gpus)
 
 
 def cpu_count() -> int:

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import pytest
 
 from batchinfer.engines.inputs import columns_of
-from batchinfer.engines.protocol import Description, Engine, Prepared, Rows
+from batchinfer.engines.protocol import Description, Engine, ModelEngine, Prepared, Rows
 from batchinfer.engines.registry import check, identify, open_engine
+from batchinfer.engines.travel import pack, unpack
 from batchinfer.job.spec import Step
 
 HEAVY = ("onnx", "onnxruntime", "torch", "transformers", "tokenizers", "safetensors", "polars", "ray")
@@ -77,7 +78,7 @@ class EngineContract:
         self.step = self.build()
 
     @pytest.fixture
-    def engine(self) -> Engine:
+    def engine(self) -> ModelEngine:
         """The engine, loaded on the CPU."""
         engine = open_engine(self.step, self.code())
         self.description: Description = engine.load("cpu", self.precision, 1)
@@ -122,6 +123,18 @@ class EngineContract:
                     assert same(
                         column.to_pylist(), np.array(whole[name].to_pylist(), object)[rows].tolist(), self.tolerance
                     )
+
+    def test_rows_prepared_and_finished_in_a_process_without_the_model_give_the_same_bits(
+        self, engine: ModelEngine
+    ) -> None:
+        """By way of pickle, and the batch and its outputs too."""
+        table = self.rows()
+        rows = np.arange(1, len(table), dtype=np.intp)
+        apart: Engine = unpack(pack(engine.without_model()))
+        outputs = engine.infer(unpack(pack(apart.prepare(table).batch(rows))))
+        columns = apart.finish(unpack(pack(outputs)))
+        whole = self.predict(engine, engine.prepare(table), rows)
+        assert all(columns[name].equals(whole[name]) for name in self.step.outputs)
 
     def test_the_same_batch_twice_gives_the_same_bits(self, engine: Engine) -> None:
         table = self.rows()

@@ -26,8 +26,7 @@ from batchinfer.errors import BatchinferError
 from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import Step
 from batchinfer.worker import logs, process
-from batchinfer.worker.context import RowError
-from batchinfer.worker.failures import row_error
+from batchinfer.worker.failures import Raised, row_error
 
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
 _SHARE = 0.9
@@ -43,14 +42,6 @@ class Start:
     device: str
     threads: int
     secrets: Secrets
-
-
-@dataclass(frozen=True)
-class Raised:
-    """What a call raised: the error of a row, unless it is one of batchinfer's own, which is no row's fault."""
-
-    error: RowError | BatchinferError
-    fault: Fault | None = None
 
 
 class _Served:

@@ -69,8 +69,11 @@ class Seconds:
     read: float = 0.0
     prepare: float = 0.0
     wait: float = 0.0
-    """The device without work: no batch was prepared, preparing had the CPU's cores, or writing was behind."""
+    """The device without work: no batch was prepared, preparing had the CPU's cores, or writing was behind. With model actors of the
+    step's own: the preparing worker, for one of them to take a batch.
+    """
     infer: float = 0.0
+    """The model's own, wherever it runs."""
     write: float = 0.0
     """Finishing outputs, checking them, and encoding the part."""
     commit: float = 0.0
@@ -130,6 +133,22 @@ Outcome = Done | Failed
 
 
 @dataclass(frozen=True)
+class Served:
+    """What a model actor did with the batches that others sent it, in seconds since it was ready."""
+
+    batches: int = 0
+    busy: float = 0.0
+    """In calls of the model."""
+    idle: float = 0.0
+    """Waiting for a batch."""
+    waited: float = 0.0
+    """That batches waited for their turn, each counted by itself."""
+
+    def __add__(self, other: Served) -> Served:
+        return Served(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
 class Progress:
     """What a worker is doing now, for people."""
 
@@ -146,6 +165,10 @@ class Progress:
     """That a call in hand takes too long, in words; None where none does."""
     patience: float = 60.0
     """Seconds of silence after which the worker is taken for hung."""
+    broken: str = ""
+    """What broke the device of a model actor; empty while it is sound."""
+    served: Served = field(default_factory=Served)
+    """Of a model actor."""
 
 
 @dataclass(frozen=True)

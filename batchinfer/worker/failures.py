@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from batchinfer.data.dead_letters import tidy
 from batchinfer.engines.faults import Fault, fault_of
+from batchinfer.errors import BatchinferError
 from batchinfer.worker.context import RowError
 
 
@@ -13,6 +16,24 @@ class RowFailure(Exception):  # noqa: N818 - what became of a call, in a process
     def __init__(self, error: RowError, fault: Fault | None = None) -> None:
         super().__init__(error.message)
         self.error, self.fault = error, fault
+
+
+@dataclass(frozen=True)
+class Raised:
+    """What a call raised in another process: the error of a row, unless it is one of batchinfer's own, which is no row's fault."""
+
+    error: RowError | BatchinferError
+    fault: Fault | None = None
+
+
+def failure_of(raised: Raised) -> BaseException:
+    """The exception to raise here for one that was raised there."""
+    error = raised.error
+    if isinstance(error, BatchinferError):
+        return error
+    if raised.fault is Fault.POISONED:
+        error = RowError("device_error", error.error_type, error.message, error.attempts)
+    return RowFailure(error, raised.fault)
 
 
 def fault(error: BaseException) -> Fault | None:

@@ -16,6 +16,7 @@ from batchinfer.engines.faults import Fault
 from batchinfer.errors import BatchinferError, StoppedError
 from batchinfer.job.spec import JobSpec
 from batchinfer.measure.settings import Settings
+from batchinfer.worker.apart import Apart, Pending
 from batchinfer.worker.check import check
 from batchinfer.worker.failures import fault
 from batchinfer.worker.isolate import isolate
@@ -58,7 +59,7 @@ class Inference:
             return
         failure: Fault | None = None
         try:
-            with self._alone(run), run.timed("infer"):
+            with self._alone(run), run.timed("wait" if isinstance(run.engine, Apart) else "infer"):
                 outputs = run.engine.infer(item.payload)
             run.count(item.prepared.lengths, item.rows)
         except BatchinferError as e:
@@ -134,21 +135,43 @@ class Inference:
             tables.append(run.dead_rows(item.window.window, item.ordinals[at], [e for _, e in found.dead]))
         yield Results(run, item.window, pa.concat_tables(tables), fresh=True)
 
-    def finished(self, item: Outputs) -> Results | None:
-        """The results of a batch that the model answered; None where finishing it failed, and it has to be isolated.
+    def finished(self, item: Outputs) -> Results | Fault | None:
+        """The results of a batch that the model answered; where finishing it failed, the fault behind that: see `mended`.
 
         Raises BatchinferError.
         """
         batch = item.batch
         try:
+            outputs = item.outputs
+            if isinstance(outputs, Pending):
+                batch.run.add("infer", outputs.seconds)
+                outputs = outputs.outputs()
             with batch.run.timed("write"):
-                columns = batch.run.engine.finish(item.outputs)
+                columns = batch.run.engine.finish(outputs)
                 table = self._checked(batch, np.arange(len(batch.rows)), columns)
         except BatchinferError:
             raise
-        except BaseException:  # noqa: BLE001 - isolate raises what is no row's fault
-            return None
+        except BaseException as e:  # noqa: BLE001 - isolate raises what is no row's fault
+            return self._judged(e)
         return Results(batch.run, batch.window, table, fresh=True)
+
+    def mended(self, item: Batch, failure: Fault | None) -> Iterator[Results]:
+        """The results of a batch that failed when it was finished: it may have been elsewhere until then."""
+        self._free()
+        whole = failure is not Fault.MEMORY or len(item.rows) == 1
+        for piece in self.isolated(item) if whole else self._halves(item):
+            if isinstance(piece, Results):
+                yield piece
+                continue
+            try:
+                found = self.finished(piece)
+            except BatchinferError as e:
+                item.run.fail(e)
+                return
+            if isinstance(found, Results):
+                yield found
+            else:
+                yield from self.mended(piece.batch, found)
 
     def _checked(self, item: Batch, some: NDArray[np.intp], columns: Any) -> pa.Table:
         """Finished outputs of some rows of a batch (positions in it), checked, as results."""

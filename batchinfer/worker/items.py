@@ -81,9 +81,11 @@ class Call:
 
     function: Callable[[], Any]
     future: Future[Any]
+    beside: bool = False
+    """Whether other calls may be made at the same time, on streams."""
 
     def run(self) -> None:
-        """Call it, on the device's thread."""
+        """Call it, on the device's thread or a stream."""
         try:
             self.future.set_result(self.function())
         except BaseException as e:  # noqa: BLE001 - handed to whoever waits

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 
 from batchinfer.engines.faults import Fault
 from batchinfer.engines.protocol import Description, Rows
-from batchinfer.errors import BatchinferError, ModelError, StoppedError
+from batchinfer.errors import ModelError, StoppedError
 from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import Retry, Step
-from batchinfer.worker.child import Raised, Start
+from batchinfer.worker.child import Start
 from batchinfer.worker.context import RowError
-from batchinfer.worker.failures import RowFailure
+from batchinfer.worker.failures import Raised, RowFailure, failure_of
 from batchinfer.worker.pace import UNKNOWN_SECONDS, Paces
 
 _PROGRAM = "from batchinfer.worker.child import main; main()"  # by -m, what it sends would be of a module __main__
@@ -178,14 +178,8 @@ class Quarantine:
                 self.ended += not self._stopping.is_set()
                 self._end()
         if isinstance(answer, Raised):
-            raise answer.error if isinstance(answer.error, BatchinferError) else _failure(answer.error, answer.fault)
+            raise failure_of(answer)
         return answer
-
-
-def _failure(error: RowError, fault: Fault | None) -> RowFailure:
-    if fault is Fault.POISONED:
-        error = RowError("device_error", error.error_type, error.message, error.attempts)
-    return RowFailure(error, fault)
 
 
 class Child:

@@ -113,14 +113,12 @@ class ShardRun:
         try:
             yield
         finally:
-            took = time.perf_counter() - start
-            with self._counting:
-                self._seconds[stage] += took
+            self.add(stage, time.perf_counter() - start)
 
-    def waited(self, seconds: float) -> None:
-        """Add seconds for which the device had nothing to compute."""
+    def add(self, stage: str, seconds: float) -> None:
+        """Add time to a stage, a field of `Seconds`."""
         with self._counting:
-            self._seconds["wait"] += seconds
+            self._seconds[stage] += seconds
 
     def count(self, lengths: NDArray[np.int64] | None, rows: NDArray[np.intp]) -> None:
         """Count a batch that the model saw: rows, and tokens with and without padding."""

@@ -21,6 +21,7 @@ from batchinfer.errors import (
     CircuitBreakerError,
     DeviceError,
     InputError,
+    ModelLostError,
     RefusedError,
     StoppedError,
     TransientError,
@@ -218,11 +219,11 @@ class Stages:
 
     def _finished(self, item: Outputs) -> Iterable[Results]:
         results = self.inference.finished(item)
-        if results is not None:
+        if isinstance(results, Results):
             return [results]
         # Frameworks keep much by thread: the model is called on the device's alone.
-        isolated: Iterable[Results] = self._on_device(lambda: list(self.inference.isolated(item.batch)))
-        return isolated
+        mended: Iterable[Results] = self._on_device(lambda: list(self.inference.mended(item.batch, results)))
+        return mended
 
     def _accept(self, item: Results) -> None:
         run = item.run
@@ -259,7 +260,9 @@ class Stages:
 
 def _is_kept(error: BaseException) -> bool:
     """Whether what a shard has come to is saved: not where the store is away, and not where it says nothing of the rows."""
-    return isinstance(error, StoppedError) or not isinstance(error, (TransientError, CircuitBreakerError))
+    return isinstance(error, (StoppedError, ModelLostError)) or not isinstance(
+        error, (TransientError, CircuitBreakerError)
+    )
 
 
 def _failed(shard: int, error: BaseException, secrets: Secrets) -> Failed:
@@ -273,6 +276,8 @@ def _failed(shard: int, error: BaseException, secrets: Secrets) -> Failed:
         kind = Failure.REFUSED
     elif isinstance(error, DeviceError):
         kind = Failure.POISONED
+    elif isinstance(error, ModelLostError):
+        kind = Failure.LOST
     elif isinstance(error, TransientError):
         kind = Failure.TRANSIENT
     text = "".join(traceback.format_exception(error))

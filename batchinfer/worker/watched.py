@@ -12,38 +12,41 @@ from numpy.typing import NDArray
 from batchinfer.data.dead_letters import tidy
 from batchinfer.engines import faults
 from batchinfer.engines.faults import Fault
-from batchinfer.engines.protocol import Description, Engine, Prepared, Rows
+from batchinfer.engines.protocol import Description, Engine, ModelEngine, Prepared, Rows
 from batchinfer.errors import DeviceError
 from batchinfer.worker.pace import Pace, Paces
 
 
-class _Counted(NamedTuple):
+class Counted(NamedTuple):
     """A payload and the rows that are in it."""
 
     rows: int
     payload: Any
 
 
-class _CountedRows:
-    """See Prepared."""
+class CountedRows:
+    """See Prepared; batches say how many rows they have."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared = prepared
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
+        """See Prepared."""
         return self._prepared.lengths
 
     @property
     def truncated(self) -> NDArray[np.bool_] | None:
+        """See Prepared."""
         return self._prepared.truncated
 
     def __len__(self) -> int:
         return len(self._prepared)
 
-    def batch(self, rows: Rows) -> _Counted:
+    def batch(self, rows: Rows) -> Counted:
+        """See Prepared."""
         count = len(range(*rows.indices(len(self)))) if isinstance(rows, slice) else len(rows)
-        return _Counted(count, self._prepared.batch(rows))
+        return Counted(count, self._prepared.batch(rows))
 
 
 class Watched:
@@ -56,10 +59,11 @@ class Watched:
 
     """
 
-    def __init__(self, make: Callable[[], Engine], timeout: float | None) -> None:
+    def __init__(self, make: Callable[[], ModelEngine], timeout: float | None) -> None:
         self._make, self._engine = make, make()
         self.paces = Paces(timeout)
         self._broken = ""
+        self._description: Description | None = None
 
     def drop(self) -> None:
         """Let go of the model: it must be loaded again."""
@@ -68,18 +72,24 @@ class Watched:
 
     def load(self, device: str, precision: str, threads: int) -> Description:
         """See Engine."""
-        description: Description = self.paces.load.call(1, self._engine.load, device, precision, threads)
+        self._description = description = self.paces.load.call(1, self._engine.load, device, precision, threads)
+        assert isinstance(description, Description)
         return description
 
-    def prepare(self, rows: pa.Table) -> _CountedRows:
-        """See Engine."""
-        return _CountedRows(self._call(self.paces.prepare, len(rows), self._engine.prepare, rows))
+    def without_model(self) -> tuple[Engine, Description]:
+        """The loaded engine for `prepare` and `finish` alone, see ModelEngine, and what it says of itself."""
+        assert self._description is not None, "it is asked for once the model is loaded"
+        return self._engine.without_model(), self._description
 
-    def infer(self, batch: _Counted) -> _Counted:
+    def prepare(self, rows: pa.Table) -> CountedRows:
         """See Engine."""
-        return _Counted(batch.rows, self._call(self.paces.infer, batch.rows, self._engine.infer, batch.payload))
+        return CountedRows(self._call(self.paces.prepare, len(rows), self._engine.prepare, rows))
 
-    def finish(self, outputs: _Counted) -> Mapping[str, pa.Array]:
+    def infer(self, batch: Counted) -> Counted:
+        """See Engine."""
+        return Counted(batch.rows, self._call(self.paces.infer, batch.rows, self._engine.infer, batch.payload))
+
+    def finish(self, outputs: Counted) -> Mapping[str, pa.Array]:
         """See Engine."""
         finished: Mapping[str, pa.Array] = self._call(
             self.paces.finish, outputs.rows, self._engine.finish, outputs.payload

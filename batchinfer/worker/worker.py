@@ -9,20 +9,15 @@ the order of the batches.
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
-import functools
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 from batchinfer.engines import device, registry
-from batchinfer.engines.protocol import Engine
-from batchinfer.errors import HungError
+from batchinfer.engines.protocol import Description, Engine
 from batchinfer.measure.choose import choose
 from batchinfer.measure.settings import Settings
 from batchinfer.measure.timing import load
@@ -31,24 +26,32 @@ from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
 from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store, open_store
-from batchinfer.worker.context import Context, Outcome, Progress
-from batchinfer.worker.items import Batch, Call, Submitted
+from batchinfer.worker.apart import Apart, Models
+from batchinfer.worker.context import Context, Outcome, Progress, Served
+from batchinfer.worker.device_thread import DeviceThread
+from batchinfer.worker.items import Submitted
 from batchinfer.worker.quarantine import Quarantine
 from batchinfer.worker.sample import JobSample
+from batchinfer.worker.serving import Serving
 from batchinfer.worker.stages import Stages
-from batchinfer.worker.streams import Streams
 from batchinfer.worker.trial import Trial, open_reader
 from batchinfer.worker.watched import Watched
 
 AHEAD = 2
 """Shards that a worker should be given at once, so that the next one is read while one is computed."""
-_LOOK_SECONDS = 0.1
 
 
 class Worker:
-    """Holds a model and turns shards into parts. Give it `AHEAD` shards at a time; outcomes come in the order given."""
+    """Holds a model and turns shards into parts. Give it `AHEAD` shards at a time; outcomes come in the order given.
 
-    def __init__(self, context: Context, number: int = 0) -> None:
+    Args:
+        context: the job.
+        number: among the workers.
+        models: those that hold the model in place of this worker; None for a model of its own.
+
+    """
+
+    def __init__(self, context: Context, number: int = 0, models: Models | None = None) -> None:
         self._context, self._number = context, number
         self._spec = context.spec
         self._step = context.spec.steps[0]
@@ -57,27 +60,44 @@ class Worker:
         self._device = registry.device_for(self._step, context.gpus)
         self._loaded: str | None = None
         self._note = "idle"
-        self._engine = Watched(lambda: registry.open_engine(self._step, self._spec.code), self._spec.retry.timeout)
-        reader, on_cpu = open_reader(context), self._device == "cpu"
-        self._stages = Stages(context, self._store, reader, self._engine_for, self._urgently, on_cpu=on_cpu)
+        timeout = self._spec.retry.timeout
+        self._engine: Watched | Apart = (
+            Watched(lambda: registry.open_engine(self._step, self._spec.code), timeout)
+            if models is None
+            else Apart(models, timeout)
+        )
+        self._to_write: queue.Queue[Any] = queue.Queue(8)
+        self._device_thread = DeviceThread(
+            lambda item: self._stages.infer(item),
+            self._to_write,
+            lambda: self._engine.paces.overdue,
+            holds_model=models is None,
+        )
+        self._stages = Stages(
+            context,
+            self._store,
+            open_reader(context),
+            self._engine_for,
+            self._device_thread.call_now,
+            on_cpu=self._device == "cpu" and models is None,
+        )
         self._quarantine = Quarantine(
             self._step, self._spec.code, self._device, self._spec.retry, self._stages.stopping, self._spec.secrets
         )
         self._trial = Trial(context, self._stages.stopping)
+        self.serving = (
+            Serving(self._engine, lambda: self._loaded is not None, self._device_thread.inbox.put)
+            if isinstance(self._engine, Watched)
+            else None
+        )
+        """The model for batches that other workers have prepared; None where it isn't here."""
         self._to_read: queue.Queue[Any] = queue.Queue()
         self._to_prepare: queue.Queue[Any] = queue.Queue(2)
-        self._to_device: queue.Queue[Any] = queue.Queue(2)
-        self._to_write: queue.Queue[Any] = queue.Queue(8)
-        self._streams: Streams | None = None
-        self._urgent: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        """Calls that can't wait behind batches: what the writing thread waits for, with the device's outputs held up by it."""
-        self._waited = 0.0
-        """Seconds for which the device's thread had no batch or could not pass one on, since it took the last one."""
         stages = self._stages
         work: list[tuple[str, Callable[[], None]]] = [
             ("read", lambda: self._pass_on(self._to_read, stages.read, self._to_prepare)),
-            ("prepare", lambda: self._pass_on(self._to_prepare, stages.prepare, self._to_device)),
-            ("device", self._drive),
+            ("prepare", lambda: self._pass_on(self._to_prepare, stages.prepare, self._device_thread.inbox)),
+            ("device", self._device_thread.run),
             ("write", self._write),
         ]
         self._threads = [
@@ -96,10 +116,10 @@ class Worker:
         self._note = "measuring"
         sample = JobSample(self._context, shards, self._trial if quarantined else None)
         breaker = CircuitBreaker(enabled=self._context.breaker)
-        engine: Quarantine | Watched = self._quarantine if quarantined else self._engine
+        engine: Quarantine | Watched | Apart = self._quarantine if quarantined else self._engine
         if not quarantined:  # a child process has its own imports, and may die of them
-            self._on_device(lambda: registry.import_libraries(self._step))
-        settings: Settings = self._on_device(
+            self._device_thread.call(lambda: registry.import_libraries(self._step))
+        settings: Settings = self._device_thread.call(
             lambda: choose(
                 engine,
                 self._step,
@@ -136,7 +156,7 @@ class Worker:
         """
         settings = settings.within(self._context.threads)
         self._stages.inference.settings = settings
-        self._streams = Streams(settings.streams, f"batchinfer-{self._number}-stream") if settings.streams > 1 else None
+        self._device_thread.begin(settings.streams, f"batchinfer-{self._number}-stream")
         for engine in (self._engine, self._quarantine):
             engine.paces.settle(settings.measured.get("seconds_per_row"), settings.budget.rows)
         if tried:
@@ -144,14 +164,25 @@ class Worker:
             self._quarantine.load(self._device, settings.precision, settings.threads)
             self._quarantine.close()
         if not quarantined:
+            self._quarantine.close()
             self._load(settings)
         self._note = "idle"
 
     def _load(self, settings: Settings) -> None:
         self._note = "loading"
         if self._loaded != settings.precision:
-            self._on_device(lambda: load(self._engine, self._step, self._device, settings.precision, settings.threads))
+            self._device_thread.call(
+                lambda: load(self._engine, self._step, self._device, settings.precision, settings.threads)
+            )
             self._loaded = settings.precision
+        if self.serving is not None:
+            self.serving.begin(settings.streams)
+
+    @property
+    def without_model(self) -> tuple[Engine, Description]:
+        """The loaded engine for `prepare` and `finish` alone, and what it says of itself."""
+        assert isinstance(self._engine, Watched)
+        return self._engine.without_model()
 
     def _engine_for(self, shard: Shard, quarantined: bool) -> Engine:
         """The engine that a shard needs, loaded; the other one is let go of, as there may be no memory for both.
@@ -163,10 +194,10 @@ class Worker:
         if not quarantined:
             self._quarantine.close()
             self._load(settings)
-            return self._engine
+            return self._engine if isinstance(self._engine, Watched) else self._engine.of(shard.number)
         if self._loaded is not None:
-            self._on_device(self._engine.drop)
-            self._loaded = None
+            self._loaded = None  # first: batches of other workers that come now must find another model
+            self._device_thread.call(self._engine.drop)
         self._trial.read(shard)
         self._quarantine.use(settings.precision, settings.threads)
         return self._quarantine
@@ -188,7 +219,9 @@ class Worker:
 
     def progress(self) -> Progress:
         """What the worker is doing now."""
-        stages, shard = self._stages, self._stages.shard
+        stages, serving, shard = self._stages, self.serving, self._stages.shard
+        if shard is None and serving is not None:
+            shard = serving.shard
         note = self._note if shard is None else "running"
         return Progress(
             self._number,
@@ -199,6 +232,8 @@ class Worker:
             note,
             overdue=self._engine.paces.overdue,
             patience=self._engine.paces.patience,
+            broken="" if serving is None else serving.broken,
+            served=Served() if serving is None else serving.served,
         )
 
     def stop(self) -> None:
@@ -211,8 +246,7 @@ class Worker:
         for thread in self._threads:
             while thread.is_alive() and self._engine.paces.overdue is None:
                 thread.join(0.2)
-        if self._streams is not None:
-            self._streams.close()
+        self._device_thread.close()
         self._quarantine.close()
         self._trial.close()
 
@@ -222,73 +256,8 @@ class Worker:
                 outbox.put(result)
         outbox.put(None)
 
-    def _drive(self) -> None:
-        """The device's thread."""
-        while (item := self._waiting(self._to_device.get)) is not None:
-            self._run_urgent()
-            if isinstance(item, Call):
-                item.run()
-                self._waited = 0.0  # loading and measuring are no work on batches
-                continue
-            item.run.waited(self._waited)  # before it is handed on: at a shard's end the writing thread takes the sum
-            self._waited = 0.0
-            for result in self._inferred(item):
-                self._hand_on(result)
-        self._hand_on(None)
-        while (call := self._urgent.get()) is not None:  # until the writing thread has ended
-            call.run()
-
-    def _inferred(self, item: Any) -> Iterable[Any]:
-        """What the model gives: from a stream a future of that. A child process takes one call at a time."""
-        if self._streams is None or not isinstance(item, Batch) or item.run.quarantined:
-            return self._stages.infer(item)
-        while not self._streams.wait(_LOOK_SECONDS):
-            self._run_urgent()
-        return [self._streams.submit(lambda: list(self._stages.infer(item)))]
-
-    def _hand_on(self, result: Any) -> None:
-        while True:
-            try:
-                self._waiting(functools.partial(self._to_write.put, result, timeout=_LOOK_SECONDS))
-            except queue.Full:
-                self._run_urgent()
-            else:
-                return
-
-    def _waiting(self, function: Callable[[], Any]) -> Any:
-        """What the function gives; the time that it takes is the device's waiting, unless a stream is at work."""
-        if self._streams is not None and self._streams.busy:
-            return function()
-        start = time.perf_counter()
-        try:
-            return function()
-        finally:
-            self._waited += time.perf_counter() - start
-
-    def _run_urgent(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while (call := self._urgent.get_nowait()) is not None:
-                call.run()
-
     def _write(self) -> None:
         while (item := self._to_write.get()) is not None:
             for result in item.result() if isinstance(item, Future) else [item]:
                 self._stages.write(result)
-        self._urgent.put(None)
-
-    def _urgently(self, function: Callable[[], Any]) -> Any:
-        """What the function gives on the device's thread, called as soon as that has no batch in hand."""
-        call = Call(function, Future())
-        self._urgent.put(call)
-        with contextlib.suppress(queue.Full):  # where there are batches, it looks by itself
-            self._to_device.put_nowait(Call(lambda: None, Future()))
-        return call.future.result()
-
-    def _on_device(self, function: Callable[[], Any]) -> Any:
-        call = Call(function, Future())
-        self._to_device.put(call)
-        while not call.future.done():
-            concurrent.futures.wait([call.future], _LOOK_SECONDS)
-            if (overdue := self._engine.paces.overdue) is not None:
-                raise HungError(overdue)
-        return call.future.result()
+        self._device_thread.writing_ended()

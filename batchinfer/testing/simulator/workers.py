@@ -13,7 +13,7 @@ from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
 from batchinfer.testing.simulator.model import BATCH, OUTPUTS, Input, Model
 from batchinfer.testing.simulator.scheduler import Process, Scheduler, Task
-from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress
+from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress, Served
 from batchinfer.worker.items import Submitted
 from batchinfer.worker.stages import Stages
 from batchinfer.worker.worker import AHEAD
@@ -154,6 +154,10 @@ class SimulatedExecutor:
     def progress(self) -> list[Progress]:
         """See Executor."""
         return [Progress(n, worker.stages.shard) for n, worker in enumerate(self._crew)]
+
+    def served(self) -> Served | None:
+        """See Executor."""
+        return None
 
     def stop(self) -> None:
         """See Executor."""
