@@ -236,6 +236,16 @@ class Places:
         if place.asked is None:
             place.asked, place.asked_at = place.actor.progress.remote(), time.monotonic()
 
+    def ask(self, seconds: float) -> None:
+        """Have every worker say now how it is, and wait so long for it."""
+        for place in self.every:
+            place.asked = None
+            self._hear(place)
+        asked = [place.asked for place in self.every]
+        ray.wait(asked, num_returns=len(asked), timeout=seconds)
+        for place in self.every:
+            self._hear(place)
+
     def stop(self) -> None:
         """See Executor."""
         self.stopped = True

@@ -9,6 +9,7 @@ quarantine as a whole; batches of others find another one meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import ray
 import ray.exceptions
 
 from batchinfer.engines.travel import Packed
+from batchinfer.errors import ClusterError
 from batchinfer.executors import scaling
 from batchinfer.executors.actor import Place
 from batchinfer.executors.cluster import DEATHS, Cluster, translated, worker_count
@@ -33,6 +35,8 @@ from batchinfer.worker.worker import AHEAD
 
 SCALE_SECONDS = 10.0
 """How often the size of the pool is looked at."""
+_ASK_SECONDS = 1.0
+"""How long model actors may take to say what they did, at the end."""
 
 
 @dataclass(frozen=True)
@@ -271,4 +275,8 @@ class PoolExecutor:
 
     def close(self) -> None:
         """See Executor."""
+        if self._opened is not None:
+            with contextlib.suppress(ClusterError):
+                self._cluster.insist()
+                self._models.ask(_ASK_SECONDS)
         self._cluster.close([*self._crew.actors, *self._models.actors])

@@ -55,7 +55,13 @@ def sections(workplace: Workplace, *, delay: float = 0.0, **more: Any) -> dict[s
     outputs = {"y": {"column": "y", "type": "float64"}}
     options = {"log": str(workplace.log), "delay": delay}
     model = {"uri": "apart:Model", "outputs": outputs, "options": options, **more.pop("model", {})}
-    return {"model": model, "errors": {"threshold": -1}, "checkpoint": {"interval": 0.2}, **more}
+    return {
+        "model": model,
+        "batching": {"rows": 32},
+        "errors": {"threshold": -1},
+        "checkpoint": {"interval": 0.2},
+        **more,
+    }
 
 
 def apart(workplace: Workplace, workers: int = 2, **more: Any) -> dict[str, Any]:
