@@ -8,6 +8,7 @@ BatchinferError                 exit 1   anything not foreseen below
 │   ├── AccessError                      no permission, or credentials that are missing or refused
 │   ├── FingerprintError                 the output belongs to a job that differs in what counts
 │   ├── ModelError                       a model or class can't be found, loaded, or used as asked
+│   ├── ResourceError                    the machines lack the memory that the workers need
 │   ├── GateError                        a precision disagrees with full precision, or can't be compared with it
 │   └── MissingExtraError                an optional dependency isn't installed
 ├── CircuitBreakerError         exit 3   every row failed in the same way
@@ -86,6 +87,10 @@ class FingerprintError(RefusedError):
 
 class ModelError(RefusedError):
     """A model or class can't be found or loaded, or does not keep its side of the engine's contract."""
+
+
+class ResourceError(RefusedError):
+    """The machines that the workers are on lack the memory for as many models."""
 
 
 class GateError(RefusedError):

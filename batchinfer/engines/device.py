@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+import sys
 from pathlib import Path
 
 from batchinfer.job.spec import Resources
@@ -71,3 +72,19 @@ def name_of(device: str) -> str:
         lines = []
     known = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return f"{device} {platform.machine()} {next(known, platform.processor())}".strip()
+
+
+def gpu_memory(*, begin: bool) -> tuple[str, int, int]:
+    """The UUID of this process's GPU, the bytes that it holds there, and those that are free; an empty name without a GPU.
+
+    `begin`: look at one that this process has not used yet, too, which takes a part of its memory.
+    """
+    if not begin and "torch" not in sys.modules:
+        return "", 0, 0
+    import torch
+
+    if not torch.cuda.is_available() or not (begin or torch.cuda.is_initialized()):
+        return "", 0, 0
+    number = torch.cuda.current_device()
+    free, _ = torch.cuda.mem_get_info(number)
+    return str(torch.cuda.get_device_properties(number).uuid), torch.cuda.memory_reserved(number), free

@@ -12,6 +12,7 @@ from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
 from batchinfer.worker import logs, process
 from batchinfer.worker.context import Context, Outcome, Progress, Served
+from batchinfer.worker.memory import Room, room
 from batchinfer.worker.process import ProcessId
 from batchinfer.worker.serving import Answer
 from batchinfer.worker.worker import AHEAD, Worker
@@ -41,6 +42,10 @@ class Actor:
     def process(self) -> ProcessId | None:
         """Who the actor is."""
         return process.this_process()
+
+    def room(self) -> Room:
+        """What memory is free where the worker is."""
+        return room(self._context.gpus, loaded=self._worker is not None and self._worker.has_loaded)
 
     def measure(self, shards: Sequence[Shard], former: ProcessId | None, quarantined: bool) -> Settings:
         """See Worker.measure. `former` is the process that this one replaces."""
@@ -106,6 +111,10 @@ class Place:
     loading: Any = None
     """The call that loads the model; None for a worker that is ready."""
     loading_at: float = 0.0
+    waits: bool = False
+    """Whether it is to load the model once others on its machine have."""
+    machine: str = ""
+    """As far as it was asked for, see Room."""
     deaths: int = 0
     """Workers that died here while they loaded the model, one after the other."""
     former: ProcessId | None = None
@@ -122,7 +131,12 @@ class Place:
     @property
     def room(self) -> int:
         """How many shards it would take now."""
-        return self.ahead - len(self.running) if self.loading is None else 0
+        return self.ahead - len(self.running) if self.is_ready else 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its model is loaded."""
+        return self.loading is None and not self.waits
 
     def hangs(self, now: float) -> str:
         """Why the worker is taken for hung, in words; empty where it isn't."""

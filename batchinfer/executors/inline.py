@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from batchinfer.errors import DeviceError, HungError
+from batchinfer.executors.admission import admit
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
 from batchinfer.worker import process
 from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress, Served
+from batchinfer.worker.memory import Need, room
 from batchinfer.worker.worker import AHEAD, Worker
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,9 @@ class InlineExecutor:
     def start(self, settings: Settings, *, quarantined: bool = False) -> None:
         """See Executor."""
         self._settings = settings
+        need = Need.of(settings.measured)
+        if need is not None and not (quarantined or self._left):
+            admit(need, [room(self._context.gpus, loaded=self._worker.has_loaded)], "resources")
         try:
             self._worker.start(settings, quarantined=quarantined or self._left)
         except HungError as e:

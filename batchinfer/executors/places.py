@@ -13,10 +13,12 @@ import ray.exceptions
 
 from batchinfer.errors import ClusterError, DeviceError, HungError, ModelError
 from batchinfer.executors.actor import Actor, Place
+from batchinfer.executors.admission import admit
 from batchinfer.executors.cluster import DEATHS, Cluster, WorkerDiedError, first_line, translated
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
 from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress
+from batchinfer.worker.memory import Need, Room
 from batchinfer.worker.process import ProcessId
 
 LOAD_SECONDS = 3600.0
@@ -51,6 +53,8 @@ class Places:
         """Shards of others with a batch in a call that hung, and what it did."""
         self._cluster, self._context, self._concurrency = cluster, context, concurrency
         self._kind, self._more = kind, more
+        self._at_once: dict[str, int] = {}
+        """Workers that may load at a time, by machine; any number on one that isn't named."""
 
     def add(self, number: int) -> Place:
         """A new place, with an actor that has not loaded anything yet."""
@@ -108,6 +112,7 @@ class Places:
             for call in [c for c in ready if c in place.running]:
                 if call in place.running:
                     outcomes += self._outcomes(place, call)
+        self._load_next()
         return outcomes
 
     def _actor(self, number: int) -> tuple[Any, Any]:
@@ -121,6 +126,41 @@ class Places:
         }
         actor = ray.remote(self._kind).options(**options).remote(self._context, number)
         return actor, actor.process.remote()
+
+    def load_all(self, key: str) -> None:
+        """Have every worker load the model, as many at a time as the memory allows; `look` goes on with it.
+
+        `key` of the job file says how many workers there are. Raises ResourceError where so many models don't fit.
+        """
+        assert self.settings is not None
+        need = Need.of(self.settings.measured)
+        if need is not None:
+            rooms = self.rooms(LOAD_SECONDS)
+            self._at_once = admit(need, [room for _, room in rooms], key)
+            for place, room in rooms:
+                place.machine = room.machine
+        for place in self.every:
+            place.waits = True
+        self._load_next()
+
+    def rooms(self, seconds: float) -> list[tuple[Place, Room]]:
+        """What memory there is for each worker, of those that say so within this time."""
+        calls = {place.actor.room.remote(): place for place in self.every}
+        end = time.monotonic() + seconds
+        rooms: list[tuple[Place, Room]] = []
+        while calls and time.monotonic() < end:
+            for call in self._cluster.ready(list(calls), LOOK_SECONDS):
+                place = calls.pop(call)
+                with contextlib.suppress(ray.exceptions.RayError):  # one that has ended is found by who asks it next
+                    rooms.append((place, ray.get(call)))
+        return rooms
+
+    def _load_next(self) -> None:
+        for place in [place for place in self.every if place.waits and not self.stopped]:
+            loading = sum(p.loading is not None and p.machine == place.machine for p in self.every)
+            if loading < self._at_once.get(place.machine, len(self.every)):
+                place.waits = False
+                self.load(place)
 
     def load(self, place: Place, *, quarantined: bool = False) -> None:
         """Have the worker in a place load the model; in a child process first, where the one before died of it."""

@@ -23,6 +23,7 @@ from batchinfer.engines.travel import Packed
 from batchinfer.errors import ClusterError
 from batchinfer.executors import scaling
 from batchinfer.executors.actor import Place
+from batchinfer.executors.admission import fits
 from batchinfer.executors.cluster import DEATHS, Cluster, translated, worker_count
 from batchinfer.executors.places import LOOK_SECONDS, Places
 from batchinfer.executors.preparing import Member, PreparingActor
@@ -31,12 +32,13 @@ from batchinfer.executors.scaling import Stretch
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
 from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress, Served
+from batchinfer.worker.memory import Need
 from batchinfer.worker.worker import AHEAD
 
 SCALE_SECONDS = 10.0
 """How often the size of the pool is looked at."""
 _ASK_SECONDS = 1.0
-"""How long model actors may take to say what they did, at the end."""
+"""How long model actors may take to say what they did at the end, and what memory there is."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class PoolExecutor:
     name = "ray"
 
     def __init__(self, context: Context, workers: int | None, pool: Pool, address: str | None) -> None:
-        self._pool = pool
+        self._pool, self._step = pool, context.spec.steps[0]
         self._cluster = Cluster(address, (workers or 1) * context.threads + pool.most * pool.threads)
         self.workers = workers or worker_count()
         on_device = replace(context, threads=pool.threads, gpus=pool.gpus, workers=pool.most)
@@ -112,9 +114,8 @@ class PoolExecutor:
     def start(self, settings: Settings, *, quarantined: bool = False) -> None:  # noqa: ARG002 - who prepares needs a loaded model
         """See Executor."""
         self._models.settings = self._crew.settings = settings
-        for place in self._models.every:
-            self._models.load(place)
-        while self._opened is None or any(p.loading is not None for p in (*self._models.every, *self._crew.every)):
+        self._models.load_all(f"{self._step.name}.workers")
+        while self._opened is None or not all(p.is_ready for p in (*self._models.every, *self._crew.every)):
             self.wait(LOOK_SECONDS)
         self._looked = time.monotonic()
 
@@ -142,7 +143,7 @@ class PoolExecutor:
 
     def _place_for(self, shard: Shard, *, quarantined: bool) -> Place | None:
         if quarantined:
-            ready = [p for p in self._models.every if p.loading is None and not self._is_leaving(p)]
+            ready = [p for p in self._models.every if p.is_ready and not self._is_leaving(p)]
             return max(ready, key=lambda p: len(p.running), default=None)
         others = {s.number for p in self._crew.every for s in p.running.values()} - {shard.number}
         if shard.number in self._suspects and others & self._suspects:
@@ -169,7 +170,7 @@ class PoolExecutor:
         before = {id(p) for p in self._models.every if p.running}
         outcomes = self._models.look(ready)
         for place in [] if self._models.stopped else self._models.every:
-            if place.loading is not None:
+            if not place.is_ready:
                 continue
             if why := place.gone or place.progress.broken:
                 outcomes += self._models.replace(place, f"the model actor {place.number}: {why}", Failure.LOST)
@@ -190,7 +191,7 @@ class PoolExecutor:
 
     def _open(self) -> None:
         """Have the workers begin once a model actor can say what they need."""
-        ready = [p for p in self._models.every if p.loading is None and not p.running]
+        ready = [p for p in self._models.every if p.is_ready and not p.running]
         if self._opened is not None or not ready:
             return
         self._tell()
@@ -207,7 +208,7 @@ class PoolExecutor:
         members = [
             Member(p.number, p.incarnation, p.actor)
             for p in self._models.every
-            if p.loading is None and not p.running and not p.gone and not self._is_leaving(p)
+            if p.is_ready and not p.running and not p.gone and not self._is_leaving(p)
         ]
         if [m.key for m in members] == [m.key for m in self._members]:
             return []
@@ -234,7 +235,7 @@ class PoolExecutor:
             seen.waited - self._seen.waited,
         )
         self._looked, self._seen = now, seen
-        if any(p.loading is not None or p.running for p in self._models.every):
+        if any(not p.is_ready or p.running for p in self._models.every):
             return  # it isn't what it will be
         wanted = scaling.target(self._pool.least, self._pool.most, stretch)
         if wanted > count and self._has_room():
@@ -253,9 +254,14 @@ class PoolExecutor:
             self._leaving = None
 
     def _has_room(self) -> bool:
-        """Whether the cluster could place one more now."""
-        free = ray.available_resources()
-        return bool(free.get("CPU", 0) >= self._pool.threads and free.get("GPU", 0) >= (self._pool.gpus or 0))
+        """Whether the cluster could place one more now, and a machine of the pool has the memory for it."""
+        assert self._models.settings is not None
+        free, need = ray.available_resources(), Need.of(self._models.settings.measured)
+        return bool(
+            free.get("CPU", 0) >= self._pool.threads
+            and free.get("GPU", 0) >= (self._pool.gpus or 0)
+            and (need is None or any(fits(need, room) for _, room in self._models.rooms(_ASK_SECONDS)))
+        )
 
     def progress(self) -> list[Progress]:
         """See Executor: as the workers that prepare last said."""

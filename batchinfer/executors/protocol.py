@@ -39,7 +39,10 @@ class Executor(Protocol):
         """
 
     def start(self, settings: Settings, *, quarantined: bool = False) -> None:
-        """Have the model loaded in every worker, unless the first shards will be in quarantine. Raises ModelError, ClusterError."""
+        """Have the model loaded in every worker, unless the first shards will be in quarantine.
+
+        Raises ModelError, ClusterError, and ResourceError where there is no memory for so many, before any of them has loaded it.
+        """
 
     def wants(self) -> int:
         """How many shards it would take now, so that no worker waits for the next one."""

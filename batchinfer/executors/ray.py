@@ -49,9 +49,12 @@ class RayExecutor:
     def start(self, settings: Settings, *, quarantined: bool = False) -> None:
         """See Executor."""
         self._places.settings = settings
-        for place in self._places.every:
-            self._places.load(place, quarantined=quarantined)
-        while any(place.loading is not None for place in self._places.every):
+        if quarantined:
+            for place in self._places.every:
+                self._places.load(place, quarantined=True)
+        else:
+            self._places.load_all("resources.workers")
+        while not all(place.is_ready for place in self._places.every):
             self.wait(LOOK_SECONDS)
 
     def wants(self) -> int:

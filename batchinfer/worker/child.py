@@ -27,6 +27,7 @@ from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import Step
 from batchinfer.worker import logs, process
 from batchinfer.worker.failures import Raised, row_error
+from batchinfer.worker.memory import free_bytes
 
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
 _SHARE = 0.9
@@ -112,19 +113,3 @@ def bound_memory(size: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if soft == resource.RLIM_INFINITY or size < soft:
         resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
-
-
-def free_bytes() -> int | None:
-    """Memory that processes may still take, on this machine and in this control group; None where that can't be told."""
-    free = None
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        bound, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        rest = max(0, bound - used + int(cached.get("inactive_file", 0)))
-        free = rest if free is None else min(free, rest)
-    return free

@@ -30,6 +30,7 @@ from batchinfer.worker.apart import Apart, Models
 from batchinfer.worker.context import Context, Outcome, Progress, Served
 from batchinfer.worker.device_thread import DeviceThread
 from batchinfer.worker.items import Submitted
+from batchinfer.worker.memory import Held
 from batchinfer.worker.quarantine import Quarantine
 from batchinfer.worker.sample import JobSample
 from batchinfer.worker.serving import Serving
@@ -86,7 +87,7 @@ class Worker:
         )
         self._trial = Trial(context, self._stages.stopping)
         self.serving = (
-            Serving(self._engine, lambda: self._loaded is not None, self._device_thread.inbox.put)
+            Serving(self._engine, lambda: self.has_loaded, self._device_thread.inbox.put)
             if isinstance(self._engine, Watched)
             else None
         )
@@ -113,7 +114,7 @@ class Worker:
 
         `quarantined`: in a child process, where one of these rows may have ended a process before.
         """
-        self._note = "measuring"
+        self._note, before = "measuring", Held.now()
         sample = JobSample(self._context, shards, self._trial if quarantined else None)
         breaker = CircuitBreaker(enabled=self._context.breaker)
         engine: Quarantine | Watched | Apart = self._quarantine if quarantined else self._engine
@@ -136,15 +137,17 @@ class Worker:
                 side_by_side=not quarantined,
             )
         )
-        told = {
+        told: dict[str, Any] = {
             key: {name: self._spec.secrets.hide(why) for name, why in settings.measured[key].items()}
             for key in ("failed", "skipped")
             if settings.measured.get(key)
         }
-        settings = replace(settings, measured={**settings.measured, **told})
         self._loaded = None if quarantined else settings.precision
-        by_row = engine.paces.infer.by_row
-        return replace(settings, measured={**settings.measured, "seconds_per_row": by_row}) if by_row else settings
+        if by_row := engine.paces.infer.by_row:
+            told["seconds_per_row"] = by_row
+        if not quarantined and before is not None and (need := before.need()) is not None:
+            told["memory"] = need.to_json()
+        return replace(settings, measured={**settings.measured, **told})
 
     def _known(self) -> dict[str, str]:
         return {"model": self._context.model, "machine": device.name_of(self._device)}
@@ -177,6 +180,11 @@ class Worker:
             self._loaded = settings.precision
         if self.serving is not None:
             self.serving.begin(settings.streams)
+
+    @property
+    def has_loaded(self) -> bool:
+        """Whether the model is here."""
+        return self._loaded is not None
 
     @property
     def without_model(self) -> tuple[Engine, Description]:

@@ -1,0 +1,116 @@
+"""How much memory a worker's process takes with its model, and how much there is, as the system tells it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from batchinfer.engines.device import gpu_memory
+from batchinfer.ledger.host import boot_id
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a worker takes to load the model and keep it, in bytes, as that of the first one was measured."""
+
+    process: int
+    """Of the machine's memory, files that are mapped not counted."""
+    peak: int
+    """The most that it took until then, while it loaded and tried what there is to choose."""
+    device: int | None = None
+    """Of a GPU's memory; None without one."""
+
+    @classmethod
+    def of(cls, measured: Mapping[str, Any]) -> Need | None:
+        """As a job's settings have it; None where it wasn't measured."""
+        found = measured.get("memory")
+        return None if found is None else cls(**found)
+
+    def to_json(self) -> dict[str, int]:
+        """A value for the settings, which `of` reads."""
+        return {name: size for name, size in asdict(self).items() if size is not None}
+
+
+@dataclass(frozen=True)
+class Held:
+    """What this process holds, in bytes."""
+
+    process: int
+    device: int
+
+    @classmethod
+    def now(cls) -> Held | None:
+        """None where the system doesn't tell."""
+        anonymous = _status().get("RssAnon")
+        return None if anonymous is None else cls(anonymous, gpu_memory(begin=False)[1])
+
+    def need(self) -> Need | None:
+        """What came on top since then. The peak is that of the process's whole life, so that it may be too high."""
+        now, sizes = Held.now(), _status()
+        if now is None:
+            return None
+        process = max(0, now.process - self.process)
+        peak = sizes["VmHWM"] - sizes.get("RssFile", 0) - sizes.get("RssShmem", 0) - self.process
+        return Need(process, max(process, peak), max(0, now.device - self.device) or None)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is free where a worker's process is, in bytes."""
+
+    machine: str
+    """Told apart by its boot and its control group."""
+    name: str
+    """Of the machine, for people."""
+    free: int | None
+    """None where that can't be told."""
+    device: str = ""
+    """The GPU that the process has; empty without one."""
+    device_free: int = 0
+    loaded: bool = False
+    """Whether the process has loaded the model."""
+
+
+def room(gpus: float | None, *, loaded: bool) -> Room:
+    """Of this process, which has a share of GPUs, or None for whatever device there is."""
+    device, _, free = gpu_memory(begin=bool(gpus))
+    return Room(f"{boot_id()} {_group()}", socket.gethostname(), free_bytes(), device, free, loaded)
+
+
+def free_bytes() -> int | None:
+    """Memory that processes may still take, on this machine and in this control group; None where that can't be told."""
+    free = None
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        free = _kibibytes(Path("/proc/meminfo").read_text())["MemAvailable"]
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        bound, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        rest = max(0, bound - used + int(cached.get("inactive_file", 0)))
+        free = rest if free is None else min(free, rest)
+    return free
+
+
+def _group() -> str:
+    """The control group of this process."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/self/cgroup").read_text().strip()
+    return ""
+
+
+def _status() -> dict[str, int]:
+    """Sizes of this process in bytes, by the names that Linux has for them; empty elsewhere."""
+    with contextlib.suppress(OSError):
+        return _kibibytes(Path(f"/proc/{os.getpid()}/status").read_text())
+    return {}
+
+
+def _kibibytes(text: str) -> dict[str, int]:
+    """The lines of a file of /proc that give sizes, in bytes."""
+    lines = (line.split() for line in text.splitlines())
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}

@@ -1,0 +1,193 @@
+"""Memory is asked for before the models are loaded: what can't fit is refused, and what fits once loaded is loaded by turns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchinfer import Job
+from batchinfer.errors import ResourceError
+from batchinfer.executors.admission import admit, fits
+from batchinfer.executors.inline import InlineExecutor
+from batchinfer.executors.protocol import Executor
+from batchinfer.job import load
+from batchinfer.measure.settings import Settings
+from batchinfer.pipeline.batching import Budget
+from batchinfer.plan.plan import make_plan
+from batchinfer.storage.paths import JobPaths
+from batchinfer.worker.context import Context
+from batchinfer.worker.memory import Need, Room, free_bytes
+
+GB = 1_000_000_000
+SOURCE = """
+import time
+import numpy as np
+
+
+class Model:
+    def __init__(self, log, gigabytes=0.0, seconds=0.0):
+        begun = time.time()
+        self.weights = np.ones(int(gigabytes * 1e9), np.int8)
+        time.sleep(seconds)
+        with open(log, "a") as file:
+            file.write(f"{begun} {time.time()}\\n")
+
+    def __call__(self, batch):
+        return {"y": batch["x"]}
+"""
+
+
+def rooms(count: int, free: float, machine: str = "a", loaded: int = 0, **more: Any) -> list[Room]:
+    return [Room(machine, f"host-{machine}", int(free * GB), loaded=n < loaded, **more) for n in range(count)]
+
+
+def test_workers_that_fit_are_admitted_and_load_side_by_side() -> None:
+    assert admit(Need(3 * GB, 3 * GB), rooms(4, 13), "resources.workers") == {"a": 4}
+
+
+def test_too_many_workers_are_refused_with_the_numbers() -> None:
+    with pytest.raises(ResourceError) as raised:
+        admit(Need(3 * GB, 3 * GB), rooms(4, 10), "resources.workers")
+    assert raised.value.exit_code == 2
+    assert str(raised.value) == (
+        "resources.workers: 4 workers on host-a need 3.0 GB of memory each, as the first load of the model was measured; 4 workers "
+        "still to load it need 12.0 GB, and 9.5 GB can be used: set resources.workers to 3 or less"
+    )
+
+
+def test_what_a_worker_has_loaded_already_is_not_asked_for_again() -> None:
+    assert admit(Need(3 * GB, 3 * GB), rooms(4, 10, loaded=1), "resources.workers") == {"a": 4}
+    with pytest.raises(ResourceError, match="to 3 or less"):
+        admit(Need(3 * GB, 3 * GB), rooms(4, 9, loaded=1), "resources.workers")
+
+
+def test_each_machine_counts_for_itself() -> None:
+    need = Need(3 * GB, 3 * GB)
+    assert admit(need, [*rooms(2, 7, "a"), *rooms(2, 7, "b")], "resources.workers") == {"a": 2, "b": 2}
+    with pytest.raises(ResourceError, match="2 workers on host-b"):
+        admit(need, [*rooms(2, 7, "a"), *rooms(2, 5, "b")], "resources.workers")
+
+
+@pytest.mark.parametrize(("free", "at_once"), [(13, 1), (15, 2), (22, 4), (11, 1)])
+def test_as_many_load_at_a_time_as_their_peaks_leave_room_for(free: float, at_once: int) -> None:
+    assert admit(Need(2 * GB, 5 * GB), rooms(4, free), "resources.workers") == {"a": at_once}
+
+
+def test_models_that_share_a_gpu_must_fit_into_it() -> None:
+    need, more = Need(GB, GB, 30 * GB), {"device": "GPU-1", "device_free": 79 * GB}
+    assert admit(need, rooms(2, 99, **more), "resources.workers") == {"a": 2}
+    with pytest.raises(ResourceError, match=r"3 workers on a GPU of host-a need 30\.0 GB .* to 2 or less"):
+        admit(need, rooms(3, 99, **more), "resources.workers")
+
+
+def test_where_not_one_fits_another_number_of_workers_is_no_remedy() -> None:
+    with pytest.raises(ResourceError, match="free some, or take a smaller model"):
+        admit(Need(3 * GB, 3 * GB), rooms(2, 1), "resources.workers")
+
+
+def test_a_machine_that_tells_nothing_refuses_nothing() -> None:
+    assert admit(Need(3 * GB, 9 * GB), [Room("a", "host-a", None)] * 4, "resources.workers") == {"a": 4}
+
+
+@pytest.mark.parametrize(("need", "there"), [(3, False), (2, True)])
+def test_one_more_fits_where_there_is_room_for_it(need: int, there: bool) -> None:
+    (room,) = rooms(1, 2.5)
+    assert fits(Need(need * GB, need * GB), room) is there
+
+
+def fields(folder: Path, **options: Any) -> dict[str, Any]:
+    (folder / "heavy.py").write_text(SOURCE)
+    pq.write_table(pa.table({"x": pa.array(range(8), pa.int64())}), folder / "in.parquet")
+    outputs = {"y": {"column": "y", "type": "int64"}}
+    options = {"log": str(folder / "loads"), **options}
+    return {
+        "version": 1,
+        "name": "heavy",
+        "code": [str(folder)],
+        "input": {"path": str(folder / "in.parquet")},
+        "model": {
+            "engine": "python",
+            "uri": "heavy:Model",
+            "inputs": {"x": "x"},
+            "outputs": outputs,
+            "options": options,
+        },
+        "output": {"path": str(folder / "out")},
+    }
+
+
+def opened(folder: Path, need: Need, workers: int, **options: Any) -> tuple[Executor, Settings]:
+    """An executor, inline for no workers, and settings of a job whose first load was measured so."""
+    from batchinfer.executors.ray import RayExecutor
+
+    plan = make_plan(load.from_fields(fields(folder, **options)))
+    context = Context(plan.spec, plan.reading, JobPaths("0123abcd"), threads=1, gpus=0, workers=workers)
+    settings = Settings("native", Budget(8), 1, pa.schema([("y", pa.int64())]), measured={"memory": need.to_json()})
+    return InlineExecutor(context) if workers == 0 else RayExecutor(context, workers, None), settings
+
+
+@pytest.fixture(name="loads")
+def _loads(tmp_path: Path) -> Path:
+    return tmp_path / "loads"
+
+
+def test_the_first_load_is_measured(tmp_path: Path) -> None:
+    run = Job(**fields(tmp_path, gigabytes=0.3)).run()
+    assert run.exit_code == 0
+    memory = run.record["settings"]["measured"]["memory"]
+    assert 0.3 * GB <= memory["process"] < 0.7 * GB
+    assert memory["peak"] >= memory["process"]
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=[pytest.mark.ray, pytest.mark.slow])])
+def test_a_job_whose_models_do_not_fit_is_refused_before_one_is_loaded(
+    tmp_path: Path, loads: Path, workers: int
+) -> None:
+    free = free_bytes()
+    assert free is not None
+    executor, settings = opened(tmp_path, Need(free, free), workers)
+    try:
+        with pytest.raises(ResourceError, match=r"^resources"):
+            executor.start(settings)
+    finally:
+        executor.close()
+    assert not loads.exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_models_whose_loading_takes_much_are_loaded_one_after_the_other(tmp_path: Path, loads: Path) -> None:
+    free = free_bytes()
+    assert free is not None
+    executor, settings = opened(tmp_path, Need(1000, int(0.6 * free)), 2, seconds=0.5)
+    try:
+        executor.start(settings)
+    finally:
+        executor.close()
+    spans = sorted(tuple(map(float, line.split())) for line in loads.read_text().splitlines())
+    assert len(spans) == 2
+    assert spans[0][1] <= spans[1][0], "the second began before the first was done"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_models_that_fit_are_loaded_side_by_side(tmp_path: Path, loads: Path) -> None:
+    executor, settings = opened(tmp_path, Need(1000, 1000), 2, seconds=1.5)
+    try:
+        executor.start(settings)
+    finally:
+        executor.close()
+    spans = sorted(tuple(map(float, line.split())) for line in loads.read_text().splitlines())
+    assert spans[1][0] < spans[0][1]
+
+
+def test_a_need_is_what_the_settings_say() -> None:
+    need = Need(5, 7, 9)
+    assert Need.of({"memory": need.to_json()}) == need
+    assert Need.of({"memory": replace(need, device=None).to_json()}) == replace(need, device=None)
+    assert Need.of({}) is None
