@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 from typing import Any
@@ -15,26 +16,45 @@ class Replicas:
 
     Args:
         module: on its device, in inference mode.
-        threads: CPU threads of a call, which torch keeps by the calling thread; None leaves them as they are.
+        device: where it is.
+        threads: CPU threads of a call on a CPU, which torch keeps by the calling thread.
 
     """
 
-    def __init__(self, module: Any, threads: int | None) -> None:
-        self._module, self._threads = module, threads
+    def __init__(self, module: Any, device: str, threads: int) -> None:
+        self._module, self._device, self._threads = module, device, threads
         self._lock = threading.Lock()
         self._by_thread: dict[int, Any] = {}
+        self._streams: dict[int, Any] = {}
 
     def here(self) -> Any:
         """The calling thread's module, with the thread's CPU threads set."""
         import torch
 
-        if self._threads is not None and torch.get_num_threads() != self._threads:
+        if self._device == "cpu" and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         thread = threading.get_ident()
         if thread not in self._by_thread:
             with self._lock:
                 self._by_thread[thread] = self._copy() if self._by_thread else self._module
         return self._by_thread[thread]
+
+    def stream(self) -> contextlib.AbstractContextManager[Any]:
+        """The calling thread's CUDA stream, to be entered around a call: what one thread has in hand there doesn't queue behind another's.
+
+        All of a call must be in it, with the copies to the device and back.
+        """
+        if not self._device.startswith("cuda"):
+            return contextlib.nullcontext()
+        import torch
+
+        thread = threading.get_ident()
+        if thread not in self._streams:
+            stream = torch.cuda.Stream(self._device)
+            stream.wait_stream(torch.cuda.default_stream(self._device))  # on which the weights were brought there
+            self._streams[thread] = stream
+        entered: contextlib.AbstractContextManager[Any] = torch.cuda.stream(self._streams[thread])
+        return entered
 
     def _copy(self) -> Any:
         import torch

@@ -83,7 +83,7 @@ class TorchEngine:
         dtype = applied.dtype if applied.dtype is not None else next(floats, None)
         smallest = max(loaded.smallest, applied.smallest)
         self._module = replace(loaded, module=applied.module, dtype=dtype, smallest=smallest)
-        self._replicas = Replicas(applied.module, threads if device == "cpu" else None)
+        self._replicas = Replicas(applied.module, device, threads)
         self._device = device
         return Description(dict.fromkeys(self._step.outputs), precision, device, applied=applied.told())
 
@@ -120,7 +120,7 @@ class TorchEngine:
         assert self._replicas is not None
         module = replace(loaded, module=self._replicas.here())
         versions = {name: tensor._version for name, tensor in batch.tensors.items()}
-        with torch.inference_mode():
+        with torch.inference_mode(), self._replicas.stream():
             inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.tensors.items()}
             # A program that was traced for at least two rows gets a lone row twice.
             short = batch.rows < module.smallest

@@ -96,7 +96,7 @@ class TransformersEngine:
             pin=device.startswith("cuda"),
         )
         prompt = made.prompt if made is not None else ""
-        replicas = Replicas(applied.module, threads if device == "cpu" else None)
+        replicas = Replicas(applied.module, device, threads)
         self._loaded = _Loaded(replicas, backend, head, format_, prompt, device, applied.smallest)
         if applied.compiled:
             self._compile()
@@ -121,13 +121,13 @@ class TransformersEngine:
         import torch
 
         loaded = self._require()
-        with torch.inference_mode():
+        assert loaded.replicas is not None
+        with torch.inference_mode(), loaded.replicas.stream():
             inputs = {name: tensor.to(loaded.device, non_blocking=True) for name, tensor in batch.tensors.items()}
             rows = len(inputs["attention_mask"])
             if rows < loaded.smallest:
                 inputs = {name: torch.cat([tensor] * loaded.smallest) for name, tensor in inputs.items()}
             with compiling(f"{self._step.name}.precision"):
-                assert loaded.replicas is not None
                 answer = loaded.replicas.here()(**inputs)
             computed = loaded.head.compute(answer, inputs["attention_mask"])
             return TextOutputs({name: value[:rows].cpu() for name, value in computed.items()}, batch)

@@ -31,6 +31,7 @@ CPU_TOKENS, GPU_TOKENS = 1024, 32768
 """Tokens of a batch: on CPUs small batches stay in the caches (MiniLM on two cores: 512 to 1,024 took 0.80 of the time of 2,048, 4,096
 1.3 times as long), GPUs want large ones."""
 TOKEN_ROWS = 512
+GPU_STREAMS = 2
 BATCH_BYTES, MOST_ROWS, MOST_PYTHON_ROWS = 2 << 20, 16384, 1024
 """Rows without lengths: as many as make 2 MiB, at most 16,384, or 1,024 where each row may become Python objects."""
 
@@ -118,12 +119,13 @@ def _fitted(
     engine, device, key = trials.engine, trials.device, trials.key
     budget = budget_for(engine, step, first, batching, device)
     knob = _knob(step, budget, batching)
-    shared = threads if _shares(step, device, description) else 1
+    shared = _shared(step, device, description, threads)
     if first is None or (knob is None and shared == 1) or (job := trials.job()) is None:
         return Fit(budget)
     return Fitting(
         engine,
-        lambda each: load(engine, step, device, description.precision, each),
+        # The model must be told of another number of threads; on a GPU it has no use for them.
+        lambda each: load(engine, step, device, description.precision, each) if device == "cpu" else None,
         first,
         budget,
         knob,
@@ -143,9 +145,13 @@ def _knob(step: Step, budget: Budget, batching: Batching) -> str | None:
     return "rows" if batching.rows == "auto" and step.engine != "python" else None
 
 
-def _shares(step: Step, device: str, description: Description) -> bool:
-    """Whether several calls may run at a time: on a CPU's cores, of models that are ours to call, and of no graph that is being compiled."""
-    return device == "cpu" and step.engine != "python" and not description.applied.get("compiled")
+def _shared(step: Step, device: str, description: Description, threads: int) -> int:
+    """Into how many calls at a time the threads may be split: 1 for a user's class, whose calls are the user's business, and for a
+    graph that is being compiled. On a GPU two: while one is computed, the other's batch is brought there and its outputs back.
+    """
+    if step.engine == "python" or description.applied.get("compiled"):
+        return 1
+    return threads if device == "cpu" else min(threads, GPU_STREAMS)
 
 
 def candidates_of(step: Step, device: str) -> list[Candidate]:

@@ -385,7 +385,7 @@ def test_threads_that_call_a_module_at_a_time_share_its_parameters_and_nothing_e
     from batchinfer.engines.replicas import Replicas
 
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)).eval()
-    replicas = Replicas(module, 1)
+    replicas = Replicas(module, "cpu", 1)
     assert replicas.here() is replicas.here() is module
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(replicas.here).result()
@@ -395,7 +395,16 @@ def test_threads_that_call_a_module_at_a_time_share_its_parameters_and_nothing_e
     assert [p.data_ptr() for p in other.parameters()] == [p.data_ptr() for p in module.parameters()]
     assert other[1].running_mean.data_ptr() != module[1].running_mean.data_ptr()
     script = torch.jit.script(module)
-    replicas = Replicas(script, None)
+    replicas = Replicas(script, "cpu", 1)
     assert replicas.here() is script
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(replicas.here).result() is script
+
+
+def test_a_module_on_a_cpu_has_no_stream_to_enter() -> None:
+    import torch
+
+    from batchinfer.engines.replicas import Replicas
+
+    with Replicas(torch.nn.Linear(2, 2), "cpu", 1).stream() as entered:
+        assert entered is None

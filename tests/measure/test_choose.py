@@ -382,3 +382,19 @@ def test_a_machine_with_fewer_cores_makes_fewer_calls_at_a_time_of_as_many_threa
     there = measured.within(threads)
     assert (there.streams, there.threads) == (streams, 2)
     assert there.digest == measured.digest
+
+
+def test_a_gpu_gets_two_calls_at_a_time_where_that_is_faster_and_its_model_stays_loaded() -> None:
+    engine = FakeEngine(doubled, seconds={"fp32": 0.004})
+    settings = choose(
+        engine,
+        step("torch", precision="fp32"),
+        [table(range(2000))],
+        Batching(rows=50),
+        "cuda",
+        16,
+        100_000_000,
+        candidates=[Candidate("fp32", 32)],
+    )
+    assert (settings.streams, settings.threads) == (2, 8)
+    assert engine.loads == ["fp32"]
