@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from batchinfer.errors import InputError, OutputError
+from batchinfer.errors import InputError
 from batchinfer.executors.protocol import Executor
-from batchinfer.job.spec import Errors
-from batchinfer.ledger import manifests, parts, settings
+from batchinfer.ledger import parts, settings
 from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
@@ -21,9 +18,10 @@ from batchinfer.plan.generation import Generation
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
 from batchinfer.run.events import Broken, Event, GivenUp, Listener, Retried, RunResult, Settled, Started, State, Ticked
-from batchinfer.run.judge import judge, refuse_superseded
-from batchinfer.run.policy import Action, allowed_dead, decide, verdict
+from batchinfer.run.judge import end, judge, refuse_superseded
+from batchinfer.run.policy import Action, allowed_dead, decide
 from batchinfer.run.resources import Allotment, allot
+from batchinfer.run.standing import StandingParts
 from batchinfer.run.stop import StopRequest
 from batchinfer.run.surroundings import Surroundings
 from batchinfer.run.suspects import Suspects
@@ -81,7 +79,7 @@ class GenerationRun:
         self._tried_again = {s.number: s.retries for s in generation.shards}
         self._surroundings, self._host = surroundings, surroundings.host
         self._parts: list[Part] = []
-        self._standing: deque[Future[Part]] = deque()
+        self._standing = StandingParts(store, job, generation.number)
         self._given_up: list[Failed] = []
         self._suspects = Suspects(store, job, epoch)
         self._decided = self._decided_rows = 0
@@ -112,33 +110,18 @@ class GenerationRun:
         )
         try:
             with self._host.threads(4, "batchinfer-parts") as pool:
-                self._standing += [pool.submit(parts.read, self._store, self._job.paths, s.number) for s in before]
+                self._standing.read([s.number for s in before], pool)
                 if self._plan.spec.errors.on_exceed == "abort":  # dead rows of former runs count from the start
-                    self._take_standing()
+                    self._standing.take(self._parts)
                     self._ending = self._exceeded()
                 if left and self._ending is None:
                     self._work(left, allotment, context)
-            self._take_standing()
+            self._standing.take(self._parts)
         except BaseException:
-            self._parts += [future.result() for future in self._standing if future.exception() is None]
+            self._parts += self._standing.sound()
             self._tell(Broken(self._counts()))
             raise
         return self._end(shards)
-
-    def _take_standing(self, *, done: bool = False) -> None:
-        """Take in the parts that former runs of this generation left; where `done`, only up to the first that isn't read yet.
-
-        Raises OutputError for one that is damaged or gone, LockedError where the job was replaced, which takes its parts away.
-        """
-        while self._standing and (not done or self._standing[0].done()):
-            try:
-                self._parts.append(self._standing[0].result())
-            except FileNotFoundError as e:
-                refuse_superseded(self._store, self._job, self._generation.number)
-                raise OutputError(
-                    f"{self._store.root}: a part that stood when this run began is gone ({e}); run again to make it anew"
-                ) from e
-            self._standing.popleft()
 
     def _counts(self) -> Counts:
         """The job's rows by what became of them so far."""
@@ -206,7 +189,8 @@ class GenerationRun:
                         self._take_in(executor, Done(outcome.shard, part), left)
                     else:
                         left.appendleft(by_number[outcome.shard])
-            self._take_standing(done=True)  # one that is damaged ends the run now, and not after the last shard
+            # One that is damaged ends the run now, and not after the last shard.
+            self._standing.take(self._parts, done=True)
             self._tell(Ticked(executor.progress(), self._decided, self._decided_rows))
 
     def _take_in(self, executor: Executor, done: Done, left: deque[Shard]) -> None:
@@ -296,28 +280,6 @@ class GenerationRun:
 
     def _tell(self, event: Event) -> None:
         self._listener(event)
-
-
-def end(
-    store: Store,
-    job: Job,
-    generation: Generation,
-    listed: Iterable[Part],
-    own: Iterable[Part],
-    errors: Errors,
-    ran_with: Settings | None,
-) -> Manifest:
-    """End a generation whose shards are all decided: its manifest lists those parts that were `listed` before and its `own`."""
-    retries = {s.number: s.retries for s in generation.shards}
-    standing = [*listed, *(replace(p, retries=retries[p.shard]) for p in own)]
-    counts = account(standing)
-    code = verdict(counts.dead, errors.threshold, counts.planned)
-    manifest = manifests.create(
-        store, job.paths, standing, generation.number, code, ran_with.told_precision if ran_with else None
-    )
-    for entry in parts.unnamed_dead_letters(store, job.paths, manifest.parts):
-        store.delete(entry.path)
-    return manifest
 
 
 def _stopped(stop: StopRequest) -> _Ending:

@@ -1,13 +1,18 @@
-"""The verdict on a job whose rows are all attempted."""
+"""The end of a generation whose shards are all decided, and the verdict on its job."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from batchinfer.errors import BatchinferError, LockedError
-from batchinfer.job.spec import JobSpec
-from batchinfer.ledger import generations, jobs, manifests, records
+from batchinfer.job.spec import Errors, JobSpec
+from batchinfer.ledger import generations, jobs, manifests, parts, records
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
+from batchinfer.ledger.parts import Part, account
 from batchinfer.measure.settings import Settings
+from batchinfer.plan.generation import Generation
 from batchinfer.run.events import RunResult, State
 from batchinfer.run.policy import verdict
 from batchinfer.storage import paths
@@ -57,3 +62,25 @@ def refuse_superseded(store: Store, job: Job, generation: int) -> None:
         raise LockedError(
             f"{store.root}: another retry has been started on this output; run again to see what it came to"
         )
+
+
+def end(
+    store: Store,
+    job: Job,
+    generation: Generation,
+    listed: Iterable[Part],
+    own: Iterable[Part],
+    errors: Errors,
+    ran_with: Settings | None,
+) -> Manifest:
+    """End a generation whose shards are all decided: its manifest lists those parts that were `listed` before and its `own`."""
+    retries = {s.number: s.retries for s in generation.shards}
+    standing = [*listed, *(replace(p, retries=retries[p.shard]) for p in own)]
+    counts = account(standing)
+    code = verdict(counts.dead, errors.threshold, counts.planned)
+    manifest = manifests.create(
+        store, job.paths, standing, generation.number, code, ran_with.told_precision if ran_with else None
+    )
+    for entry in parts.unnamed_dead_letters(store, job.paths, manifest.parts):
+        store.delete(entry.path)
+    return manifest

@@ -22,7 +22,7 @@ from batchinfer.plan.fingerprint import differences, fixed, with_files
 from batchinfer.plan.generation import Generation, carried
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.retry import retry_shards
-from batchinfer.run.generation import end
+from batchinfer.run.judge import end
 from batchinfer.storage import paths
 from batchinfer.storage.store import Store
 

@@ -44,7 +44,7 @@ class Operator:
             world.scheduler.join(started.task)
         world.scheduler.pause(60.0)  # workers that outlive their driver come to an end
         self._finish()
-        world.history.parts, world.history.shape = world.oracle.first_generation()
+        world.history.parts, world.history.shape = world.output.first_generation()
 
     def _draw_start(self) -> How:
         """Go on, begin anew, perhaps with another model, or try dead rows again, perhaps with a mended one."""
@@ -60,20 +60,20 @@ class Operator:
 
     def _finish(self) -> None:
         """Start runners until one ends the job."""
-        world, oracle = self._world, self._world.oracle
+        world, output = self._world, self._world.output
         for _ in range(LAST_STARTS):
             how: How = "run"
-            current = oracle.current()
+            current = output.current()
             if current is not None:
-                begun = oracle.generations(current[1])
-                self._job = oracle.shape_of(begun[-1]) if begun else current[2]
-                if begun and begun[-1].kind == "retry" and oracle.manifest(current[1]):
+                begun = output.generations(current[1])
+                self._job = output.shape_of(begun[-1]) if begun else current[2]
+                if begun and begun[-1].kind == "retry" and output.manifest(current[1]):
                     how = self._chance.choice(("run", "retry"))
             started = world.start(how, self._job)
             others = [s for s in world.alive() if s is not started]
             for one in (started, *others):  # whoever is refused waits for the one that lives
                 world.scheduler.join(one.task)
             if not others and started.result is not None and started.result.state in (State.SUCCEEDED, State.PARTIAL):
-                oracle.end(started.code)
+                world.oracle.end(started.code)
                 return
         world.failed(f"the job has not ended after {LAST_STARTS} starts in calm weather")

@@ -15,9 +15,9 @@ from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, Decision
 from batchinfer.plan.generation import Generation
 from batchinfer.storage import paths
-from batchinfer.storage.paths import JobPaths, job8_of, number_of
+from batchinfer.storage.paths import JobPaths, job8_of
 from batchinfer.testing.simulator.bucket import Bucket
-from batchinfer.testing.simulator.model import Shape
+from batchinfer.testing.simulator.output import Output
 
 
 class Oracle:
@@ -26,14 +26,14 @@ class Oracle:
     def __init__(
         self,
         bucket: Bucket,
-        jobs: dict[str, Shape],
+        output: Output,
         failed: Callable[[str], None],
         ended: Callable[[str], bool],
         *,
         noisy: bool,
         forgiving: bool,
     ) -> None:
-        self._bucket, self._jobs, self._failed, self._ended = bucket, jobs, failed, ended
+        self._bucket, self._output, self._failed, self._ended = bucket, output, failed, ended
         self._noisy, self._forgiving = noisy, forgiving
         self._epochs: dict[tuple[str, str], str] = {}
         self._late: dict[str, str] = {}
@@ -55,7 +55,7 @@ class Oracle:
 
     def began(self, who: str) -> None:
         """A runner starts."""
-        self._known[who] = self._newest()
+        self._known[who] = self._output.newest()
 
     def left(self, who: str) -> None:
         """A runner has ended by itself, and so had the time to look whether it was replaced."""
@@ -65,40 +65,6 @@ class Oracle:
             return
         if late := [path for path, creator in self._late.items() if creator.partition(".")[0] == who]:
             self._failed(f"{who}, whose job was replaced, left {late}")
-
-    def _newest(self) -> tuple[int, int]:
-        current = self.current()
-        return (0, 0) if current is None else (current[0], len(self.generations(current[1])))
-
-    # What stands.
-
-    def current(self) -> tuple[int, str, Shape] | None:
-        """Number, job8 and shape of the job that the output belongs to."""
-        numbers = [n for p in self._bucket.objects if p.startswith(f"{paths.JOBS}/") and (n := number_of(p))]
-        if not numbers:
-            return None
-        record = json.loads(self._bucket.objects[paths.job_record(max(numbers))])
-        return max(numbers), record["job8"], self._jobs[record["fingerprint"]["digest"]]
-
-    def generations(self, job8: str) -> list[Generation]:
-        """Those of a job that were begun."""
-        folder = f"{JobPaths(job8).folder}/plans/"
-        found = sorted(p for p in self._bucket.objects if p.startswith(folder))
-        return [Generation.from_json(json.loads(self._bucket.objects[p])) for p in found]
-
-    def shape_of(self, generation: Generation) -> Shape:
-        """With which model, and which of its rows are special."""
-        return self._jobs[generation.fingerprint.digest]
-
-    def manifest(self, job8: str) -> Manifest | None:
-        """The newest manifest of a job."""
-        folder = f"{JobPaths(job8).folder}/manifests/"
-        found = max((p for p in self._bucket.objects if p.startswith(folder)), default=None)
-        return None if found is None else Manifest.from_json(json.loads(self._bucket.objects[found]))
-
-    def parts(self) -> set[str]:
-        """Everything under data/ but _SUCCESS."""
-        return {p for p in self._bucket.objects if p.startswith(f"{paths.DATA}/") and p != paths.SUCCESS}
 
     # What changes.
 
@@ -128,7 +94,7 @@ class Oracle:
             if self._epochs.setdefault(owner, path) != path:
                 self._failed(f"{path}: {owner[0]} took its own record {self._epochs[owner]} for another's")
         if "/plans/" in path or path.startswith(paths.JOBS):
-            self._begun_by[self._newest()] = who
+            self._begun_by[self._output.newest()] = who
         if path.startswith(paths.JOBS) and who in self._cleared and self._marked_by not in (None, who):
             self._stray = self._marked_by  # put between another's deletion of it and that one's new job; it looks again
         if "/manifests/" in path and new is not None:
@@ -136,7 +102,7 @@ class Oracle:
 
     def _part(self, who: str, path: str, old: bytes | None, new: bytes | None) -> None:
         job8 = job8_of(path)
-        current = self.current()
+        current = self._output.current()
         if job8 is None or current is None:
             self._failed(f"{path}: no name of a part")
         elif new is None:
@@ -155,12 +121,12 @@ class Oracle:
     def _sound(self, path: str, data: bytes, job8: str) -> None:
         """Every row of the shard exactly once, in the part or among its dead, with the right values."""
         number = JobPaths(job8).shard_of_part(path)
-        found = [(g, s) for g in self.generations(job8) for s in g.shards if s.number == number]
+        found = [(g, s) for g in self._output.generations(job8) for s in g.shards if s.number == number]
         if len(found) != 1:
             self._failed(f"{path}: a part of no shard that is planned")
             return
         generation, shard = found[0]
-        shape, span = self.shape_of(generation), shard.job_rows().tolist()
+        shape, span = self._output.shape_of(generation), shard.job_rows().tolist()
         decision = Decision.from_metadata(part.read_footer(data).metadata, path)
         table = pq.read_table(io.BytesIO(data))
         if generation.kind == "retry" and decision.counts == Counts(len(span), not_attempted=len(span)):
@@ -205,9 +171,9 @@ class Oracle:
 
     def _named(self) -> set[str]:
         """Dead letters that parts of the current job name."""
-        current = self.current()
+        current = self._output.current()
         named: set[str] = set()
-        for path in self.parts():
+        for path in self._output.parts():
             job8 = job8_of(path)
             if job8 is None or current is None or job8 != current[1]:
                 continue
@@ -219,16 +185,16 @@ class Oracle:
     def _manifest(self, path: str, manifest: Manifest) -> None:
         job8 = job8_of(path)
         assert job8 is not None
-        ended = [g for g in self.generations(job8) if g.number <= manifest.generation]
+        ended = [g for g in self._output.generations(job8) if g.number <= manifest.generation]
         if sorted(p.shard for p in manifest.parts) != sorted(s.number for g in ended for s in g.shards):
             self._failed(f"{path}: lists the shards {[p.shard for p in manifest.parts]}")
             return
-        current = self.current()
+        current = self._output.current()
         if current is None or current[1] != job8:
             return
         self._listed(path, manifest)
         dead, filtered = self._rows(manifest, ended)
-        rows, first = sum(g.planned for g in ended), self.shape_of(ended[0])
+        rows, first = sum(g.planned for g in ended), self._output.shape_of(ended[0])
         right = Counts(rows, rows - dead - filtered, dead, filtered)
         if manifest.counts != right:
             self._failed(f"{path}: counts {manifest.counts}, the rows {right}")
@@ -274,7 +240,7 @@ class Oracle:
         wrong = self._wrong_success()
         if wrong is None or self._stray is not None:
             return
-        if self._known.get(who) != self._newest() and self._begun_by.get(self._newest()) != who:
+        if self._known.get(who) != self._output.newest() and self._begun_by.get(self._output.newest()) != who:
             self._stray = who  # replaced between its look and its mark; it looks again
         else:
             self._failed(f"{who} put _SUCCESS over {wrong}")
@@ -283,15 +249,15 @@ class Oracle:
         """What _SUCCESS stands over and must not."""
         if paths.SUCCESS not in self._bucket.objects:
             return None
-        current = self.current()
-        manifest = None if current is None else self.manifest(current[1])
+        current = self._output.current()
+        manifest = None if current is None else self._output.manifest(current[1])
         if current is None or manifest is None:
             return "no manifest"
         if manifest.verdict != 0:
             return f"the verdict {manifest.verdict}"
         # Parts of a replaced job can only be found by listing, and a listing may be late.
-        replaced = {p for p in self.parts() if job8_of(p) != current[1]} if self._forgiving else set()
-        if self.parts() - self._late.keys() - replaced != {p.path for p in manifest.parts}:
+        replaced = {p for p in self._output.parts() if job8_of(p) != current[1]} if self._forgiving else set()
+        if self._output.parts() - self._late.keys() - replaced != {p.path for p in manifest.parts}:
             return "other parts than the manifest's"
         return None
 
@@ -299,26 +265,17 @@ class Oracle:
 
     def end(self, exit_code: int | None) -> None:
         """Judge the output of a job that has ended."""
-        current = self.current()
-        manifest = None if current is None else self.manifest(current[1])
+        current = self._output.current()
+        manifest = None if current is None else self._output.manifest(current[1])
         if current is None or manifest is None:
             self._failed("a job that has ended has no manifest")
             return
         self._listed("the last manifest", manifest)
-        if self.parts() != {p.path for p in manifest.parts}:
-            self._failed(f"data/ holds {sorted(self.parts())}, other than the manifest")
+        if self._output.parts() != {p.path for p in manifest.parts}:
+            self._failed(f"data/ holds {sorted(self._output.parts())}, other than the manifest")
         if exit_code != manifest.verdict:
             self._failed(f"the exit code is {exit_code}, the verdict {manifest.verdict}")
         if (paths.SUCCESS in self._bucket.objects) != (manifest.verdict == 0) and not self._lost_mark:
             self._failed(
                 f"_SUCCESS {'stands' if paths.SUCCESS in self._bucket.objects else 'is missing'} with {exit_code}"
             )
-
-    def first_generation(self) -> tuple[dict[int, bytes], Shape]:
-        """The parts of the current job's first generation by shard, and its model; what a retry holds depends on what was dead when."""
-        current = self.current()
-        assert current is not None
-        job, first = JobPaths(current[1]), self.generations(current[1])[0]
-        numbers = {s.number for s in first.shards}
-        found = {job.shard_of_part(p): self._bucket.objects[p] for p in sorted(self.parts())}
-        return {n: data for n, data in found.items() if n in numbers and n is not None}, self.shape_of(first)

@@ -27,6 +27,7 @@ from batchinfer.testing.simulator.history import History
 from batchinfer.testing.simulator.machine import SimulatedHost
 from batchinfer.testing.simulator.model import Input, Model, Shape, plan
 from batchinfer.testing.simulator.oracle import Oracle
+from batchinfer.testing.simulator.output import Output
 from batchinfer.testing.simulator.scheduler import STEPS, Killed, Process, Scheduler, Task
 from batchinfer.testing.simulator.weather import Fate, Weather
 from batchinfer.testing.simulator.workers import SimulatedExecutor
@@ -64,9 +65,10 @@ class World:
         self.bucket = Bucket()
         self.fate = Fate(weather, Random(f"fate {seed}"), self.scheduler, self.bucket, self.note)
         self._jobs: dict[str, Shape] = {}
+        self.output = Output(self.bucket, self._jobs)
         self.oracle = Oracle(
             self.bucket,
-            self._jobs,
+            self.output,
             self.failed,
             lambda who: self._processes[who].tasks[0].done,
             noisy=weather.noisy,
