@@ -38,8 +38,9 @@ def connect(address: str | None, cpus: int) -> None:
     with translated(), _own_signals():
         if address is None:
             _check_temporary_folder()
-            # "local": else Ray joins whatever cluster it finds on this machine, or that RAY_ADDRESS names
-            ray.init(address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet)
+            with _quiet_about_tokens():
+                # "local": else Ray joins whatever cluster it finds on this machine, or that RAY_ADDRESS names
+                ray.init(address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet)
         elif answers(address):
             _join(address, quiet)
         else:
@@ -68,6 +69,18 @@ def _join(address: str, options: dict[str, Any]) -> None:
             "a token, as one begun by `ray start` does since Ray 2.60, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
             "RAY_AUTH_TOKEN_PATH here as there; else check that both run the same versions of Ray and Python"
         ) from e
+
+
+@contextlib.contextmanager
+def _quiet_about_tokens() -> Iterator[None]:
+    """Ray tells on standard error that a cluster of this process lets nobody else in, which nobody asked."""
+    logger = logging.getLogger("ray._private.authentication")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,10 @@ BUSY = 0.9
 """A pool that computes for so much of its time may be what the run waits for."""
 SPARE = 0.7
 """How busy the actors that stay may be where one is given up."""
+WAITING = 0.5
+"""Seconds that batches wait for a second of computing, where the run waits for the pool: with one worker that prepares, each actor has
+a batch in hand and one that waits, so that there is never more than about 1.
+"""
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,10 @@ class Stretch:
 
 
 def target(least: int, most: int, stretch: Stretch) -> int:
-    """How many actors there should be: one more where batches wait for longer than they are computed, one less where fewer would do."""
+    """How many actors there should be: one more where it never rests and batches wait, one less where fewer would do."""
     capacity = stretch.seconds * stretch.actors
     wanted = stretch.actors
-    if stretch.busy > BUSY * capacity and stretch.waited > stretch.busy:
+    if stretch.busy > BUSY * capacity and stretch.waited > WAITING * stretch.busy:
         wanted += 1
     elif stretch.busy < SPARE * (capacity - stretch.seconds):
         wanted -= 1

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from batchinfer.errors import ClusterError
 from batchinfer.executors.cluster import connect
+
+CONNECTED = """
+import ray
+from batchinfer.executors.cluster import connect
+connect(None, cpus=1)
+ray.shutdown()
+"""
 
 
 @pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
@@ -17,3 +26,10 @@ def test_a_temporary_folder_in_the_virtual_environment_is_refused_before_ray_wai
     monkeypatch.setenv(variable, str(tmp_path / "tmp"))
     with pytest.raises(ClusterError, match=r"lies in the virtual environment .* set RAY_TMPDIR"):
         connect(None, cpus=1)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_of_our_own_says_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", CONNECTED], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""

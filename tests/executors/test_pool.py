@@ -188,3 +188,18 @@ def test_a_model_actor_that_is_killed_is_replaced_and_every_row_is_there_once(wo
     assert program.wait(120) == 0
     assert workplace.digests() == digests
     assert len(loads(workplace)) == 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_pool_that_never_rests_grows_to_the_most_that_it_may_have(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchinfer.executors.pool.SCALE_SECONDS", 1.0)
+    digests = inline(workplace, 8000, {})
+    asked = apart(workplace, workers=1, delay=0.05)
+    asked["model"]["workers"] = [1, 2]
+    run = workplace.run(**asked)
+    assert run.counts.succeeded == 8000
+    assert workplace.digests() == digests
+    assert len(loads(workplace)) == 2

@@ -8,8 +8,9 @@ from batchinfer.executors.scaling import Stretch, target
 @pytest.mark.parametrize(
     ("actors", "busy", "waited", "wanted"),
     [
-        (1, 9.9, 30.0, 2),  # it never rests, and batches wait for longer than they are computed
-        (1, 9.9, 5.0, 1),  # it never rests, but hardly a batch waits
+        (1, 9.9, 30.0, 2),  # it never rests, and many batches wait
+        (1, 9.9, 9.5, 2),  # it never rests, and the next batch has always come: more than that one worker never sends
+        (1, 9.9, 3.0, 1),  # it never rests, but hardly a batch waits
         (1, 5.0, 30.0, 1),  # batches came in a bunch
         (3, 10.0, 0.0, 2),  # two would be busy for half of their time
         (3, 15.0, 0.0, 3),
