@@ -65,7 +65,8 @@ class Prepared(Protocol):
     def batch(self, rows: Rows) -> Any:
         """These rows, padded to their longest, as `infer` takes them.
 
-        Depends on these rows alone: equal rows give equal batches, in any order of calls and from several threads.
+        Depends on these rows alone: equal rows give equal batches, in any order of calls and from several threads. What the user's own code
+        raises for a row is raised as it is, as by `Engine.prepare`.
         """
 
 

@@ -1,9 +1,14 @@
-"""The python engine: any class of the user's, built once per worker and called with batches."""
+"""The python engine: any class of the user's, built once per worker and called with batches.
+
+A class may have a static or class method `prepare(batch)`: it is called without the object, beside the calls on batches before it, or in
+another process where the step has a pool of its own. It takes what `__call__` would, and gives values by any names, one for each row;
+`__call__` then takes a dict of those.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +38,10 @@ class PythonRows:
     lengths = None
     truncated = None
 
-    def __init__(self, table: pa.Table, step: Step) -> None:
+    def __init__(self, table: pa.Table, step: Step, own: Callable[[Any], Any] | None = None) -> None:
         self._step = step
+        self._own = own
+        """The class's own preparation."""
         self._rows = table.num_rows
         self._columns = {name: contiguous(table.column(name)) for name in columns_of(step)}
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -52,9 +59,24 @@ class PythonRows:
 
         A dict has, by input name: for numbers without nulls in these rows a numpy array of shape (rows,), for fixed-
         size lists of k numbers and for a list of k columns shape (rows, k); for everything else a list with None.
-        Arrays may be read-only views of the input.
+        Arrays may be read-only views of the input. Where the class prepares its rows, what that gives for these.
+        Raises what it raises, and ModelError where it gives no value for each row.
         """
         count = len(range(*rows.indices(self._rows))) if isinstance(rows, slice) else len(rows)
+        given = self._given(count, rows)
+        if self._own is None:
+            return given
+        values = _by_name(self._own(given.value))
+        if values is None or any(len(value) != count for value in values.values()):
+            told = "no dict" if values is None else f"{ {name: len(value) for name, value in values.items()} } values"
+            raise ModelError(
+                f"{self._step.name}.uri: prepare of {self._step.uri} gave {told} for {count} rows: it must return a dict of "
+                "as many values as there are rows"
+            )
+        return PythonBatch(count, {name: _own(value) for name, value in values.items()})
+
+    def _given(self, count: int, rows: Rows) -> PythonBatch:
+        """These rows in the step's input format."""
         if self._step.input_format == "dict":
             return PythonBatch(count, {name: self._values(name, rows) for name in self._step.inputs})
         table = pa.table(self._named(rows))
@@ -98,6 +120,9 @@ class PythonEngine:
         self._step = step
         self._code = code
         self._model: Any = None
+        self._prepares = False
+        """Whether the class prepares its rows."""
+        self._class: type | None = None
 
     def load(self, device: str, precision: str, threads: int) -> Description:  # noqa: ARG002 - the class's own business
         """Import the class and build it: `Class(**options)`, with `device` where it has a parameter of this name.
@@ -120,15 +145,24 @@ class PythonEngine:
         except TypeError as error:
             raise ModelError(f"{step.name}.options: {step.uri} can't be built with them: {error}") from error
         self._model = cls(**options)
+        self._class, self._prepares = cls, _prepares(cls)
         return Description(dict.fromkeys(step.outputs), "native", device)
 
     def without_model(self) -> PythonEngine:
         """See ModelEngine."""
-        return PythonEngine(self._step)
+        engine = PythonEngine(self._step, self._code)
+        engine._prepares = self._prepares
+        return engine
 
     def prepare(self, rows: pa.Table) -> PythonRows:
-        """One window; never fails for a row, since what the class takes is its own business."""
-        return PythonRows(rows, self._step)
+        """One window; never fails for a row, since what the class takes is its own business. Raises ModelError where a class that
+        prepares its rows can't be imported here.
+        """
+        if not self._prepares:
+            return PythonRows(rows, self._step)
+        if self._class is None:
+            self._class = load_class(self._step.uri, self._code, f"{self._step.name}.uri")
+        return PythonRows(rows, self._step, self._class.prepare)  # type: ignore[attr-defined]
 
     def infer(self, batch: PythonBatch) -> Outputs:
         """Call the object. Raises what it raises, and ModelError where it returns neither a dict nor a table."""
@@ -144,6 +178,14 @@ class PythonEngine:
         Raises ModelError for a missing output and for another number of values than rows.
         """
         return finish(outputs, self._step.outputs, self._step.name)
+
+
+def _prepares(cls: type) -> bool:
+    """Whether a class prepares its rows: a method of that name which takes an object, or something else, is the class's own business."""
+    found = inspect.getattr_static(cls, "prepare", None)
+    if not isinstance(found, staticmethod | classmethod):
+        return False
+    return list(inspect.signature(getattr(cls, "prepare")).parameters) == ["batch"]  # noqa: B009 - not every class has it
 
 
 def _listed(columns: str | Sequence[str]) -> Sequence[str]:

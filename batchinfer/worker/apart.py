@@ -91,7 +91,7 @@ class Apart:
 
     def prepare(self, rows: pa.Table) -> CountedRows:
         """See Engine."""
-        return CountedRows(self.paces.prepare.call(len(rows), self._opened().prepare, rows))
+        return CountedRows(self.paces.prepare.call(len(rows), self._opened().prepare, rows), self.paces.batch)
 
     def infer(self, batch: Counted) -> Pending:
         """Hand a batch to a model actor. Raises StoppedError."""

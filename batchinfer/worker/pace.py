@@ -105,6 +105,7 @@ class Paces:
         self.infer = Pace("a call of the model (retry.timeout)", timeout)
         self.prepare = Pace("preparing rows for the model (retry.timeout)", timeout, rows=1)
         """As long as the calls on the rows: a window is prepared at once, and makes many batches."""
+        self.batch = Pace("preparing a batch for the model (retry.timeout)", timeout)
         self.finish = Pace("finishing the model's outputs (retry.timeout)", timeout)
         self.load = Pace("loading the model", UNKNOWN_SECONDS)
 
@@ -126,7 +127,7 @@ class Paces:
 
     @property
     def _all(self) -> tuple[Pace, ...]:
-        return self.infer, self.prepare, self.finish, self.load
+        return self.infer, self.prepare, self.batch, self.finish, self.load
 
 
 def _p95(values: deque[float]) -> float | None:

@@ -10,14 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
 from batchinfer.data.reader import Reader, Window
-from batchinfer.engines.protocol import Engine, Prepared
+from batchinfer.engines.protocol import Engine
 from batchinfer.errors import (
-    BatchinferError,
     CircuitBreakerError,
     DeviceError,
     InputError,
@@ -29,16 +24,15 @@ from batchinfer.errors import (
 from batchinfer.job.secrets import Secrets
 from batchinfer.ledger.host import HERE, Host
 from batchinfer.measure.settings import Settings
-from batchinfer.pipeline.batching import batches, positions
 from batchinfer.pipeline.breaker import CircuitBreaker
 from batchinfer.plan.plan import input_columns
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
-from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome, RowError
+from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome
 from batchinfer.worker.inference import Inference
-from batchinfer.worker.isolate import isolate
 from batchinfer.worker.items import Batch, End, Outputs, Read, Results, Submitted
-from batchinfer.worker.shard_run import ShardRun, WindowRows
+from batchinfer.worker.preparation import prepared_pieces
+from batchinfer.worker.shard_run import ShardRun
 
 
 class Stages:
@@ -81,7 +75,7 @@ class Stages:
         self._engine_for, self._on_device = engine_for, on_device
         self._former: Future[Outcome] | None = None
         self._quarantined = False
-        self._step = context.spec.steps[0]
+        self._inputs = input_columns(context.spec.steps[0])
         self._breaker = CircuitBreaker(enabled=context.breaker)
         self._model, self._on_cpu = threading.RLock(), on_cpu
         self.inference = Inference(context.spec, self.stopping, self._turn)
@@ -142,56 +136,22 @@ class Stages:
         """The window's batches, and the results of rows that need no model."""
         if isinstance(item, End):
             yield item
-        elif item.run.error is None:
-            try:
-                with self._turn(), item.run.timed("prepare"):
-                    prepared = list(self._prepared(item.run, item.window))
-            except BaseException as e:  # noqa: BLE001 - see _failed
-                item.run.fail(e)
-            else:
-                yield from prepared
-
-    def _prepared(self, run: ShardRun, window: Window) -> Iterator[Batch | Results]:
-        rows = WindowRows(window, len(window.table))
-        if (known := run.from_checkpoint(window.ordinals)) is not None or not len(window.table):
-            yield Results(run, rows, run.no_rows() if known is None else known, fresh=False)
             return
         assert self.settings is not None
-        table = window.table.select(input_columns(self._step))
-        pieces, dead = self._piecewise(run.engine, table)
-        for good, prepared in pieces:
-            for some in batches(len(good), prepared.lengths, self.settings.budget):
-                at = positions(some)
-                ordinals = window.ordinals[good[at]]
-                if (known := run.from_checkpoint(ordinals)) is not None:
-                    yield Results(run, rows, known, fresh=False)
-                else:
-                    yield Batch(run, rows, prepared, at, ordinals, prepared.batch(some))
-        if dead:  # after the others: the circuit breaker shall see what succeeds first
-            at = np.array([n for n, _ in dead], np.intp)
-            yield Results(run, rows, run.dead_rows(window, window.ordinals[at], [e for _, e in dead]), fresh=True)
+        prepared = prepared_pieces(item.run, item.window, self._inputs, self.settings.budget)
+        while (piece := self._next_prepared(item.run, prepared)) is not None:
+            yield piece
 
-    def _piecewise(
-        self, engine: Engine, table: pa.Table
-    ) -> tuple[list[tuple[NDArray[np.intp], Prepared]], list[tuple[int, RowError]]]:
-        """The rows prepared, by position, and those that can't be: as a whole where that goes, else what goes together."""
-        every = np.arange(len(table))
+    def _next_prepared(self, run: ShardRun, prepared: Iterator[Batch | Results]) -> Batch | Results | None:
+        """The next of what a window gives; None at its end, also where that comes by an error. One at a time: they may be large."""
+        if run.error is not None:
+            return None
         try:
-            return [(every, engine.prepare(table))], []
-        except BatchinferError:
-            raise
-        except BaseException:  # noqa: BLE001, S110 - whatever a row raises, isolate finds the row
-            pass
-        found = isolate(lambda some: engine.prepare(table.take(pa.array(some))), every)
-        good = np.setdiff1d(every, [n for n, _ in found.dead])
-        if not len(good):
-            return [], found.dead
-        try:
-            return [(good, engine.prepare(table.take(pa.array(good))))], found.dead
-        except BatchinferError:
-            raise
-        except BaseException:  # noqa: BLE001 - each was prepared, but not together with all others
-            return sorted(found.results, key=lambda piece: int(piece[0][0])), found.dead
+            with self._turn(), run.timed("prepare"):
+                return next(prepared, None)
+        except BaseException as e:  # noqa: BLE001 - see _failed
+            run.fail(e)
+            return None
 
     def infer(self, item: Batch | Results | End) -> Iterator[Outputs | Results | End]:
         """What the model gives for the batch."""

@@ -27,8 +27,8 @@ class Counted(NamedTuple):
 class CountedRows:
     """See Prepared; batches say how many rows they have."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self._prepared = prepared
+    def __init__(self, prepared: Prepared, pace: Pace) -> None:
+        self._prepared, self._pace = prepared, pace
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
@@ -46,7 +46,7 @@ class CountedRows:
     def batch(self, rows: Rows) -> Counted:
         """See Prepared."""
         count = len(range(*rows.indices(len(self)))) if isinstance(rows, slice) else len(rows)
-        return Counted(count, self._prepared.batch(rows))
+        return Counted(count, self._pace.call(count, self._prepared.batch, rows))
 
 
 class Watched:
@@ -83,7 +83,7 @@ class Watched:
 
     def prepare(self, rows: pa.Table) -> CountedRows:
         """See Engine."""
-        return CountedRows(self._call(self.paces.prepare, len(rows), self._engine.prepare, rows))
+        return CountedRows(self._call(self.paces.prepare, len(rows), self._engine.prepare, rows), self.paces.batch)
 
     def infer(self, batch: Counted) -> Counted:
         """See Engine."""

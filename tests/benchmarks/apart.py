@@ -14,24 +14,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SITE = """
+MODEL = """
 import time
 
-from batchinfer.engines.python import PythonEngine
 
-prepare = PythonEngine.prepare
-
-
-def slowly(self, rows):
-    time.sleep(0.02 * len(rows))
-    return prepare(self, rows)
-
-
-PythonEngine.prepare = slowly
-"""
-"""Where an engine of another kind would decode images: every process of the run takes 20 ms for a row."""
-MODEL = """
 class Model:
+    @staticmethod
+    def prepare(batch):
+        time.sleep(0.02 * len(batch["x"]))
+        return batch
+
     def __call__(self, batch):
         return {"y": batch["x"] * 2}
 """
@@ -66,7 +58,7 @@ def once(folder: Path, rows: int, workers: int, number: int) -> dict[str, float]
         "resources": {"workers": workers, "cpus": 1},
         "output": {"path": str(folder / f"out-{workers}-{number}")},
     }
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder / "site"), *filter(None, sys.path)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", PROGRAM, json.dumps(job)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -81,8 +73,6 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "site").mkdir()
-        (folder / "site" / "sitecustomize.py").write_text(SITE)
         (folder / "model_apart.py").write_text(MODEL)
         pq.write_table(pa.table({"x": range(asked.rows)}), folder / "in.parquet")
         pairs = [tuple(once(folder, asked.rows, workers, n) for workers in (1, 2)) for n in range(asked.rounds)]

@@ -10,6 +10,7 @@ import pytest
 
 from batchinfer.engines.protocol import Engine
 from batchinfer.engines.registry import check, identify, open_engine
+from batchinfer.engines.travel import pack, unpack
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.testing.engines import EngineContract
@@ -296,3 +297,69 @@ def test_a_class_of_an_installed_package_is_known_by_its_version() -> None:
     assert identity.files == {}
     other = identify(step("pyarrow.lib:Table", {"x": "a"}))
     assert "pyarrow" in other.packages
+
+
+PREPARED = """
+class Lengths:
+    made = 0
+
+    def __init__(self):
+        Lengths.made += 1
+
+    {decorator}
+    def prepare({parameters}):
+        {body}
+
+    def __call__(self, batch):
+        return {{"y": batch["length"]}}
+"""
+
+
+def preparing(
+    folder: Path, body: str, decorator: str = "@staticmethod", parameters: str = "batch", **more: Any
+) -> Engine:
+    source = PREPARED.format(decorator=decorator, parameters=parameters, body=body)
+    return loaded(folder, source, {"name": "name"}, **more)
+
+
+@pytest.mark.parametrize(("decorator", "parameters"), [("@staticmethod", "batch"), ("@classmethod", "cls, batch")])
+def test_a_class_that_prepares_is_called_with_what_its_preparation_gives(
+    tmp_path: Path, decorator: str, parameters: str
+) -> None:
+    engine = preparing(tmp_path, "return {'length': [len(n or '--') for n in batch['name']]}", decorator, parameters)
+    assert run(engine)["y"].to_pylist() == [1, 1, 2, 1, 1]
+    assert run(engine, rows=np.array([2, 0]))["y"].to_pylist() == [2, 1]
+
+
+def test_preparing_elsewhere_builds_no_model(tmp_path: Path) -> None:
+    engine = preparing(tmp_path, "return {'length': [7 for _ in batch['name']]}")
+    other = unpack(pack(engine.without_model()))
+    import model_here
+
+    made = model_here.Lengths.made
+    prepared = other.prepare(TABLE).batch(slice(0, 5))
+    assert prepared.value == {"length": [7] * 5}
+    assert model_here.Lengths.made == made
+
+
+@pytest.mark.parametrize(("decorator", "parameters"), [("", "self, batch"), ("@staticmethod", "text, batch")])
+def test_a_method_of_that_name_that_is_something_else_is_left_alone(
+    tmp_path: Path, decorator: str, parameters: str
+) -> None:
+    engine = preparing(tmp_path, "raise AssertionError", decorator, parameters, outputs={"y": "y"})
+    with pytest.raises(KeyError, match="length"):
+        run(engine)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return {'length': [1]}", r"gave \{'length': 1\} values for 5 rows: it must return a dict"),
+        ("return [1, 2, 3, 4, 5]", "gave no dict for 5 rows"),
+    ],
+)
+def test_a_preparation_without_a_value_for_each_row_is_the_models_fault(
+    tmp_path: Path, body: str, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        run(preparing(tmp_path, body))

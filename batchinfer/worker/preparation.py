@@ -1,0 +1,87 @@
+"""A window made ready for the model: its batches, and the rows that never get there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from batchinfer.data.reader import Window
+from batchinfer.engines.protocol import Engine, Prepared, Rows
+from batchinfer.errors import BatchinferError
+from batchinfer.pipeline.batching import Budget, batches, positions
+from batchinfer.worker.context import RowError
+from batchinfer.worker.isolate import isolate
+from batchinfer.worker.items import Batch, Results
+from batchinfer.worker.shard_run import ShardRun, WindowRows
+
+
+def prepared_pieces(run: ShardRun, window: Window, inputs: Sequence[str], budget: Budget) -> Iterator[Batch | Results]:
+    """The batches of a window, and the results of its rows that need no model: from a checkpoint, or because they can't be prepared.
+
+    Args:
+        run: the shard.
+        window: its next one.
+        inputs: columns that the step reads.
+        budget: of a batch.
+
+    Raises BatchinferError.
+
+    """
+    rows = WindowRows(window, len(window.table))
+    if (known := run.from_checkpoint(window.ordinals)) is not None or not len(window.table):
+        yield Results(run, rows, run.no_rows() if known is None else known, fresh=False)
+        return
+    table = window.table.select(list(inputs))
+    pieces, dead = _piecewise(run.engine, table)
+    for good, prepared in pieces:
+        for some in batches(len(good), prepared.lengths, budget):
+            at = positions(some)
+            ordinals = window.ordinals[good[at]]
+            if (known := run.from_checkpoint(ordinals)) is not None:
+                yield Results(run, rows, known, fresh=False)
+            else:
+                whole, bad = _batches(prepared, some)
+                yield from (Batch(run, rows, prepared, at_, window.ordinals[good[at_]], load) for at_, load in whole)
+                dead += [(int(good[n]), error) for n, error in bad]
+    if dead:  # after the others: the circuit breaker shall see what succeeds first
+        at = np.array([n for n, _ in dead], np.intp)
+        yield Results(run, rows, run.dead_rows(window, window.ordinals[at], [e for _, e in dead]), fresh=True)
+
+
+def _piecewise(
+    engine: Engine, table: pa.Table
+) -> tuple[list[tuple[NDArray[np.intp], Prepared]], list[tuple[int, RowError]]]:
+    """The rows prepared, by position, and those that can't be: as a whole where that goes, else what goes together."""
+    every = np.arange(len(table))
+    try:
+        return [(every, engine.prepare(table))], []
+    except BatchinferError:
+        raise
+    except BaseException:  # noqa: BLE001, S110 - whatever a row raises, isolate finds the row
+        pass
+    found = isolate(lambda some: engine.prepare(table.take(pa.array(some))), every)
+    good = np.setdiff1d(every, [n for n, _ in found.dead])
+    if not len(good):
+        return [], found.dead
+    try:
+        return [(good, engine.prepare(table.take(pa.array(good))))], found.dead
+    except BatchinferError:
+        raise
+    except BaseException:  # noqa: BLE001 - each was prepared, but not together with all others
+        return sorted(found.results, key=lambda piece: int(piece[0][0])), found.dead
+
+
+def _batches(prepared: Prepared, some: Rows) -> tuple[list[tuple[NDArray[np.intp], Any]], list[tuple[int, RowError]]]:
+    """A batch by the positions of its rows, in several pieces where it has rows that raise, and those."""
+    at = positions(some)
+    try:
+        return [(at, prepared.batch(some))], []
+    except BatchinferError:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever a row raises, isolate finds the row
+        found = isolate(prepared.batch, at)
+    return sorted(found.results, key=lambda piece: int(piece[0][0])), found.dead
