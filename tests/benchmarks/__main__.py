@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import costs, rounds
+from tests.benchmarks import costs, machine, rounds
 from tests.benchmarks.compare import COMPARISONS
 from tests.benchmarks.gpu import gpu
 
@@ -66,6 +67,8 @@ def main() -> None:
                 print("\n\n".join(compared(name, folder, chosen) for name in names))
             except ValueError as e:
                 sys.exit(f"error: {e}")
+            except subprocess.CalledProcessError as e:
+                sys.exit(f"error: a program failed, and the round doesn't count: {e}")
 
 
 def compared(name: str, folder: Path, chosen: argparse.Namespace) -> str:
@@ -75,6 +78,9 @@ def compared(name: str, folder: Path, chosen: argparse.Namespace) -> str:
     wanted = [name for name in chosen.programs.split(",") if name]
     comparison.choose(wanted)
     done = rounds.read(chosen.into) if chosen.into else []
+    if chosen.into and chosen.rounds:  # before minutes are spent on a round that can't be kept
+        kind = rounds.Round(comparison.name, comparison.conditions, machine.facts(), {}).kind
+        rounds.check_kind(chosen.into, done, kind)
     for _ in range(chosen.rounds):
         new = comparison.round(len(done), wanted)
         done = rounds.add(chosen.into, new) if chosen.into else [*done, new]

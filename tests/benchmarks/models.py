@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -23,22 +24,47 @@ that it can be told the codec alone."""
 
 
 class Marks:
-    """Moments of a program, as files in a folder, so that any process of it can note one."""
+    """Moments of a program, as files in a folder, so that any process of it can note one.
+
+    Made in the program's own process; the others get a copy.
+    """
 
     def __init__(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
+        self._folder, self._program = Path(folder), os.getpid()
 
     def mark(self, event: str) -> None:
-        """Note the first time that this process comes here."""
+        """Note the first time that this process comes here, and the CPU seconds of all processes of the program until then."""
         path = self._folder / f"{event}-{os.getpid()}"
         if not path.exists():
-            path.write_text(json.dumps({"time": time.time(), "cpu": time.process_time(), "pid": os.getpid()}))
+            path.write_text(json.dumps({"time": time.time(), "cpu": self.cpu_seconds()}))
 
     def first(self, event: str) -> dict[str, float]:
         """The earliest of any process."""
         found = (json.loads(p.read_text()) for p in self._folder.glob(f"{event}-*"))
         earliest: dict[str, float] = min(found, key=lambda mark: mark["time"])
         return earliest
+
+    def spent(self) -> None:
+        """Note this process's CPU seconds, for when it has ended: Ray ignores the end of its workers, and with it their time is lost."""
+        new = self._folder / f"spent-{os.getpid()}.new"
+        new.write_text(str(time.process_time()))
+        new.replace(new.with_suffix(""))
+
+    def cpu_seconds(self) -> float:
+        """Of the program, its children and theirs, with those that ended and were waited for or have noted what they spent."""
+        import psutil
+
+        total, living = 0.0, set()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            own = psutil.Process(self._program)
+            for member in [own, *own.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    times = member.cpu_times()
+                    total += times.user + times.system + times.children_user + times.children_system
+                    if member.status() != psutil.STATUS_ZOMBIE:
+                        living.add(str(member.pid))
+        noted = {p.name.removeprefix("spent-"): p for p in self._folder.glob("spent-*") if p.suffix != ".new"}
+        return total + sum(float(path.read_text()) for pid, path in noted.items() if pid not in living)
 
 
 def model_folder() -> Path:

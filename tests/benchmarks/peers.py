@@ -27,17 +27,19 @@ class RayEmbedder:
         split = "ids" in table.column_names
         ids = table["ids"].to_pylist() if split else self._tokenise(table["text"].to_pylist())
         vectors = self._embed(ids, lambda: self._marks.mark("first"))
+        self._marks.spent()
         return pa.table({"id": table["id"], "embedding": as_column(vectors)})
 
 
 class RayTokeniser:
     """Ray Data's class for a stage of its own: texts to token ids."""
 
-    def __init__(self) -> None:
-        self._tokenise = Tokeniser(1)
+    def __init__(self, marks: Marks) -> None:
+        self._marks, self._tokenise = marks, Tokeniser(1)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         ids = self._tokenise(table["text"].to_pylist())
+        self._marks.spent()
         return pa.table({"id": table["id"], "ids": pa.array(ids, pa.list_(pa.int32()))})
 
 
@@ -51,6 +53,7 @@ class RayScorer:
     def __call__(self, table: pa.Table) -> pa.Table:
         scores = self._score([table[name].to_numpy() for name in FEATURES])
         self._marks.mark("first")
+        self._marks.spent()
         return pa.table({"id": table["id"], "score": scores})
 
 
@@ -89,7 +92,14 @@ def ray_text(
     one = ray.data.ActorPoolStrategy(size=1)
     data = ray.data.read_parquet(files, columns=["id", "text"])
     if form == "split":
-        data = data.map_batches(RayTokeniser, batch_format="pyarrow", batch_size=int(batch), compute=one, num_cpus=0.5)
+        data = data.map_batches(
+            RayTokeniser,
+            fn_constructor_args=(marks,),
+            batch_format="pyarrow",
+            batch_size=int(batch),
+            compute=one,
+            num_cpus=0.5,
+        )
     data = data.map_batches(
         RayEmbedder,
         fn_constructor_args=(marks, precision, int(threads), None if form == "documented" else int(tokens)),
