@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,17 @@ def test_outputs_of_different_codecs_are_not_compared(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(other / "part.parquet"), other / "part.parquet", compression="zstd")
     with pytest.raises(ValueError, match=r"mine is written with SNAPPY, and .*other with ZSTD"):
         agreement.check(mine, other, "score")
+
+
+def test_the_memory_of_a_program_is_that_of_its_children_too() -> None:
+    before = turns.family_mb(os.getpid())
+    code = "held = bytearray(b'1') * (200 << 20)\nprint('held', flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        after = turns.family_mb(os.getpid())
+        child.communicate(b"\n")
+    assert after - before >= 180
 
 
 BURN = "import time\nwhile time.process_time() < 0.5: pass\n"
