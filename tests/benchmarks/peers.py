@@ -81,15 +81,16 @@ def ray_text(
     tokens: str = "2048",
     batch: str = "1024",
     form: str = "fused",
+    workers: str = "1",
     **_: str,
 ) -> None:
-    """Ray Data over one actor.
+    """Ray Data over `workers` actors.
 
     `form`: documented (batches of 64 in file order, as `map_batches` is explained), fused (large batches that are tokenised and
     sorted in the actor), or split (tokenised in a stage of its own).
     """
     ray = _ray()
-    one = ray.data.ActorPoolStrategy(size=1)
+    one, pool = ray.data.ActorPoolStrategy(size=1), ray.data.ActorPoolStrategy(size=int(workers))
     data = ray.data.read_parquet(files, columns=["id", "text"])
     if form == "split":
         data = data.map_batches(
@@ -105,21 +106,29 @@ def ray_text(
         fn_constructor_args=(marks, precision, int(threads), None if form == "documented" else int(tokens)),
         batch_format="pyarrow",
         batch_size=64 if form == "documented" else int(batch),
-        compute=one,
+        compute=pool,
         num_cpus=1,
     )
     data.write_parquet(str(out), **WRITER)
 
 
-def ray_table(files: list[str], out: Path, marks: Marks, threads: str = "2", batch: str = "65536", **_: str) -> None:
-    """Ray Data over one actor, with large batches that stay Arrow."""
+def ray_table(
+    files: list[str],
+    out: Path,
+    marks: Marks,
+    threads: str = "2",
+    batch: str = "65536",
+    workers: str = "1",
+    **_: str,
+) -> None:
+    """Ray Data over `workers` actors, with large batches that stay Arrow."""
     ray = _ray()
     data = ray.data.read_parquet(files).map_batches(
         RayScorer,
         fn_constructor_args=(marks, int(threads)),
         batch_format="pyarrow",
         batch_size=int(batch),
-        compute=ray.data.ActorPoolStrategy(size=1),
+        compute=ray.data.ActorPoolStrategy(size=int(workers)),
         num_cpus=1,
     )
     data.write_parquet(str(out), **WRITER)
@@ -133,14 +142,23 @@ def daft_text(
     threads: str = "2",
     tokens: str = "2048",
     batch: str = "1024",
+    workers: str = "1",
+    gather: str = "yes",
     **_: str,
 ) -> None:
-    """Daft's own runner with a class, which tokenises and sorts large batches."""
+    """Daft's own runner with a class, which tokenises and sorts large batches.
+
+    `workers`: processes that hold the model, or 0 for this one. `gather`: whether batches are filled across files.
+    """
     import daft
+    import transformers
+
+    _ = transformers.AutoModel  # found when it is asked for, and not by two threads at once, as they make the class
 
     daft.set_runner_native()
+    own = int(workers) == 0
 
-    @daft.cls(max_concurrency=1, use_process=False)
+    @daft.cls(max_concurrency=None if own else int(workers), use_process=not own)
     class Embeddings:
         def __init__(self) -> None:
             self.tokenise, self.embed = Tokeniser(int(threads)), Embedder(precision, int(threads), int(tokens))
@@ -155,17 +173,28 @@ def daft_text(
             return daft.Series.from_arrow(as_column(vectors))
 
     frame, embeddings = daft.read_parquet(files), Embeddings()
+    if gather == "yes":
+        frame = frame.into_batches(int(batch))
     frame = frame.select(frame["id"], embeddings(frame["text"]).alias("embedding"))
     frame.write_parquet(str(out), compression=WRITER["compression"])
 
 
-def daft_table(files: list[str], out: Path, marks: Marks, threads: str = "2", batch: str = "65536", **_: str) -> None:
-    """Daft's own runner with a class over 32 columns."""
+def daft_table(
+    files: list[str],
+    out: Path,
+    marks: Marks,
+    threads: str = "2",
+    batch: str = "65536",
+    workers: str = "1",
+    **_: str,
+) -> None:
+    """Daft's own runner with a class over 32 columns; `workers` as for the text."""
     import daft
 
     daft.set_runner_native()
+    own = int(workers) == 0
 
-    @daft.cls(max_concurrency=1, use_process=False)
+    @daft.cls(max_concurrency=None if own else int(workers), use_process=not own)
     class Scores:
         def __init__(self) -> None:
             self.score = Score(int(threads))
@@ -180,3 +209,20 @@ def daft_table(files: list[str], out: Path, marks: Marks, threads: str = "2", ba
     frame, scores = daft.read_parquet(files), Scores()
     frame = frame.select(frame["id"], scores(*[frame[name] for name in FEATURES]).alias("score"))
     frame.write_parquet(str(out), compression=WRITER["compression"])
+
+
+def beam_text(
+    files: list[str],
+    out: Path,
+    marks: Marks,
+    precision: str = "fp32",
+    threads: str = "2",
+    tokens: str = "2048",
+    batch: str = "1024",
+    workers: str = "1",
+    **_: str,
+) -> None:
+    """Beam RunInference; see `tests.benchmarks.beam`."""
+    from tests.benchmarks import beam
+
+    beam.text(files, out, marks, precision, int(threads), int(tokens), int(batch), int(workers))

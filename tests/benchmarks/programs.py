@@ -135,6 +135,7 @@ PROGRAMS: dict[str, Callable[..., None]] = {
         peers.ray_table,
         peers.daft_text,
         peers.daft_table,
+        peers.beam_text,
     )
 }
 
