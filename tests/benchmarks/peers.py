@@ -148,7 +148,8 @@ def daft_text(
 ) -> None:
     """Daft's own runner with a class, which tokenises and sorts large batches.
 
-    `workers`: processes that hold the model, or 0 for this one. `gather`: whether batches are filled across files.
+    `workers`: processes that hold the model, or 0 for this one, which then calls it once a core. `gather`: whether batches are filled
+    across files; a `batch_size` besides would cut them again.
     """
     import daft
     import transformers
@@ -166,7 +167,8 @@ def daft_text(
             marks.mark("ready")
 
         @daft.method.batch(
-            return_dtype=daft.DataType.fixed_size_list(daft.DataType.float32(), WIDTH), batch_size=int(batch)
+            return_dtype=daft.DataType.fixed_size_list(daft.DataType.float32(), WIDTH),
+            batch_size=None if gather == "yes" else int(batch),
         )
         def __call__(self, texts: Any) -> Any:
             vectors = self.embed(self.tokenise(texts.to_pylist()), lambda: marks.mark("first"))

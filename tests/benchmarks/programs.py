@@ -8,6 +8,7 @@ a second, showed the first rows), `written` when the last part was, `ended` when
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -89,7 +90,9 @@ def ours(files: list[str], out: Path, marks: Marks, model: dict[str, Any], setti
         elif isinstance(event, Ticked) and any(p.rows for p in event.progress):
             marks.mark("first")
         elif isinstance(event, Finished):
-            marks.mark("done")  # Ray's processes still run: of those that end with it, not all are waited for
+            marks.mark(
+                "done", since=marks.first("ready")["time"]
+            )  # Ray's processes still run: of those that end with it, not all are waited for
             usage = event.result.usage
             FIGURES["infer_s"], FIGURES["wait_s"] = round(usage.seconds.infer, 3), round(usage.seconds.wait, 3)
             FIGURES["tokens"], FIGURES["padded_tokens"] = usage.tokens, usage.padded_tokens
@@ -173,10 +176,12 @@ def main() -> None:
         folder.mkdir(parents=True)
     files = sorted(str(p) for p in Path(source).glob("*.parquet"))
     noted = Marks(marks)
-    PROGRAMS[kind](files, out, noted, **settings)
-    end = time.time()
-    noted.mark("done")
-    ready, cpu = noted.first("ready"), noted.first("done")["cpu"]
+    on_ray = kind.startswith("ray-") or settings.get("executor") == "ray"
+    with noted.watched() if on_ray else contextlib.nullcontext():
+        PROGRAMS[kind](files, out, noted, **settings)
+    end, ready = time.time(), noted.first("ready")
+    noted.mark("done", since=ready["time"])
+    cpu = noted.first("done")["cpu"]
     result = {
         "program": " ".join([kind, *(p for p in pairs if not p.startswith("weights="))]),
         **written(out),

@@ -217,6 +217,21 @@ def test_cpu_seconds_of_a_worker_whose_end_nobody_waits_for_are_those_that_it_no
     assert after - before - own.user - own.system >= 0.4
 
 
+def test_cpu_seconds_of_a_process_that_was_seen_after_a_moment_count_when_it_is_gone(tmp_path: Path) -> None:
+    marks = Marks(tmp_path)
+    code = "import signal, subprocess, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN);"
+    code += f"subprocess.run([sys.executable, '-c', {BURN + 'time.sleep(1.5)'!r}]); print('ended', flush=True); input()"
+    with (
+        marks.watched(),
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent,
+    ):
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        gained = marks.cpu_seconds(since=0.0) - marks.cpu_seconds()
+        parent.communicate(b"\n")
+    assert gained >= 0.4
+
+
 def test_a_program_that_fails_ends_the_round_and_the_programs_that_stand_still(tmp_path: Path) -> None:
     package = tmp_path / "tests" / "benchmarks"
     package.mkdir(parents=True)
