@@ -145,13 +145,13 @@ def short(folder: Path, rows: int, precision: str, threads: int) -> Comparison:
         "output": {"carry": ["id"]},
     }
     at = [f"precision={precision}", f"tokens={CPU_TOKENS}"]
-    each = [*at, "threads=1", f"workers={threads}"]
+    each = [*at, "threads=1", f"workers={threads}", "batch=256"]  # so few rows that larger ones leave a model without
     peers = {
         "loop": ["bare-text", f"threads={threads}", *at],
         "ray-data-fused": ["ray-text", "form=fused", *each],
         "ray-data-split": ["ray-text", "form=split", *each],
         "daft": ["daft-text", *each],
-        "daft-own-process": ["daft-text", *at, "threads=1", "workers=0"],
+        "daft-own-process": ["daft-text", *at, "threads=1", "workers=0", "batch=256"],
     }
     conditions = {"rows": rows, "precision": precision, "threads": threads}
     return _whole("short", "embedding", conditions, {"batchinfer": job}, peers, source, folder)
