@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.benchmark == "end-to-end" and chosen.into is not None:
         parser.error("--into takes one benchmark: run defaults and short, each into a file of its own")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no program is left standing still
     with tempfile.TemporaryDirectory(prefix="batchinfer-bench-") as temporary:
         folder = (chosen.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 MAX_TOKENS, WIDTH = 256, 384
 FEATURES = [f"f{n:02d}" for n in range(32)]
 WRITER = {"use_dictionary": False, "compression": "zstd", "compression_level": 1}
-"""Of every program that can be told so. batchinfer differs in that texts have a dictionary and lists of floats no statistics, Daft in
-that it can be told the codec alone."""
+"""Of every program that can be told so. batchinfer differs in that texts have a dictionary and lists of floats no statistics, Daft
+and Beam in that they can be told the codec alone."""
 
 
 class Marks:
