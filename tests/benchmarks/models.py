@@ -87,7 +87,7 @@ class Marks:
             watcher.join()
 
     def _look(self) -> dict[int, Any]:
-        """The CPU times of the processes that run."""
+        """The CPU times of the processes that run, or ended and aren't waited for yet."""
         import psutil
 
         living = {}
@@ -95,8 +95,7 @@ class Marks:
             own = psutil.Process(self._program)
             for member in [own, *own.children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    if member.status() != psutil.STATUS_ZOMBIE:
-                        living[member.pid] = member.cpu_times()
+                    living[member.pid] = member.cpu_times()
         return living
 
 

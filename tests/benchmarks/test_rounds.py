@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,17 @@ def test_cpu_seconds_are_those_of_all_processes_running_and_ended(tmp_path: Path
         running.communicate(b"\n")
     assert ended >= 0.4
     assert both >= ended + 0.4
+
+
+def test_cpu_seconds_of_a_process_that_ended_count_before_it_is_waited_for(tmp_path: Path) -> None:
+    marks = Marks(tmp_path)
+    before = marks.cpu_seconds()
+    with subprocess.Popen([sys.executable, "-c", BURN], stdout=subprocess.PIPE) as ended:
+        assert ended.stdout is not None
+        ended.stdout.read()
+        while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert marks.cpu_seconds() - before >= 0.4
 
 
 def test_cpu_seconds_of_a_worker_whose_end_nobody_waits_for_are_those_that_it_noted(tmp_path: Path) -> None:
