@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import costs, rounds
+from tests.benchmarks import costs, machine, rounds
 from tests.benchmarks.compare import COMPARISONS
 from tests.benchmarks.gpu import gpu
 
@@ -52,6 +54,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.benchmark == "end-to-end" and chosen.into is not None:
         parser.error("--into takes one benchmark: run defaults and short, each into a file of its own")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no program is left standing still
     with tempfile.TemporaryDirectory(prefix="batchinfer-bench-") as temporary:
         folder = (chosen.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +69,8 @@ def main() -> None:
                 print("\n\n".join(compared(name, folder, chosen) for name in names))
             except ValueError as e:
                 sys.exit(f"error: {e}")
+            except subprocess.CalledProcessError as e:
+                sys.exit(f"error: a program failed, and the round doesn't count: {e}")
 
 
 def compared(name: str, folder: Path, chosen: argparse.Namespace) -> str:
@@ -75,6 +80,9 @@ def compared(name: str, folder: Path, chosen: argparse.Namespace) -> str:
     wanted = [name for name in chosen.programs.split(",") if name]
     comparison.choose(wanted)
     done = rounds.read(chosen.into) if chosen.into else []
+    if chosen.into and chosen.rounds:  # before minutes are spent on a round that can't be kept
+        kind = rounds.Round(comparison.name, comparison.conditions, machine.facts(), {}).kind
+        rounds.check_kind(chosen.into, done, kind)
     for _ in range(chosen.rounds):
         new = comparison.round(len(done), wanted)
         done = rounds.add(chosen.into, new) if chosen.into else [*done, new]

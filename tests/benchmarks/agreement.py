@@ -16,10 +16,12 @@ MOST_DIFFERENCE = 1e-3
 
 
 def check(out: Path, reference: Path, column: str) -> dict[str, float]:
-    """Compare an output with another, by id. Raises ValueError where rows lack or values differ.
+    """Compare an output with another, by id. Raises ValueError where rows lack, values differ, or the codec does.
 
     Gives the smallest cosine of two rows of `embedding`, or the largest difference of a `score`.
     """
+    if (own := codecs(out)) != (other := codecs(reference)):
+        raise ValueError(f"{out} is written with {', '.join(own)}, and {reference} with {', '.join(other)}")
     mine, theirs = _read(out, column), _read(reference, column)
     if not np.array_equal(mine[0], theirs[0]):
         raise ValueError(f"{out} has other rows than {reference}: {len(mine[0]):,} and {len(theirs[0]):,}")
@@ -33,6 +35,13 @@ def check(out: Path, reference: Path, column: str) -> dict[str, float]:
     if not cosine >= LEAST_COSINE:
         raise ValueError(f"{out}: a row's cosine with that of {reference} is {cosine:.4f}")
     return {"cosine_min": round(cosine, 6)}
+
+
+def codecs(out: Path) -> list[str]:
+    """The codecs of all columns of an output."""
+    footers = [pq.read_metadata(path) for path in parts(out)]
+    groups = [footer.row_group(n) for footer in footers for n in range(footer.num_row_groups)]
+    return sorted({group.column(n).compression for group in groups for n in range(group.num_columns)})
 
 
 def _read(out: Path, column: str) -> tuple[np.ndarray, np.ndarray]:

@@ -60,17 +60,24 @@ def text(folder: Path, rows: int, precision: str, threads: int) -> Comparison:
     """MiniLM embeddings, steady, in turns. The loop has batches of 2,048 tokens, or with `-as-ours` as many as we take."""
     source = text_input(folder, rows)
     at = [f"precision={precision}", f"threads={threads}"]
+    each = [f"precision={precision}", "threads=1", f"workers={threads}", f"tokens={CPU_TOKENS}"]
+    one = [*at, f"tokens={CPU_TOKENS}"]
     programs = {
         "loop": ["bare-text", *at],
-        "loop-as-ours": ["bare-text", *at, f"tokens={CPU_TOKENS}"],
+        "loop-as-ours": ["bare-text", *one],
         "inline": ["ours-text", *at],
         "ray": ["ours-text", *at, "executor=ray"],
         "ray-data-documented": ["ray-text", "form=documented", "precision=fp32", f"threads={threads}"],
-        "ray-data-fused": ["ray-text", "form=fused", *at, f"tokens={CPU_TOKENS}"],
-        "ray-data-fused-4096": ["ray-text", "form=fused", "batch=4096", *at, f"tokens={CPU_TOKENS}"],
-        "ray-data-split": ["ray-text", "form=split", *at, f"tokens={CPU_TOKENS}"],
-        "daft": ["daft-text", *at, f"tokens={CPU_TOKENS}"],
-        "daft-4096": ["daft-text", "batch=4096", *at, f"tokens={CPU_TOKENS}"],
+        "ray-data-fused": ["ray-text", "form=fused", *each],
+        "ray-data-fused-1024": ["ray-text", "form=fused", "batch=1024", *each],
+        "ray-data-fused-one-actor": ["ray-text", "form=fused", "batch=1024", *one],
+        "ray-data-split": ["ray-text", "form=split", *each],
+        "daft": ["daft-text", *each],
+        "daft-1024": ["daft-text", "batch=1024", *each],
+        "daft-one-process": ["daft-text", "batch=1024", *one],
+        "daft-own-process": ["daft-text", f"precision={precision}", "threads=1", "workers=0", f"tokens={CPU_TOKENS}"],
+        "beam": ["beam-text", *one],
+        "beam-processes": ["beam-text", *each],
     }
     usual = ("loop", "loop-as-ours", "inline", "ray", "ray-data-fused", "ray-data-split", "daft")
     conditions = {"rows": rows, "precision": precision, "threads": threads}
@@ -92,8 +99,10 @@ def table(folder: Path, rows: int, precision: str, threads: int) -> Comparison:
         "ray": ["ours-table", at, mine, "executor=ray"],
         "ray-data": ["ray-table", at],
         "ray-data-250k": ["ray-table", at, "batch=250000"],
-        "daft": ["daft-table", at],
-        "daft-16k": ["daft-table", at, "batch=16384"],
+        "ray-data-actors": ["ray-table", "threads=1", f"workers={threads}"],
+        "daft": ["daft-table", "threads=1", "workers=0"],
+        "daft-one-process": ["daft-table", at, "workers=1"],
+        "daft-processes": ["daft-table", "threads=1", f"workers={threads}"],
     }
     usual = ("loop", "inline", "ray", "ray-data", "daft")
     return _in_turns("table", "score", {"rows": rows, "threads": threads}, programs, source, folder, "loop", usual)
@@ -135,12 +144,14 @@ def short(folder: Path, rows: int, precision: str, threads: int) -> Comparison:
         "resources": {"executor": "inline", "cpus": threads, "gpus": 0},
         "output": {"carry": ["id"]},
     }
-    at = [f"precision={precision}", f"threads={threads}", f"tokens={CPU_TOKENS}"]
+    at = [f"precision={precision}", f"tokens={CPU_TOKENS}"]
+    each = [*at, "threads=1", f"workers={threads}", "batch=256"]  # so few rows that larger ones leave a model without
     peers = {
-        "loop": ["bare-text", *at],
-        "ray-data-fused": ["ray-text", "form=fused", *at],
-        "ray-data-split": ["ray-text", "form=split", *at],
-        "daft": ["daft-text", *at],
+        "loop": ["bare-text", f"threads={threads}", *at],
+        "ray-data-fused": ["ray-text", "form=fused", *each],
+        "ray-data-split": ["ray-text", "form=split", *each],
+        "daft": ["daft-text", *each],
+        "daft-own-process": ["daft-text", *at, "threads=1", "workers=0", "batch=256"],
     }
     conditions = {"rows": rows, "precision": precision, "threads": threads}
     return _whole("short", "embedding", conditions, {"batchinfer": job}, peers, source, folder)

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.benchmarks.models import ROOT
 
-PACKAGES = ("torch", "transformers", "pyarrow", "polars", "ray", "daft")
+PACKAGES = ("torch", "transformers", "pyarrow", "polars", "ray", "daft", "apache-beam")
 
 
 def facts() -> dict[str, Any]:

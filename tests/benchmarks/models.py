@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,27 +21,82 @@ ROOT = Path(__file__).parents[2]
 MAX_TOKENS, WIDTH = 256, 384
 FEATURES = [f"f{n:02d}" for n in range(32)]
 WRITER = {"use_dictionary": False, "compression": "zstd", "compression_level": 1}
-"""Of every program that can be told so. batchinfer differs in that texts have a dictionary and lists of floats no statistics, Daft in
-that it can be told the codec alone."""
+"""Of every program that can be told so. batchinfer differs in that texts have a dictionary and lists of floats no statistics, Daft
+and Beam in that they can be told the codec alone."""
 
 
 class Marks:
-    """Moments of a program, as files in a folder, so that any process of it can note one."""
+    """Moments of a program, as files in a folder, so that any process of it can note one.
+
+    Made in the program's own process; the others get a copy.
+    """
 
     def __init__(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
+        self._folder, self._program = Path(folder), os.getpid()
+        self._seen: dict[int, tuple[float, float]] = {}
+        """Of each process when it was last seen, and its CPU seconds then."""
 
-    def mark(self, event: str) -> None:
-        """Note the first time that this process comes here."""
+    def mark(self, event: str, since: float = math.inf) -> None:
+        """Note the first time that this process comes here, and the program's CPU seconds until then."""
         path = self._folder / f"{event}-{os.getpid()}"
         if not path.exists():
-            path.write_text(json.dumps({"time": time.time(), "cpu": time.process_time(), "pid": os.getpid()}))
+            path.write_text(json.dumps({"time": time.time(), "cpu": self.cpu_seconds(since)}))
 
     def first(self, event: str) -> dict[str, float]:
         """The earliest of any process."""
         found = (json.loads(p.read_text()) for p in self._folder.glob(f"{event}-*"))
         earliest: dict[str, float] = min(found, key=lambda mark: mark["time"])
         return earliest
+
+    def spent(self) -> None:
+        """Note this process's CPU seconds, for when it has ended: Ray ignores the end of its workers, and with it their time is lost."""
+        new = self._folder / f"spent-{os.getpid()}.new"
+        new.write_text(str(time.process_time()))
+        new.replace(new.with_suffix(""))
+
+    def cpu_seconds(self, since: float = math.inf) -> float:
+        """Of the program, its children and theirs, with those that ended and were waited for or have noted what they spent.
+
+        Of others that ended, those are counted that `watched` saw after a moment (seconds since the epoch).
+        """
+        living, total = self._look(), 0.0
+        for times in living.values():
+            total += times.user + times.system + times.children_user + times.children_system
+        gone = {pid: seconds for pid, (at, seconds) in list(self._seen.items()) if at >= since}
+        for path in self._folder.glob("spent-*"):
+            if path.suffix != ".new":
+                gone[int(path.name.removeprefix("spent-"))] = float(path.read_text())
+        return total + sum(seconds for pid, seconds in gone.items() if pid not in living)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look at the processes every second: Ray's end as they are not needed, and what they spent is lost."""
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(1.0):
+                now = time.time()
+                self._seen.update({pid: (now, times.user + times.system) for pid, times in self._look().items()})
+
+        watcher = threading.Thread(target=look, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+    def _look(self) -> dict[int, Any]:
+        """The CPU times of the processes that run, or ended and aren't waited for yet."""
+        import psutil
+
+        living = {}
+        with contextlib.suppress(psutil.NoSuchProcess):
+            own = psutil.Process(self._program)
+            for member in [own, *own.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    living[member.pid] = member.cpu_times()
+        return living
 
 
 def model_folder() -> Path:

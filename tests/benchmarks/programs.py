@@ -8,9 +8,9 @@ a second, showed the first rows), `written` when the last part was, `ended` when
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import resource
 import shutil
 import sys
 import time
@@ -90,6 +90,9 @@ def ours(files: list[str], out: Path, marks: Marks, model: dict[str, Any], setti
         elif isinstance(event, Ticked) and any(p.rows for p in event.progress):
             marks.mark("first")
         elif isinstance(event, Finished):
+            marks.mark(
+                "done", since=marks.first("ready")["time"]
+            )  # Ray's processes still run: of those that end with it, not all are waited for
             usage = event.result.usage
             FIGURES["infer_s"], FIGURES["wait_s"] = round(usage.seconds.infer, 3), round(usage.seconds.wait, 3)
             FIGURES["tokens"], FIGURES["padded_tokens"] = usage.tokens, usage.padded_tokens
@@ -135,6 +138,7 @@ PROGRAMS: dict[str, Callable[..., None]] = {
         peers.ray_table,
         peers.daft_text,
         peers.daft_table,
+        peers.beam_text,
     )
 }
 
@@ -144,6 +148,18 @@ def parts(out: Path) -> Iterator[Path]:
     yield from (out / "data" if (out / "data").is_dir() else out).glob("*.parquet")
 
 
+def written(out: Path) -> dict[str, int]:
+    """Rows, row groups and bytes of the Parquet files of an output."""
+    import pyarrow.parquet as pq
+
+    files = [(pq.read_metadata(path), path.stat().st_size) for path in parts(out)]
+    return {
+        "rows": sum(footer.num_rows for footer, _ in files),
+        "row_groups": sum(footer.num_row_groups for footer, _ in files),
+        "output_bytes": sum(size for _, size in files),
+    }
+
+
 def peak_mb() -> int:
     """The most memory that this process had, in MiB. Not by getrusage: that tells of the process that started it as well."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -151,8 +167,6 @@ def peak_mb() -> int:
 
 
 def main() -> None:
-    import pyarrow.parquet as pq
-
     kind, source, target, *pairs = sys.argv[1:]
     settings = dict(pair.split("=", 1) for pair in pairs)
     out = Path(target)
@@ -161,27 +175,31 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     files = sorted(str(p) for p in Path(source).glob("*.parquet"))
-    PROGRAMS[kind](files, out, Marks(marks), **settings)
-    end, cpu = time.time(), time.process_time()
-    ready = Marks(marks).first("ready")
-    usage, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    alone = ready["pid"] == os.getpid() and settings.get("executor") != "ray"
-    written = list(parts(out))
+    noted = Marks(marks)
+    on_ray = kind.startswith("ray-") or settings.get("executor") == "ray"
+    with noted.watched() if on_ray else contextlib.nullcontext():
+        PROGRAMS[kind](files, out, noted, **settings)
+    end, ready = time.time(), noted.first("ready")
+    noted.mark("done", since=ready["time"])
+    cpu = noted.first("done")["cpu"]
     result = {
         "program": " ".join([kind, *(p for p in pairs if not p.startswith("weights="))]),
-        "rows": sum(pq.read_metadata(p).num_rows for p in written),
-        "output_bytes": sum(p.stat().st_size for p in written),
+        **written(out),
         "began": START,
         "ready": ready["time"],
-        "first": Marks(marks).first("first")["time"],
-        "written": max(p.stat().st_mtime for p in written),
+        "first": noted.first("first")["time"],
+        "written": max(p.stat().st_mtime for p in parts(out)),
         "ended": end,
-        "cpu_s": round(usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime, 2),
-        "steady_cpu_s": round(cpu - ready["cpu"], 2) if alone else None,
+        "cpu_s": round(cpu, 2),
+        "steady_cpu_s": round(cpu - ready["cpu"], 2),
         "peak_mb": peak_mb(),
         **FIGURES,
     }
     print(json.dumps(result), flush=True)
+    if kind.startswith(
+        "daft"
+    ):  # now and then its threads end the interpreter, that shuts down, with SIGSEGV or SIGABRT
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def summary(rounds: Sequence[Round], baseline: str, ours: str, seconds: str) -> 
         to_baseline, of_ours = ratio(rounds, name, baseline, seconds), ratio(rounds, ours, name, seconds)
         programs[name] = {
             "rounds": len(results),
-            **figures(results),
+            **figures(results, seconds),
             "to_baseline": to_baseline.to_json() if to_baseline and name != baseline else None,
             "ours_to_it": of_ours.to_json() if of_ours and name != ours else None,
         }
@@ -120,15 +120,19 @@ def summary(rounds: Sequence[Round], baseline: str, ours: str, seconds: str) -> 
     return {**kind, "compared": seconds, "baseline": baseline, "ours": ours, "commits": commits, "programs": programs}
 
 
-def figures(results: Sequence[Figures]) -> dict[str, Any]:
-    """Medians over the rounds of a program, and the largest peak; None for what it doesn't tell."""
+def figures(results: Sequence[Figures], seconds: str) -> dict[str, Any]:
+    """Medians over the rounds of a program, and the largest peak; None for what it doesn't tell.
+
+    CPU seconds are those of the time that is compared: from the first model on for `steady_s`, of all for `end_to_end_s`.
+    """
 
     def median(name: str) -> float | None:
         known = [r[name] for r in results if r.get(name) is not None]
         return statistics.median(known) if known else None
 
     rates = [r["rows"] / r["steady_s"] for r in results if r.get("steady_s")]
-    cpu = [1000 * r["steady_cpu_s"] / r["rows"] for r in results if r.get("steady_cpu_s") and r["rows"]]
+    spent = "cpu_s" if seconds == "end_to_end_s" else "steady_cpu_s"
+    cpu = [1000 * r[spent] / r["rows"] for r in results if r.get(spent) and r["rows"]]
     size = median("output_bytes")
     return {
         "rows_per_s": round(statistics.median(rates), 1) if rates else None,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.benchmarks import agreement, gpu, rounds
+from tests.benchmarks import agreement, gpu, rounds, turns
 from tests.benchmarks.compare import Comparison
+from tests.benchmarks.models import ROOT, Marks
 from tests.benchmarks.rounds import Ratio, Round
 
 MACHINE = {"cpu": "one", "cores": 2, "commit": "abc"}
@@ -71,9 +75,10 @@ def test_the_summary_compares_each_program_with_the_baseline_and_ours_with_each(
 
 def test_figures_are_medians_but_memory_is_the_largest() -> None:
     results = [
-        {"rows": 100, "steady_s": s, "steady_cpu_s": 2 * s, "peak_mb": s, "output_bytes": 2**20} for s in (1, 2, 10)
+        {"rows": 100, "steady_s": s, "steady_cpu_s": 2 * s, "cpu_s": 3 * s, "peak_mb": s, "output_bytes": 2**20}
+        for s in (1, 2, 10)
     ]
-    assert rounds.figures(results) == {
+    assert rounds.figures(results, "steady_s") == {
         "rows_per_s": 50.0,
         "end_to_end_s": None,
         "first_s": None,
@@ -81,6 +86,7 @@ def test_figures_are_medians_but_memory_is_the_largest() -> None:
         "output_mb": 1.0,
         "cpu_ms_per_row": 40.0,
     }
+    assert rounds.figures(results, "end_to_end_s")["cpu_ms_per_row"] == 60.0
 
 
 def test_rounds_accumulate_in_a_file(tmp_path: Path) -> None:
@@ -155,6 +161,117 @@ def test_programs_that_computed_something_else_are_not_compared(tmp_path: Path) 
         for wrong in (turned, fewer):
             with pytest.raises(ValueError, match="reference"):
                 agreement.check(wrong, reference, column)
+
+
+def test_outputs_of_different_codecs_are_not_compared(tmp_path: Path) -> None:
+    mine = output(tmp_path / "mine", [1], score=[1.0])
+    other = output(tmp_path / "other", [1], score=[1.0])
+    pq.write_table(pq.read_table(other / "part.parquet"), other / "part.parquet", compression="zstd")
+    with pytest.raises(ValueError, match=r"mine is written with SNAPPY, and .*other with ZSTD"):
+        agreement.check(mine, other, "score")
+
+
+def test_the_memory_of_a_program_is_that_of_its_children_too() -> None:
+    before = turns.family_mb(os.getpid())
+    code = "held = bytearray(b'1') * (200 << 20)\nprint('held', flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        after = turns.family_mb(os.getpid())
+        child.communicate(b"\n")
+    assert after - before >= 180
+
+
+BURN = "import time\nwhile time.process_time() < 0.5: pass\n"
+
+
+def test_cpu_seconds_are_those_of_all_processes_running_and_ended(tmp_path: Path) -> None:
+    marks = Marks(tmp_path)
+    before = marks.cpu_seconds()
+    subprocess.run([sys.executable, "-c", BURN], check=True)
+    ended = marks.cpu_seconds() - before
+    code = BURN + "print('burnt', flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        both = marks.cpu_seconds() - before
+        running.communicate(b"\n")
+    assert ended >= 0.4
+    assert both >= ended + 0.4
+
+
+def test_cpu_seconds_of_a_process_that_ended_count_before_it_is_waited_for(tmp_path: Path) -> None:
+    marks = Marks(tmp_path)
+    before = marks.cpu_seconds()
+    with subprocess.Popen([sys.executable, "-c", BURN], stdout=subprocess.PIPE) as ended:
+        assert ended.stdout is not None
+        ended.stdout.read()
+        while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert marks.cpu_seconds() - before >= 0.4
+
+
+def test_cpu_seconds_of_a_worker_whose_end_nobody_waits_for_are_those_that_it_noted(tmp_path: Path) -> None:
+    marks = Marks(tmp_path)
+    worker = BURN + f"from tests.benchmarks.models import Marks; Marks({str(tmp_path)!r}).spent()"
+    code = (
+        "import signal, subprocess, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN);"
+        f"subprocess.run([sys.executable, '-c', {worker!r}]); print('ended', flush=True); input()"
+    )
+    before = marks.cpu_seconds()
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        own = psutil.Process(parent.pid).cpu_times()
+        after = marks.cpu_seconds()
+        parent.communicate(b"\n")
+    assert own.children_user == 0  # it really is lost without the note
+    assert after - before - own.user - own.system >= 0.4
+
+
+def test_cpu_seconds_of_a_process_that_was_seen_after_a_moment_count_when_it_is_gone(tmp_path: Path) -> None:
+    marks = Marks(tmp_path)
+    code = "import signal, subprocess, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN);"
+    code += f"subprocess.run([sys.executable, '-c', {BURN + 'time.sleep(1.5)'!r}]); print('ended', flush=True); input()"
+    with (
+        marks.watched(),
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent,
+    ):
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        gained = marks.cpu_seconds(since=0.0) - marks.cpu_seconds()
+        parent.communicate(b"\n")
+    assert gained >= 0.4
+
+
+def test_a_program_that_fails_ends_the_round_and_the_programs_that_stand_still(tmp_path: Path) -> None:
+    package = tmp_path / "tests" / "benchmarks"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    (package / "programs.py").write_text("import sys, time\nif sys.argv[1] == 'fails': sys.exit(3)\ntime.sleep(60)\n")
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
+        turns.run({"slow": ["sleeps"], "bad": ["fails"]}, str(tmp_path))
+    assert not [p for p in psutil.Process().children() if p.cwd() == str(tmp_path)]
+
+
+def test_rounds_accumulate_over_calls_and_one_that_failed_does_not_count(tmp_path: Path) -> None:
+    into = tmp_path / "table.json"
+    command = [sys.executable, "-m", "tests.benchmarks", "table", "--rows", "1000", "--programs", "loop"]
+    command += ["--rounds", "1", "--folder", str(tmp_path), "--into", str(into)]
+    for count in (1, 2):
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        assert len(rounds.read(into)) == count
+    figures = rounds.read(into)[0].results["loop"]
+    assert figures["rows"] == 1000
+    assert all(
+        figures[name] > 0 for name in ("steady_s", "steady_cpu_s", "end_to_end_s", "first_s", "peak_mb", "output_bytes")
+    )
+    next((tmp_path / "table-1000").glob("*.parquet")).write_bytes(b"no Parquet")
+    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "the round doesn't count" in failed.stderr
+    assert len(rounds.read(into)) == 2
 
 
 def test_shares_of_a_devices_peak_count_real_tokens_and_its_time_those_with_padding() -> None:

@@ -39,6 +39,11 @@ class Contender:
         if self.process.poll() is None:  # it stands still: looking at it costs it nothing
             self.peak_mb = max(self.peak_mb, family_mb(self.process.pid))
 
+    def kill(self) -> None:
+        """End it and its children, where it hasn't ended."""
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
     def _signal(self, number: signal.Signals) -> None:
         if self.process.poll() is not None:
             return
@@ -46,7 +51,7 @@ class Contender:
             own = psutil.Process(self.process.pid)
             family = [own, *own.children(recursive=True)]
             # Parents stop first and go on last, so that none of them sees a child that stands still.
-            for member in family if number is signal.SIGSTOP else reversed(family):
+            for member in family if number is not signal.SIGCONT else reversed(family):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     member.send_signal(number)
 
@@ -73,21 +78,25 @@ def run(programs: dict[str, list[str]], cwd: str) -> dict[str, dict[str, Any]]:
     Raises CalledProcessError for one that fails.
     """
     contenders: dict[str, Contender] = {}
-    for name, arguments in programs.items():
-        command = [sys.executable, "-m", "tests.benchmarks.programs", *arguments]
-        process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True)
-        process.send_signal(signal.SIGSTOP)
-        contenders[name] = Contender(process)
-    while left := [c for c in contenders.values() if c.process.poll() is None]:
-        for contender in left:
-            contender.turn()
-    return {name: _result(contender) for name, contender in contenders.items()}
+    try:
+        for name, arguments in programs.items():
+            command = [sys.executable, "-m", "tests.benchmarks.programs", *arguments]
+            process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True)
+            process.send_signal(signal.SIGSTOP)
+            contenders[name] = Contender(process)
+        while left := [c for c in contenders.values() if c.process.poll() is None]:
+            for contender in left:
+                contender.turn()
+                if contender.process.returncode:  # the round is lost: the others needn't go on for minutes
+                    raise subprocess.CalledProcessError(contender.process.returncode, contender.process.args)
+        return {name: _result(contender) for name, contender in contenders.items()}
+    finally:
+        for contender in contenders.values():
+            contender.kill()  # else they'd stand still for ever
 
 
 def _result(contender: Contender) -> dict[str, Any]:
     output, _ = contender.process.communicate()
-    if contender.process.returncode:
-        raise subprocess.CalledProcessError(contender.process.returncode, contender.process.args)
     result = last_line(output)
     began, ready, first, written, ended = (result.pop(n) for n in ("began", "ready", "first", "written", "ended"))
     for name in ("infer_s", "wait_s"):  # they go on while a program stands still
