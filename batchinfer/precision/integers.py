@@ -1,4 +1,4 @@
-"""Recipes of integer weights, by torchao: int8, int8-weight and int4-weight."""
+"""Recipes of integer weights, by torchao: int8, int8-weight and int4-weight. Large lookup tables are of eight bits in all of them."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ class Int8Dynamic:
             self.name,
             lambda each: not on_gpu or _is_multiple(each, _CUDA_MULTIPLE),
             f"on CUDA those whose sizes are multiples of {_CUDA_MULTIPLE}",
+            tables=True,
         )
         compile_in_place(module)
         return Applied(module, dtype, done, layers, compiled=True)
@@ -80,7 +81,7 @@ class Int8Weight:
         config = load_torchao(f"precision: {self.name}").Int8WeightOnlyConfig()
         round_matmuls(device, allowed=False)
         module = module.to(device=device, dtype=torch.bfloat16)
-        done, layers = quantize(module, config, self.name, lambda _: True, "any linear layer would do")
+        done, layers = quantize(module, config, self.name, lambda _: True, "any linear layer would do", tables=True)
         return Applied(module, torch.bfloat16, done, layers)
 
 
@@ -116,7 +117,9 @@ class Int4Weight:
             config = ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=per_group)
         module = module.to(device=device, dtype=dtype)
         fits = f"those whose number of inputs is a multiple of {GROUP}"
-        done, layers = quantize(module, config, self.name, lambda each: each.in_features % GROUP == 0, fits)
+        done, layers = quantize(
+            module, config, self.name, lambda each: each.in_features % GROUP == 0, fits, tables=True
+        )
         return Applied(module, dtype, done, layers)
 
 

@@ -58,7 +58,7 @@ def _as_stored(module: Any) -> Applied:
     compiled = bool(quantized) and layers.rounds_inputs(module)
     if compiled:
         compile_in_place(module)
-    return Applied(module, None, quantized, layers.count_linear(module) if quantized else 0, compiled)
+    return Applied(module, None, quantized, layers.count_quantizable(module) if quantized else 0, compiled)
 
 
 def possible(device: str) -> tuple[str, ...]:
