@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -47,6 +48,23 @@ def is_large(layer: Any) -> bool:
 def count_tables(module: Any) -> int:
     """Lookup tables of a module that `quantize_tables` made."""
     return sum(isinstance(each, _table_class()) for each in module.modules())
+
+
+def tables_of(module: Any) -> list[str]:
+    """Names of the lookup tables of a module that `quantize_tables` made; all names of one that has several."""
+    named = module.named_modules(remove_duplicate=False)
+    return [name for name, each in named if isinstance(each, _table_class())]
+
+
+def empty_tables(module: Any, names: Sequence[str]) -> None:
+    """Put int8 tables without numbers in place of a module's own, to be filled from a state dict; both are on the device `meta`."""
+    import torch
+
+    for name in names:
+        owner, _, own = name.rpartition(".")
+        rows, width = module.get_submodule(name).weight.shape
+        empty = torch.empty(rows, width, dtype=torch.int8, device="meta"), torch.empty(rows, 1, device="meta")
+        setattr(module.get_submodule(owner), own, _table_class()(*empty))
 
 
 def _is_plain(layer: Any) -> bool:
