@@ -94,14 +94,17 @@ def precisions(step: Step, device: str) -> tuple[str, ...]:
     """What the step's engine can be loaded at on a device (`cpu`, `cuda`, `mps`), the reference first.
 
     `native` alone for what runs as it is: a class of the python engine, and a checkpoint that comes quantized. Recipes that quantize only
-    where torchao is installed. Raises ModelError where that depends on a file that can't be read.
+    where torchao is installed, and neither these nor those that compile for what is a graph already. Raises ModelError where that depends on
+    a file that can't be read.
     """
     if step.engine == "onnx":
         return onnx.precisions(find_graph(step))
     if step.engine == "python" or quantized_by(step) is not None:
         return (recipes.NATIVE,)
-    fixed = _is_fixed(step) or not layers.is_installed()
-    return tuple(name for name in recipes.possible(device) if not (fixed and recipes.recipe(name).quantizes))
+    known = (recipes.recipe(name) for name in recipes.possible(device))
+    if _is_fixed(step):
+        return tuple(each.name for each in known if not each.quantizes and not each.compiles)
+    return tuple(each.name for each in known if layers.is_installed() or not each.quantizes)
 
 
 def compiles(step: Step, precision: str) -> bool:
@@ -200,10 +203,11 @@ def _wrong_precision(step: Step, device: str | None) -> list[str]:
     if step.engine == "onnx":
         return _wrong_for_graph(step)
     reason = recipe.obstacle(device) if device is not None else None
-    if recipe.quantizes and _is_fixed(step):
+    if (recipe.quantizes or recipe.compiles) and _is_fixed(step):
+        does = "exchanges layers" if recipe.quantizes else "compiles the code of a class"
         reason = (
-            f"{step.precision} exchanges layers, and {step.uri} is a graph without any: give the class, uri: module:Class with "
-            "options.weights, or take another"
+            f"{step.precision} {does}, and {step.uri} is a graph without any: give the class, uri: module:Class with options.weights, "
+            "or take another"
         )
     return [] if reason is None else [f"{where}: {reason}; possible: {', '.join(precisions(step, device or 'cpu'))}"]
 

@@ -14,7 +14,19 @@ from batchinfer.job.scalar import Scalar
 from batchinfer.job.secrets import Secrets
 from batchinfer.job.written import Written
 
-Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8", "int8-weight", "int4-weight", "fp8"]
+Precision = Literal[
+    "auto",
+    "fp32",
+    "tf32",
+    "bf16",
+    "fp16",
+    "int8",
+    "int8-weight",
+    "int4-weight",
+    "fp8",
+    "fp32-compiled",
+    "bf16-compiled",
+]
 EngineName = Literal["python", "torch", "transformers", "onnx"]
 Task = Literal["embedding", "text-classification", "token-classification"]
 Text = Annotated[str, Field(min_length=1)]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from dataclasses import dataclass
 from typing import Any
 
-from batchinfer.precision.compiled import compile_in_place
+from batchinfer.precision.compiled import compile_in_place, no_compiler
 from batchinfer.precision.dtypes import round_matmuls
 from batchinfer.precision.layers import load_torchao, quantize
 from batchinfer.precision.protocol import Applied
@@ -33,12 +30,7 @@ class Int8Dynamic:
 
     def obstacle(self, device: str) -> str | None:
         """Runs on CPUs with a C++ compiler beside them, and on CUDA."""
-        if (reason := _beyond(device, self.name)) is not None:
-            return reason
-        compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-        if device == "cpu" and shutil.which(compiler) is None:
-            return f"{self.name} is compiled, and there is no C++ compiler ({compiler}) on this machine"
-        return None
+        return _beyond(device, self.name) or no_compiler(device, self.name)
 
     def apply(self, module: Any, device: str) -> Applied:
         """The module with its linear layers quantized, to be compiled in its first call."""

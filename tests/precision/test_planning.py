@@ -33,12 +33,13 @@ def weights(folder: Path) -> Path:
 
 def test_the_precisions_of_a_class_are_those_of_the_device(tmp_path: Path) -> None:
     of = step(weights(tmp_path))
-    assert registry.precisions(of, "cpu") == ("fp32", "bf16", "fp16", "int8", "int8-weight", "int4-weight")
+    quantized, compiled = ("int8", "int8-weight", "int4-weight"), ("fp32-compiled", "bf16-compiled")
+    assert registry.precisions(of, "cpu") == ("fp32", "bf16", "fp16", *quantized, *compiled)
     assert registry.precisions(of, "cuda") == tuple(recipes.RECIPES)
     assert registry.precisions(of, "mps") == ("fp32", "bf16", "fp16")
 
 
-def test_a_graph_has_the_precisions_that_exchange_no_layers() -> None:
+def test_a_graph_has_the_precisions_that_exchange_no_layers_and_compile_nothing() -> None:
     assert registry.precisions(step(Path(), uri="/models/net.pt2"), "cuda") == ("fp32", "tf32", "bf16", "fp16")
 
 
@@ -50,7 +51,7 @@ def test_a_class_of_the_python_engine_has_no_precision_but_its_own() -> None:
 @pytest.mark.parametrize(
     ("precision", "device", "message"),
     [
-        ("tf32", "cpu", r"^model\.precision: tf32 is a rounding .*; possible: fp32, bf16, fp16, int8, int8-weight, int4-weight$"),
+        ("tf32", "cpu", r"^model\.precision: tf32 is a rounding .*; possible: fp32, bf16, fp16, int8, int8-weight, int4-weight, fp32-comp.*$"),
         ("fp8", "cpu", r"^model\.precision: fp8 needs .* 8\.9 or later, which cpu has none of; possible: fp32, bf16"),
         ("int8", "mps", r"not for mps; possible: fp32, bf16, fp16$"),
     ],
@@ -72,6 +73,8 @@ def test_a_graph_is_not_quantized_and_the_refusal_says_what_to_do(tmp_path: Path
     message = r"int8 exchanges layers, and .* is a graph without any: give the class, uri: module:Class with .*possible: fp32, bf16, fp16$"
     with pytest.raises(ModelError, match=message):
         registry.check(step(Path(), "int8", uri=str(path)), [], "cpu")
+    with pytest.raises(ModelError, match=r"bf16-compiled compiles the code of a class, and .* is a graph without any"):
+        registry.check(step(Path(), "bf16-compiled", uri=str(path)), [], "cpu")
     registry.check(step(Path(), "fp16", uri=str(path)), [], "cpu")
 
 
@@ -88,7 +91,7 @@ def test_without_torchao_what_needs_it_names_the_extra_and_is_not_listed(
     without_torchao(monkeypatch)
     with pytest.raises(MissingExtraError, match=r"model\.precision: int8-weight needs .* 'batchinfer\[quantization\]'"):
         registry.check(of, [str(tmp_path)], "cpu")
-    assert registry.precisions(of, "cpu") == ("fp32", "bf16", "fp16")
+    assert registry.precisions(of, "cpu") == ("fp32", "bf16", "fp16", "fp32-compiled", "bf16-compiled")
 
 
 @pytest.mark.parametrize(
