@@ -158,7 +158,8 @@ def test_a_large_encoder_is_kept_and_a_small_one_is_not(tmp_path: Path, cache: P
     (file,) = cache.glob("artefacts/*/model.safetensors")
     assert file.stat().st_size < LEAST_BYTES / 3
     exact = vectors(run(loaded(of, "fp32"), table)["embedding"])
-    near = torch.nn.functional.cosine_similarity(torch.from_numpy(exact), torch.from_numpy(found["large"][1]))
-    assert 0.99 < float(near.min()) < 0.99999
+    rough = found["large"][1]
+    near = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
+    assert 0.99 < near.min() < 0.99999
     engine = registry.open_engine(of)
     assert engine.load("cpu", "int8-weight", 1).applied == {"quantized_layers": 14, "layers": 14, "compiled": False}
