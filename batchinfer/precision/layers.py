@@ -112,4 +112,4 @@ def count_quantized(module: Any) -> int:
 
 def _weight(layer: Any) -> Any:
     """A layer's parameter of that name, None where it has none; a property of that name isn't asked."""
-    return layer._parameters.get("weight")
+    return dict(layer.named_parameters(recurse=False)).get("weight")
