@@ -45,8 +45,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test measures is remembered for no other one, nor for the user who runs the tests."""
+    """What a test measures is remembered for no other one, nor for the user who runs the tests; what it compiles, which takes long, is."""
     monkeypatch.setenv("BATCHINFER_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), "batchinfer-tests-inductor")))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -74,6 +74,16 @@ def name_of(device: str) -> str:
     return f"{device} {platform.machine()} {next(known, platform.processor())}".strip()
 
 
+def processor_flags() -> frozenset[str]:
+    """What the processor can do beyond the least, by Linux's names; empty where that isn't told."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    told = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(told, []))
+
+
 def gpu_memory(*, begin: bool) -> tuple[str, int, int]:
     """The UUID of this process's GPU, the bytes that it holds there, and those that are free; an empty name without a GPU.
 

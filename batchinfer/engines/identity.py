@@ -30,6 +30,11 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
         location = locate(step.uri, f"{step.name}.uri", code=runs_own_code(step))
         versions = _versions(["torch", "transformers", "tokenizers", *_quantizing(step)])
         return _identity(location.files(), versions, {}, location.revision)
+    if step.engine == "openvino":
+        graph = find_graph(step)
+        names = ["numpy", "openvino", *(["nncf"] if step.precision in ("int8", "int8-weight", "auto") else [])]
+        names += ["torch", "tokenizers"] if step.task is not None else []
+        return _identity(graph.files(), _versions([*names, *(["transformers"] if graph.is_folder else [])]), {})
     if step.engine == "onnx":
         names = ["numpy", "onnxruntime", "onnxruntime-gpu", *(["onnx"] if step.precision in ("int8", "auto") else [])]
         texts = ["torch", "tokenizers"] if step.task is not None else []

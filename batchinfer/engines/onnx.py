@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchinfer.engines.arrays import Columns
-from batchinfer.engines.encoder import Texts
-from batchinfer.engines.graph import Graph, GraphEngine, Port, Use, check_batches
+from batchinfer.engines.graph import Graph, GraphEngine, Port, check_batches
 from batchinfer.engines.graph_files import GraphFiles, find_graph
-from batchinfer.engines.options import MaxLength, OnnxOptions, onnx_options, parse
+from batchinfer.engines.graph_uses import use_for
+from batchinfer.engines.options import OnnxOptions, onnx_options, parse
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import onnx_int8
@@ -28,12 +27,12 @@ _REMEDY = "export it with a first axis of any size (torch.onnx.export: dynamic_s
 def engine(step: Step, code: Sequence[str] = ()) -> GraphEngine:  # noqa: ARG001 - an ONNX file brings no code
     """The engine of a step, not loaded yet. Raises ModelError for wrong options."""
     options = parse(onnx_options(step), step)
-    return GraphEngine(step, partial(_open, step, options), partial(_use, step, options))
+    return GraphEngine(step, partial(_open, step, options), partial(use_for, step, options))
 
 
 def precisions(files: GraphFiles) -> tuple[str, ...]:
     """What a graph can be loaded at, the reference first: `native` for one that holds numbers narrower than float32."""
-    return ("fp32", "int8") if files.onnx.is_fp32 else ("native",)
+    return ("fp32", "int8") if files.is_float else ("native",)
 
 
 class _Session:
@@ -97,15 +96,6 @@ def _session(path: Path, settings: Any, provider: tuple[str, dict[str, str]], wh
         raise ModelError(
             f"{where}: {path} can't be loaded by ONNX Runtime {onnxruntime.__version__}: {error}"
         ) from error
-
-
-def _use(step: Step, options: OnnxOptions, graph: Graph, threads: int) -> Use:
-    if step.task is None:
-        return Columns(step, graph)
-    folder = find_graph(step).texts
-    assert folder is not None
-    assert isinstance(options, MaxLength)
-    return Texts(step, graph, folder, options, threads)
 
 
 def _port(argument: Any) -> Port:

@@ -49,8 +49,16 @@ class OnnxFile:
         return not (self.quantized or self.types & _NARROW)
 
 
-def read_onnx(path: Path, where: str) -> OnnxFile:
-    """Read the structure of an ONNX file. Raises ModelError for what is none, and for weights outside its folder."""
+def read_onnx(path: Path, where: str) -> tuple[bool, frozenset[str]]:
+    """Whether an ONNX file is in fp32, and the names of the files beside it that hold its weights.
+
+    Raises ModelError for what is none, and for weights outside its folder.
+    """
+    found = _structure(path, where)
+    return found.is_fp32, frozenset(found.external)
+
+
+def _structure(path: Path, where: str) -> OnnxFile:
     found = OnnxFile()
     try:
         with path.open("rb") as file:

@@ -85,14 +85,30 @@ class OnnxOptions(Options):
     ] = None
 
 
-class OnnxTextOptions(MaxLength, OnnxOptions):
-    """Options of the onnx engine on texts."""
+class GraphFile(MaxLength):
+    """Options of the engines that run graphs, on texts."""
 
-    file: Annotated[str | None, Field(description="the .onnx file, where the folder holds several")] = None
+    file: Annotated[str | None, Field(description="the graph's file, where the folder holds several")] = None
+
+
+class OnnxTextOptions(GraphFile, OnnxOptions):
+    """Options of the onnx engine on texts."""
 
 
 class OnnxEmbeddingOptions(Pooling, OnnxTextOptions):
     """Options of the onnx engine's task embedding."""
+
+
+class OpenVINOOptions(Options):
+    """Options of the openvino engine on columns: it has none."""
+
+
+class OpenVINOTextOptions(GraphFile, OpenVINOOptions):
+    """Options of the openvino engine on texts."""
+
+
+class OpenVINOEmbeddingOptions(Pooling, OpenVINOTextOptions):
+    """Options of the openvino engine's task embedding."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +155,23 @@ def parse(kind: type[AnyOptions], step: Step) -> AnyOptions:
         raise ModelError("\n".join(lines)) from error
 
 
+def graph_options(step: Step) -> type[OnnxOptions] | type[OpenVINOOptions]:
+    """The options that a step of an engine that runs graphs may have."""
+    return openvino_options(step) if step.engine == "openvino" else onnx_options(step)
+
+
 def onnx_options(step: Step) -> type[OnnxOptions]:
     """The options that a step of the onnx engine may have."""
     if step.task is None:
         return OnnxOptions
     return OnnxEmbeddingOptions if step.task == "embedding" else OnnxTextOptions
+
+
+def openvino_options(step: Step) -> type[OpenVINOOptions]:
+    """The options that a step of the openvino engine may have."""
+    if step.task is None:
+        return OpenVINOOptions
+    return OpenVINOEmbeddingOptions if step.task == "embedding" else OpenVINOTextOptions
 
 
 def task_of(step: Step) -> Task:

@@ -7,6 +7,7 @@ import os
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ from batchinfer.engines.trust import check_code, own_code, reason
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import recipes
+from batchinfer.precision.artefacts import digest
 from batchinfer.precision.compiled import compiling
+from batchinfer.precision.kept import LEAST_BYTES, kept
 from batchinfer.precision.layers import quiet
+from batchinfer.precision.protocol import Applied
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,18 @@ class TransformersEngine:
         size = config.num_labels if made is None else config.hidden_size
         head = head_for(self._step, described, made, size, where)
         as_stored = precision == recipes.NATIVE
-        model = _load_model(location, head, where, trusted=trusted, as_stored=as_stored)
-        takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
-        applied = recipes.apply(precision, model, device)
+
+        def applied_now() -> Applied:
+            model = load_model(location, head, where, trusted=trusted, as_stored=as_stored)
+            return recipes.apply(precision, model, device)
+
+        pays = not as_stored and not trusted and device == "cpu" and _is_large(location)
+        if pays and recipes.recipe(precision).quantizes:
+            made_of = _made_of(location, head)
+            applied = kept(made_of, precision, applied_now, lambda: _skeleton(config, head))
+        else:
+            applied = applied_now()
+        takes_types = "token_type_ids" in inspect.signature(applied.module.forward).parameters
         asked = f"{self._step.name}.options.max_length"
         wanted = made.max_length if made is not None else self._options.max_length
         length = longest(
@@ -173,7 +186,28 @@ def _open(folder: Path, where: str, *, trusted: bool) -> tuple[Any, Any]:
     return config, tokenizer
 
 
-def _load_model(location: Location, head: Head, where: str, *, trusted: bool, as_stored: bool) -> Any:
+def _is_large(location: Location) -> bool:
+    """Whether the model's weights are so large that its quantized form is worth keeping."""
+    weights = (path for name, path in location.files().items() if name.endswith((".safetensors", ".bin")))
+    return sum(path.stat().st_size for path in weights) >= LEAST_BYTES
+
+
+def _made_of(location: Location, head: Head) -> dict[str, str]:
+    """What decides about the numbers of a model besides its precision: its files, the class, and the library that reads them."""
+    files = {f"file {name}": digest(path) for name, path in location.files().items()}
+    return {**files, "class": head.model_class, "package transformers": metadata.version("transformers")}
+
+
+def _skeleton(config: Any, head: Head) -> Any:
+    """The model in inference mode, without numbers."""
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        return getattr(transformers, head.model_class).from_config(config, dtype=torch.float32).eval()
+
+
+def load_model(location: Location, head: Head, where: str, *, trusted: bool, as_stored: bool) -> Any:
     """The model in inference mode, in float32, or `as_stored`: as a quantized one has it.
 
     Raises ModelError where its weights are missing: they would be random.

@@ -102,7 +102,7 @@ def _engine(step: Any, place: Place) -> Iterator[Finding]:
         yield Finding((*place, "task"), message)
     if engine in ("python", "torch") and _at(step, "task") is not None:
         yield Finding((*place, "task"), f"the {engine} engine takes no task: remove it, or write engine: transformers")
-    if engine in ("torch", "transformers", "onnx") and _at(step, "input_format") in ("arrow", "polars"):
+    if engine in ("torch", "transformers", "onnx", "openvino") and _at(step, "input_format") in ("arrow", "polars"):
         yield Finding((*place, "input_format"), f"is for the python engine: remove it, {engine} prepares its own input")
 
 

@@ -14,8 +14,20 @@ from batchinfer.job.scalar import Scalar
 from batchinfer.job.secrets import Secrets
 from batchinfer.job.written import Written
 
-Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8", "int8-weight", "int4-weight", "fp8"]
-EngineName = Literal["python", "torch", "transformers", "onnx"]
+Precision = Literal[
+    "auto",
+    "fp32",
+    "tf32",
+    "bf16",
+    "fp16",
+    "int8",
+    "int8-weight",
+    "int4-weight",
+    "fp8",
+    "fp32-compiled",
+    "bf16-compiled",
+]
+EngineName = Literal["python", "torch", "transformers", "onnx", "openvino"]
 Task = Literal["embedding", "text-classification", "token-classification"]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -150,7 +162,8 @@ class Step(Model):
     engine: Annotated[EngineName, Field(description="the kind of model")]
     uri: Annotated[Text, Field(description="hf:org/name@revision, package:name/path, a path or URL, or module:Class")]
     task: Annotated[
-        Task | None, Field(description="what a transformers model does; onnx on texts too; other engines have none")
+        Task | None,
+        Field(description="what a transformers model does; onnx and openvino on texts too; other engines have none"),
     ] = None
     inputs: Annotated[
         dict[str, Text | Texts],

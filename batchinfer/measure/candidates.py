@@ -8,7 +8,9 @@ from dataclasses import dataclass
 SHARE = 0.03
 """Measuring may cost so much of the job, as estimated at full precision."""
 COMPILE_SECONDS = 52.0
-"""What torch.compile took for MiniLM on two cores: a candidate that compiles is expected to take it."""
+"""What torch.compile took for MiniLM at int8 on two cores: a candidate that compiles is expected to take it."""
+PLAIN_COMPILE_SECONDS = 28.0
+"""The same, where no layer rounds its inputs."""
 NOISE = 1.05
 """A more exact precision is taken where the fastest isn't faster by more than this."""
 GATED_BELOW = 16
@@ -27,6 +29,13 @@ class Candidate:
     def gated(self) -> bool:
         """Whether it may run only where the gate lets it pass."""
         return self.bits < GATED_BELOW
+
+    @property
+    def compile_seconds(self) -> float:
+        """That compiling is expected to take; 0 where nothing is compiled."""
+        if not self.compiles:
+            return 0.0
+        return COMPILE_SECONDS if self.gated else PLAIN_COMPILE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -62,11 +71,22 @@ def skipped(candidate: Candidate, job: Job, timed_rows: int, spent: float) -> st
     It is expected to be as slow as full precision, since timing ends where it is slower. One that can't pay back within the job
     can't keep to the bound either: that is less than what any gain worth taking brings.
     """
-    cost = job.load_seconds + timed_rows * job.row_seconds + (COMPILE_SECONDS if candidate.compiles else 0.0)
+    cost = job.load_seconds + timed_rows * job.row_seconds + candidate.compile_seconds
     if spent + cost <= job.budget:
         return None
     what = "compiling and timing it" if candidate.compiles else "timing it"
     return _too_dear(what, cost, spent, job)
+
+
+def outrun(candidate: Candidate, device: str, threads: int) -> str | None:
+    """Why compiling a precision of 16 bits or more is left to who asks for it; None where it is worth trying.
+
+    A compiled model is called once at a time, with all threads. On a CPU of several, calls at a time of one thread each bring more: two of
+    MiniLM on two cores took 0.84 (fp32) and 0.71 (bf16) of the time that compiled calls of two threads took.
+    """
+    if candidate.compiles and not candidate.gated and device == "cpu" and threads > 1:
+        return "several calls at a time bring more than compiling, which allows one: ask for it by name"
+    return None
 
 
 def ungated(candidate_row_seconds: float, job: Job, rows: int, known: bool, spent: float) -> str | None:

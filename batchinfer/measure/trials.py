@@ -214,7 +214,7 @@ class Trials:
     def _unwanted(self, candidate: Candidate) -> str | None:
         if candidate.gated and self._comparison is None:
             return "gate: off, and precision: auto takes nothing below 16 bits that wasn't compared"
-        return None
+        return policy.outrun(candidate, self.device, self.threads)
 
     def _timed(self) -> dict[str, Any]:
         """Seconds of a row at each precision, on a few of the job's own batches, kept for the next run."""

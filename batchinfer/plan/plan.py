@@ -14,7 +14,7 @@ from batchinfer.data.scan import ScannedFile, scan
 from batchinfer.data.schema import unify
 from batchinfer.data.types import parse_type
 from batchinfer.data.where import Where
-from batchinfer.engines import registry
+from batchinfer.engines import checks, registry
 from batchinfer.engines.device import foresee_device
 from batchinfer.errors import InputError, JobFileError, Problem
 from batchinfer.job.place import nearest
@@ -90,7 +90,7 @@ def make_plan(spec: JobSpec) -> Plan:
 
     """
     for step in spec.steps:
-        registry.check(step, spec.code, foresee_device(spec.resources))
+        checks.check(step, spec.code, foresee_device(spec.resources))
     spec = spec.model_copy(update={"steps": tuple(registry.pin(s) for s in spec.steps)})
     with ThreadPoolExecutor(1, thread_name_prefix="batchinfer-identify") as pool:
         identities = {s.name: pool.submit(registry.identify, s, spec.code) for s in spec.steps}

@@ -37,7 +37,7 @@ def artefact(made_of: Mapping[str, str], build: Callable[[Path], None]) -> Path:
     """
     key = hashlib.sha256(json.dumps(dict(made_of), sort_keys=True).encode()).hexdigest()
     kept = cache_folder() / "artefacts" / key
-    if _whole(kept):
+    if _whole(kept, made_of):
         return kept
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def artefact(made_of: Mapping[str, str], build: Callable[[Path], None]) -> Path:
         for path in place.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        _publish(place, kept)
+        _publish(place, kept, made_of)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return kept
@@ -65,12 +65,12 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _publish(place: Path, kept: Path) -> None:
+def _publish(place: Path, kept: Path, made_of: Mapping[str, str]) -> None:
     """Give a finished folder its name, in place of a damaged one; a whole one that came before stays."""
     try:
         place.rename(kept)
     except OSError:
-        if _whole(kept):
+        if _whole(kept, made_of):
             return
         aside = Path(tempfile.mkdtemp(prefix=".damaged-", dir=kept.parent))
         kept.rename(aside / kept.name)
@@ -78,10 +78,15 @@ def _publish(place: Path, kept: Path) -> None:
         place.rename(kept)
 
 
-def _whole(folder: Path) -> bool:
-    """Whether a folder holds what was recorded when it was built."""
+def _whole(folder: Path, made_of: Mapping[str, str]) -> bool:
+    """Whether a folder holds what was recorded when it was built, and of this."""
     try:
-        files = json.loads((folder / _RECORD).read_bytes())["files"]
-        return bool(files) and all(digest(folder / name) == told for name, told in files.items())
+        record = json.loads((folder / _RECORD).read_bytes())
+        files = record["files"]
+        return (
+            record["made_of"] == dict(made_of)
+            and bool(files)
+            and all(digest(folder / name) == told for name, told in files.items())
+        )
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return False

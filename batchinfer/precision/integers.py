@@ -1,14 +1,11 @@
-"""Recipes of integer weights, by torchao: int8, int8-weight and int4-weight."""
+"""Recipes of integer weights, by torchao: int8, int8-weight and int4-weight. Large lookup tables are of eight bits in all of them."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from dataclasses import dataclass
 from typing import Any
 
-from batchinfer.precision.compiled import compile_in_place
+from batchinfer.precision.compiled import compile_in_place, no_compiler
 from batchinfer.precision.dtypes import round_matmuls
 from batchinfer.precision.layers import load_torchao, quantize
 from batchinfer.precision.protocol import Applied
@@ -33,12 +30,7 @@ class Int8Dynamic:
 
     def obstacle(self, device: str) -> str | None:
         """Runs on CPUs with a C++ compiler beside them, and on CUDA."""
-        if (reason := _beyond(device, self.name)) is not None:
-            return reason
-        compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-        if device == "cpu" and shutil.which(compiler) is None:
-            return f"{self.name} is compiled, and there is no C++ compiler ({compiler}) on this machine"
-        return None
+        return _beyond(device, self.name) or no_compiler(device, self.name)
 
     def apply(self, module: Any, device: str) -> Applied:
         """The module with its linear layers quantized, to be compiled in its first call."""
@@ -55,6 +47,7 @@ class Int8Dynamic:
             self.name,
             lambda each: not on_gpu or _is_multiple(each, _CUDA_MULTIPLE),
             f"on CUDA those whose sizes are multiples of {_CUDA_MULTIPLE}",
+            tables=True,
         )
         compile_in_place(module)
         return Applied(module, dtype, done, layers, compiled=True)
@@ -80,7 +73,7 @@ class Int8Weight:
         config = load_torchao(f"precision: {self.name}").Int8WeightOnlyConfig()
         round_matmuls(device, allowed=False)
         module = module.to(device=device, dtype=torch.bfloat16)
-        done, layers = quantize(module, config, self.name, lambda _: True, "any linear layer would do")
+        done, layers = quantize(module, config, self.name, lambda _: True, "any linear layer would do", tables=True)
         return Applied(module, torch.bfloat16, done, layers)
 
 
@@ -116,7 +109,9 @@ class Int4Weight:
             config = ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=per_group)
         module = module.to(device=device, dtype=dtype)
         fits = f"those whose number of inputs is a multiple of {GROUP}"
-        done, layers = quantize(module, config, self.name, lambda each: each.in_features % GROUP == 0, fits)
+        done, layers = quantize(
+            module, config, self.name, lambda each: each.in_features % GROUP == 0, fits, tables=True
+        )
         return Applied(module, dtype, done, layers)
 
 

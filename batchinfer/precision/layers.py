@@ -1,4 +1,4 @@
-"""Exchanging the weights of linear layers by torchao: which layers, how many it really did, and quietly."""
+"""Exchanging the weights of linear layers by torchao, and large lookup tables: which, how many it really did, and quietly."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from batchinfer.errors import MissingExtraError, ModelError
+from batchinfer.precision.tables import count_tables, is_large, quantize_tables
 
 PACKAGE, EXTRA = "torchao", "quantization"
 _LOUD = ("torchao", "torch.utils._pytree")
@@ -52,7 +53,9 @@ def is_quantized(tensor: Any) -> bool:
     return type(tensor).__module__.partition(".")[0] == PACKAGE
 
 
-def quantize(module: Any, config: Any, name: str, fits: Callable[[Any], bool], wanted: str) -> tuple[int, int]:
+def quantize(
+    module: Any, config: Any, name: str, fits: Callable[[Any], bool], wanted: str, *, tables: bool = False
+) -> tuple[int, int]:
     """Quantize the linear layers of a module in place; how many of how many.
 
     Args:
@@ -61,6 +64,7 @@ def quantize(module: Any, config: Any, name: str, fits: Callable[[Any], bool], w
         name: of the recipe.
         fits: whether the recipe can do a linear layer; torchao leaves others as they are, or fails.
         wanted: what it takes to fit, for the error.
+        tables: whether large lookup tables become int8 too, and count.
 
     Raises:
         ModelError: the module has no linear layers, or none was quantized.
@@ -75,27 +79,37 @@ def quantize(module: Any, config: Any, name: str, fits: Callable[[Any], bool], w
     chosen = {id(each) for each in linear if not isinstance(each, unread) and fits(each)}
     with quiet():
         ao.quantize_(module, config, filter_fn=lambda each, _: id(each) in chosen)
+    layers = len(linear) + (sum(is_large(each) for each in module.modules()) if tables else 0)
+    if tables:
+        quantize_tables(module)
     done = count_quantized(module)
     if not done:
         raise ModelError(
             f"precision {name}: none of the model's {len(linear):,} linear layers could be quantized ({wanted}): use fp32, bf16 or fp16"
         )
-    return done, len(linear)
+    return done, layers
 
 
 def rounds_inputs(module: Any) -> bool:
     """Whether a layer of a quantized module rounds its inputs when they come, which pays only where it is compiled."""
-    weights = (getattr(each, "weight", None) for each in module.modules())
-    return any(getattr(weight, "act_quant_kwargs", None) is not None for weight in weights)
+    return any(getattr(_weight(each), "act_quant_kwargs", None) is not None for each in module.modules())
 
 
-def count_linear(module: Any) -> int:
-    """Linear layers of a module."""
+def count_quantizable(module: Any) -> int:
+    """Linear layers of a module, and those of its lookup tables that came quantized."""
     import torch
 
-    return sum(isinstance(each, torch.nn.Linear) for each in module.modules())
+    tables = (each for each in module.modules() if isinstance(each, torch.nn.Embedding))
+    return sum(isinstance(each, torch.nn.Linear) for each in module.modules()) + sum(
+        is_quantized(_weight(each)) for each in tables
+    )
 
 
 def count_quantized(module: Any) -> int:
     """Layers of a module whose weights are quantized."""
-    return sum(is_quantized(getattr(each, "weight", None)) for each in module.modules())
+    return sum(is_quantized(_weight(each)) for each in module.modules()) + count_tables(module)
+
+
+def _weight(layer: Any) -> Any:
+    """A layer's parameter of that name, None where it has none; a property of that name isn't asked."""
+    return dict(layer.named_parameters(recurse=False)).get("weight")

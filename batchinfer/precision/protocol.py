@@ -21,7 +21,8 @@ class Applied:
     quantized: int = 0
     """Layers whose weights are quantized."""
     layers: int = 0
-    """Layers of the kinds that the recipe quantizes; 0 for a recipe that changes the type of all numbers alike."""
+    """Layers of the kinds that the recipe quantizes (linear ones, and large lookup tables); 0 for a recipe that changes the type of all
+    numbers alike."""
     compiled: bool = False
 
     @property

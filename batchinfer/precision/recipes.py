@@ -8,16 +8,15 @@ from typing import Any
 from batchinfer.errors import ModelError
 from batchinfer.precision import layers
 from batchinfer.precision.compiled import compile_in_place
-from batchinfer.precision.dtypes import FLOATING
+from batchinfer.precision.dtypes import COMPILED, FLOATING
 from batchinfer.precision.float8 import Float8
 from batchinfer.precision.integers import Int4Weight, Int8Dynamic, Int8Weight
 from batchinfer.precision.protocol import Applied, Recipe
 
 NATIVE = "native"
 """The precision of a model that runs as it is: a class of the python engine, or a checkpoint that comes quantized."""
-RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe for recipe in (*FLOATING, Int8Dynamic(), Int8Weight(), Int4Weight(), Float8())
-}
+_ALL: tuple[Recipe, ...] = (*FLOATING, Int8Dynamic(), Int8Weight(), Int4Weight(), Float8(), *COMPILED)
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 """Every precision that a job file may ask for, the reference first."""
 
 
@@ -58,7 +57,7 @@ def _as_stored(module: Any) -> Applied:
     compiled = bool(quantized) and layers.rounds_inputs(module)
     if compiled:
         compile_in_place(module)
-    return Applied(module, None, quantized, layers.count_linear(module) if quantized else 0, compiled)
+    return Applied(module, None, quantized, layers.count_quantizable(module) if quantized else 0, compiled)
 
 
 def possible(device: str) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from batchinfer.engines.checks import check
 from batchinfer.engines.inputs import columns_of
 from batchinfer.engines.protocol import Description, Engine, ModelEngine, Prepared, Rows
-from batchinfer.engines.registry import check, identify, open_engine
+from batchinfer.engines.registry import identify, open_engine
 from batchinfer.engines.travel import pack, unpack
 from batchinfer.job.spec import Step
 
@@ -25,7 +26,8 @@ HEAVY = ("onnx", "onnxruntime", "torch", "transformers", "tokenizers", "safetens
 
 _IDENTIFY = """
 import json, sys
-from batchinfer.engines.registry import check, identify
+from batchinfer.engines.checks import check
+from batchinfer.engines.registry import identify
 from batchinfer.job.spec import Step
 step, code = Step.model_validate(json.loads(sys.argv[1])), json.loads(sys.argv[2])
 check(step, code)

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from batchinfer.engines.registry import check, identify, pin
+from batchinfer.engines.checks import check
+from batchinfer.engines.registry import identify, pin
 from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Step
 from tests.engines.models import MINILM, loaded, run, step, texts, tiny

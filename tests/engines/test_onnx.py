@@ -13,9 +13,10 @@ import pytest
 from onnx import TensorProto
 
 from batchinfer.engines import registry
+from batchinfer.engines.checks import check
 from batchinfer.engines.onnx_file import read_onnx
 from batchinfer.engines.protocol import Engine
-from batchinfer.engines.registry import check, device_for, identify, open_engine, precisions
+from batchinfer.engines.registry import device_for, identify, open_engine, precisions
 from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Step
 from batchinfer.testing.engines import EngineContract

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batchinfer.engines.registry import check, identify, open_engine
+from batchinfer.engines.checks import check
+from batchinfer.engines.registry import identify, open_engine
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.testing.engines import EngineContract

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from batchinfer.engines.checks import check
 from batchinfer.engines.protocol import Engine
-from batchinfer.engines.registry import check, identify, open_engine
+from batchinfer.engines.registry import identify, open_engine
 from batchinfer.engines.travel import pack, unpack
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step

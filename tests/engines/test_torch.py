@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from batchinfer.engines.checks import check
 from batchinfer.engines.protocol import Engine
-from batchinfer.engines.registry import check, identify, open_engine
+from batchinfer.engines.registry import identify, open_engine
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.testing.engines import EngineContract

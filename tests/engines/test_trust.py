@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from batchinfer.engines.checks import check
 from batchinfer.engines.protocol import Engine
-from batchinfer.engines.registry import check, identify, open_engine, pin
+from batchinfer.engines.registry import identify, open_engine, pin
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 

@@ -38,7 +38,7 @@ MISTAKES = {
         [("task:", "precision: bf61\n  task:")],
         "model.precision",
         9,
-        ['"bf61"', "int4-weight or fp8", "did you mean bf16?"],
+        ['"bf61"', "fp32-compiled or bf16-compiled", "did you mean bf16?"],
     ),
     "engine that doesn't exist": (
         [("transformers", "tensorflow")],

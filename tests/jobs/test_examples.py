@@ -110,6 +110,15 @@ def test_the_digits_are_recognised_by_onnx_runtime(
     assert frame["confidence"].is_between(0, 1).all()
 
 
+def test_texts_get_their_vectors_from_openvino(jobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCHINFER_CACHE", str(tmp_path / "cache"))
+    result = run(jobs / "openvino.yaml")
+    assert result["rows"]["succeeded"] == 400
+    assert result["settings"]["precision"] == "int8"
+    assert result["settings"]["measured"]["gate"]["passed"]
+    assert result["settings"]["measured"]["provider"] == "OpenVINO CPU"
+
+
 def test_the_table_gets_the_scores_that_the_network_gives(jobs: Path) -> None:
     import torch
     from safetensors.torch import load_file

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from batchinfer.measure.candidates import Candidate, Job, instead, order, skipped, take, ungated
+from batchinfer.measure.candidates import Candidate, Job, instead, order, outrun, skipped, take, ungated
 
 FP32, BF16, FP16 = Candidate("fp32", 32), Candidate("bf16", 16), Candidate("fp16", 16)
 INT8, WEIGHT, INT4 = Candidate("int8", 8, compiles=True), Candidate("int8-weight", 8), Candidate("int4-weight", 4)
+COMPILED = Candidate("bf16-compiled", 16, compiles=True)
 ALL = [FP32, BF16, FP16, INT8, WEIGHT, INT4]
 
 
@@ -35,6 +36,17 @@ def test_a_candidate_that_compiles_needs_a_job_of_half_an_hour() -> None:
     assert skipped(INT8, Job(17_000, 0.1, 0.1), 10, 0.0) is not None
     assert "compiling" in str(skipped(INT8, Job(17_000, 0.1, 0.1), 10, 0.0))
     assert skipped(INT8, Job(18_000, 0.1, 0.1), 10, 0.0) is None
+
+
+def test_one_that_compiles_at_sixteen_bits_needs_half_of_that() -> None:
+    assert skipped(COMPILED, Job(9_500, 0.1, 0.1), 10, 0.0) is not None
+    assert skipped(COMPILED, Job(10_000, 0.1, 0.1), 10, 0.0) is None
+
+
+def test_what_compiles_at_sixteen_bits_is_left_where_a_cpu_has_threads_for_several_calls() -> None:
+    assert "ask for it by name" in str(outrun(COMPILED, "cpu", 2))
+    assert outrun(COMPILED, "cpu", 1) is outrun(COMPILED, "cuda", 2) is None
+    assert outrun(INT8, "cpu", 2) is outrun(BF16, "cpu", 2) is None
 
 
 def test_full_precision_that_ran_on_the_sample_is_not_paid_again() -> None:

@@ -230,3 +230,36 @@ def test_a_candidate_that_a_small_job_skipped_is_measured_by_a_large_one(tmp_pat
     assert "bf16" in small.measured["skipped"]
     large = chosen(Angles(seconds=FASTER), tmp_path)
     assert large.precision == "int4-weight"
+
+
+def with_compiled(engine: Angles, threads: int) -> Settings:
+    keys = {"engine": "torch", "uri": "/m.pt", "inputs": {"x": "x"}, "outputs": {"y": "e"}}
+    return choose(
+        engine,
+        Step.model_validate(keys),
+        [pa.table({"x": pa.array(range(64))})],
+        Batching(rows=32),
+        "cpu",
+        threads,
+        LARGE,
+        candidates=[*CANDIDATES[:2], Candidate("bf16-compiled", 16, compiles=True)],
+        remembered=Remembered(Path("/nowhere")),
+        clock=lambda: engine.now,
+    )
+
+
+def test_auto_compiles_where_a_long_job_has_one_thread_and_it_is_faster() -> None:
+    settings = with_compiled(engine := Angles(seconds={"fp32": 0.004, "bf16": 0.003, "bf16-compiled": 0.0027}), 1)
+    assert settings.precision == engine.loaded == "bf16-compiled"
+    assert settings.measured["choice"] == "bf16-compiled: the fastest"
+
+
+def test_auto_does_not_compile_for_a_gain_within_the_noise() -> None:
+    settings = with_compiled(Angles(seconds={"fp32": 0.004, "bf16": 0.003, "bf16-compiled": 0.0029}), 1)
+    assert settings.precision == "bf16"
+
+
+def test_auto_leaves_compiling_where_several_calls_may_run_at_a_time() -> None:
+    settings = with_compiled(engine := Angles(seconds={"fp32": 0.004, "bf16": 0.003, "bf16-compiled": 0.0027}), 2)
+    assert "bf16-compiled" not in engine.loads
+    assert "ask for it by name" in settings.measured["skipped"]["bf16-compiled"]

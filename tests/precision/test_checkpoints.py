@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from batchinfer.engines import registry
+from batchinfer.engines import checks, registry
 from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import recipes
@@ -31,7 +31,7 @@ def test_a_quantized_state_dict_runs_as_the_module_that_it_is_of(tmp_path: Path,
     applied = recipes.apply(name, tower(tmp_path), "cpu")
     torch.save(applied.module.state_dict(), tmp_path / "w.pt")
     of, table = step(tmp_path / "w.pt"), rows(5)
-    registry.check(of, [str(tmp_path)], "cpu")
+    checks.check(of, [str(tmp_path)], "cpu")
     assert registry.precisions(of, "cpu") == ("native",)
     engine, description = opened(of, tmp_path, "native")
     assert description.precision == "native"
@@ -54,7 +54,7 @@ def test_a_quantized_checkpoint_is_not_quantized_again(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"model\.precision: the model comes quantized \(by torchao\), .* leave it at auto"
     ):
-        registry.check(of, [str(tmp_path)], "cpu")
+        checks.check(of, [str(tmp_path)], "cpu")
     for name in ("fp32", "bf16", "int8-weight"):
         with pytest.raises(ModelError, match=f"comes quantized, and can't be brought to {name}"):
             opened(of, tmp_path, name)
@@ -67,7 +67,7 @@ def test_a_quantized_checkpoint_without_torchao_names_the_extra(
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torchao" else found(name, *a))
     with pytest.raises(MissingExtraError, match=r"the quantized model needs .*batchinfer\[quantization\]"):
-        registry.check(step(tmp_path / "w.pt"), [str(tmp_path)], "cpu")
+        checks.check(step(tmp_path / "w.pt"), [str(tmp_path)], "cpu")
 
 
 def test_a_quantized_state_dict_of_another_module_is_refused(tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def quantized_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_folder_of_transformers_that_was_saved_quantized_runs_as_it_is(quantized_folder: Path) -> None:
     of = text_step(str(quantized_folder), "embedding", {"embedding": "e"})
-    registry.check(of, [], "cpu")
+    checks.check(of, [], "cpu")
     assert registry.precisions(of, "cpu") == ("native",)
     engine, description = opened(of, quantized_folder, "native")
     assert (description.precision, description.applied["quantized_layers"]) == ("native", 13)
     assert vectors(run(engine, pa.table({"t": texts(12)}))["embedding"]).shape == (12, 16)
     asked = of.model_copy(update={"precision": "bf16"})
     with pytest.raises(ModelError, match=r"comes quantized \(by torchao\)"):
-        registry.check(asked, [], "cpu")
+        checks.check(asked, [], "cpu")

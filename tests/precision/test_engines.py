@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +40,7 @@ def test_minilm_agrees_with_itself_at_fewer_bits(precision: str, least: float, m
 
 def test_minilm_tells_how_many_of_its_layers_are_quantized() -> None:
     engine = registry.open_engine(text_step(MINILM, "embedding", {"embedding": "e"}))
-    assert engine.load("cpu", "int8-weight", 1).applied == {"quantized_layers": 37, "layers": 37, "compiled": False}
+    assert engine.load("cpu", "int8-weight", 1).applied == {"quantized_layers": 38, "layers": 38, "compiled": False}
     assert engine.load("cpu", "bf16", 1).applied == {}
 
 
@@ -80,3 +83,35 @@ def test_a_compiler_that_fails_is_the_models_fault_and_an_error_of_a_row_is_the_
     for error in (ValueError("a row"), exc.TorchRuntimeError("sizes of a row")):
         with pytest.raises(type(error)), compiling("model.precision"):
             raise error
+
+
+@pytest.mark.slow
+def test_a_second_process_finds_what_the_first_one_compiled(tmp_path: Path) -> None:
+    torch.save(tower(tmp_path).state_dict(), tmp_path / "w.pt")
+    code = (
+        "import sys; from pathlib import Path; from tests.precision.towers import answers, rows, step; "
+        "from batchinfer.engines import registry; from torch._dynamo.utils import counters; folder = Path(sys.argv[1]); "
+        "engine = registry.open_engine(step(folder / 'w.pt'), [str(folder)]); engine.load('cpu', 'fp32-compiled', 1); "
+        "answers(engine, rows(5)); print(counters['inductor']['fxgraph_cache_hit'] + counters['aot_autograd']['autograd_cache_hit'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    environment["BATCHINFER_CACHE"] = str(tmp_path / "cache")
+    hits = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, env=environment
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert hits[0] == "0"
+    assert hits[1] != "0"
+    assert any((tmp_path / "cache" / "inductor").iterdir())
+
+
+@pytest.mark.slow
+def test_a_class_compiled_at_full_precision_agrees_with_it_to_the_last_digits(tmp_path: Path) -> None:
+    torch.save(tower(tmp_path).state_dict(), tmp_path / "w.pt")
+    exact, compiled = (registry.open_engine(step(tmp_path / "w.pt"), [str(tmp_path)]) for _ in range(2))
+    exact.load("cpu", "fp32", 1)
+    assert compiled.load("cpu", "fp32-compiled", 1).applied == {"compiled": True}
+    for count in (5, 1, 12):
+        torch.testing.assert_close(answers(compiled, rows(count)), answers(exact, rows(count)))

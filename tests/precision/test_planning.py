@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from batchinfer.engines import registry
+from batchinfer.engines import checks, registry
 from batchinfer.engines.device import foresee_device
 from batchinfer.errors import MissingExtraError, ModelError
 from batchinfer.job.spec import Resources, Step
@@ -33,12 +33,13 @@ def weights(folder: Path) -> Path:
 
 def test_the_precisions_of_a_class_are_those_of_the_device(tmp_path: Path) -> None:
     of = step(weights(tmp_path))
-    assert registry.precisions(of, "cpu") == ("fp32", "bf16", "fp16", "int8", "int8-weight", "int4-weight")
+    quantized, compiled = ("int8", "int8-weight", "int4-weight"), ("fp32-compiled", "bf16-compiled")
+    assert registry.precisions(of, "cpu") == ("fp32", "bf16", "fp16", *quantized, *compiled)
     assert registry.precisions(of, "cuda") == tuple(recipes.RECIPES)
     assert registry.precisions(of, "mps") == ("fp32", "bf16", "fp16")
 
 
-def test_a_graph_has_the_precisions_that_exchange_no_layers() -> None:
+def test_a_graph_has_the_precisions_that_exchange_no_layers_and_compile_nothing() -> None:
     assert registry.precisions(step(Path(), uri="/models/net.pt2"), "cuda") == ("fp32", "tf32", "bf16", "fp16")
 
 
@@ -50,7 +51,7 @@ def test_a_class_of_the_python_engine_has_no_precision_but_its_own() -> None:
 @pytest.mark.parametrize(
     ("precision", "device", "message"),
     [
-        ("tf32", "cpu", r"^model\.precision: tf32 is a rounding .*; possible: fp32, bf16, fp16, int8, int8-weight, int4-weight$"),
+        ("tf32", "cpu", r"^model\.precision: tf32 is a rounding .*; possible: fp32, bf16, fp16, int8, int8-weight, int4-weight, fp32-comp.*$"),
         ("fp8", "cpu", r"^model\.precision: fp8 needs .* 8\.9 or later, which cpu has none of; possible: fp32, bf16"),
         ("int8", "mps", r"not for mps; possible: fp32, bf16, fp16$"),
     ],
@@ -60,9 +61,9 @@ def test_what_the_device_cannot_do_is_refused_when_planning(
 ) -> None:
     of = step(weights(tmp_path), precision)
     with pytest.raises(ModelError, match=message):
-        registry.check(of, [str(tmp_path)], device)
-    registry.check(of, [str(tmp_path)], "cuda")
-    registry.check(of, [str(tmp_path)], None)
+        checks.check(of, [str(tmp_path)], device)
+    checks.check(of, [str(tmp_path)], "cuda")
+    checks.check(of, [str(tmp_path)], None)
 
 
 @pytest.mark.parametrize("suffix", ["pt2", "pt"])
@@ -71,8 +72,10 @@ def test_a_graph_is_not_quantized_and_the_refusal_says_what_to_do(tmp_path: Path
     path.touch()
     message = r"int8 exchanges layers, and .* is a graph without any: give the class, uri: module:Class with .*possible: fp32, bf16, fp16$"
     with pytest.raises(ModelError, match=message):
-        registry.check(step(Path(), "int8", uri=str(path)), [], "cpu")
-    registry.check(step(Path(), "fp16", uri=str(path)), [], "cpu")
+        checks.check(step(Path(), "int8", uri=str(path)), [], "cpu")
+    with pytest.raises(ModelError, match=r"bf16-compiled compiles the code of a class, and .* is a graph without any"):
+        checks.check(step(Path(), "bf16-compiled", uri=str(path)), [], "cpu")
+    checks.check(step(Path(), "fp16", uri=str(path)), [], "cpu")
 
 
 def test_the_version_of_what_quantizes_is_part_of_the_identity_where_it_does(tmp_path: Path) -> None:
@@ -87,8 +90,8 @@ def test_without_torchao_what_needs_it_names_the_extra_and_is_not_listed(
     of = step(weights(tmp_path), "int8-weight")
     without_torchao(monkeypatch)
     with pytest.raises(MissingExtraError, match=r"model\.precision: int8-weight needs .* 'batchinfer\[quantization\]'"):
-        registry.check(of, [str(tmp_path)], "cpu")
-    assert registry.precisions(of, "cpu") == ("fp32", "bf16", "fp16")
+        checks.check(of, [str(tmp_path)], "cpu")
+    assert registry.precisions(of, "cpu") == ("fp32", "bf16", "fp16", "fp32-compiled", "bf16-compiled")
 
 
 @pytest.mark.parametrize(
@@ -119,8 +122,8 @@ def test_an_apple_gpu_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_planning_a_quantized_job_imports_neither_torch_nor_torchao() -> None:
     of = text_step(MINILM, "embedding", {"embedding": "e"}).model_copy(update={"precision": "int8-weight"})
     code = (
-        "import sys; from batchinfer.engines import registry; from batchinfer.job.spec import Step; "
-        f"registry.check(Step.model_validate_json({of.model_dump_json()!r}), [], 'cpu'); "
+        "import sys; from batchinfer.engines import checks; from batchinfer.job.spec import Step; "
+        f"checks.check(Step.model_validate_json({of.model_dump_json()!r}), [], 'cpu'); "
         "print([name for name in ('torch', 'torchao') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.precision import recipes
+from batchinfer.precision.artefacts import cache_folder
 from batchinfer.precision.layers import count_quantized
 
 
@@ -60,6 +63,8 @@ def test_bits_tell_the_gate_which_precisions_are_cheap() -> None:
         "int8-weight": 8,
         "int4-weight": 4,
         "fp8": 8,
+        "fp32-compiled": 32,
+        "bf16-compiled": 16,
     }
     assert recipes.bits("native") == 32
 
@@ -126,6 +131,7 @@ def test_int8_is_to_be_compiled_and_then_wants_two_rows() -> None:
         ("fp8", "mps", "which mps has none of"),
         ("int8", "mps", "kernels for cpu and cuda, not for mps"),
         ("int4-weight", "mps", "not for mps"),
+        ("bf16-compiled", "mps", "compiled for cpu and cuda, not for mps"),
     ],
 )
 def test_what_a_device_cannot_do_is_refused_with_the_reason_and_what_it_can(
@@ -147,7 +153,29 @@ def test_int8_needs_a_compiler_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None
     assert recipes.recipe("int8").obstacle("cpu") == (
         "int8 is compiled, and there is no C++ compiler (no-such-compiler) on this machine"
     )
-    assert "int8" not in recipes.possible("cpu")
+    assert recipes.possible("cpu") == ("fp32", "bf16", "fp16", "int8-weight", "int4-weight")
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp32-compiled", None), ("bf16-compiled", torch.bfloat16)])
+def test_a_compiled_recipe_has_the_numbers_of_its_floating_one_and_wants_two_rows(name: str, dtype: Any) -> None:
+    applied = recipes.apply(name, tower(), "cpu")
+    assert {p.dtype for p in applied.module.parameters()} == {dtype or torch.float32}
+    assert (applied.dtype, applied.told(), applied.smallest) == (dtype, {"compiled": True}, 2)
+    assert applied.module._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [(None, "ours"), (f"{tempfile.gettempdir()}/torchinductor_anna", "ours"), ("/data/inductor", "/data/inductor")],
+    ids=["nothing said", "torch's own place", "the user's"],
+)
+def test_what_is_compiled_is_kept_with_the_artefacts_unless_the_user_says_where(
+    told: str | None, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", told or "")
+    recipes.apply("fp32-compiled", tower(), "cpu")
+    ours = str(cache_folder() / "inductor")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == (ours if kept == "ours" else kept)
 
 
 def test_a_module_of_float_layers_counts_as_unquantized() -> None:
