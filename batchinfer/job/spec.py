@@ -5,13 +5,13 @@ Local paths in a `JobSpec` are absolute: the loader resolves them against the jo
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from batchinfer.job.scalar import Scalar
 from batchinfer.job.secrets import Secrets
+from batchinfer.job.values import AutoCount, Count, Duration, Share, Switch, Text, Texts, Threshold
 from batchinfer.job.written import Written
 
 Precision = Literal[
@@ -29,12 +29,6 @@ Precision = Literal[
 ]
 EngineName = Literal["python", "torch", "transformers", "onnx", "openvino"]
 Task = Literal["embedding", "text-classification", "token-classification"]
-Text = Annotated[str, Field(min_length=1)]
-Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
-Count = Annotated[int, Field(strict=True, ge=1)]
-AutoCount = Literal["auto"] | Count
-Share = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-Switch = Annotated[bool, Field(strict=True)]
 
 
 class Model(BaseModel):
@@ -43,49 +37,11 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = r"^\s*(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h|d)\s*$"
-_SHARE = r"^\s*(\d{1,3}(?:\.\d{1,9})?)\s*%\s*$"
-
-
-def _seconds(value: object) -> object:
-    """`5s`, `200ms`, `1.5h`, or a bare number of seconds."""
-    match = re.match(_DURATION, value) if isinstance(value, str) else None
-    seconds = float(match[1]) * _UNITS[match[2]] if match else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
-        raise ValueError("write a duration above zero such as 5s, 200ms, 10m or 6h")
-    return seconds
-
-
-def _threshold(value: object) -> object:
-    match = re.match(_SHARE, value) if isinstance(value, str) else None
-    if match is not None and float(match[1]) <= 100:
-        return f"{match[1]}%"
-    if isinstance(value, bool) or not isinstance(value, int) or value < -1:
-        raise ValueError("write a number of rows, a share of the planned rows such as 0.1%, or -1 for any number")
-    return value
-
-
 def _version(value: object) -> object:
     # Literal[1] alone would take true for 1.
     if isinstance(value, bool) or value != 1:
         raise ValueError("this batchinfer reads version 1: write version: 1")
     return value
-
-
-Duration = Annotated[
-    float,
-    BeforeValidator(
-        _seconds,
-        json_schema_input_type=Annotated[str, Field(pattern=_DURATION)] | Annotated[float, Field(gt=0)],
-    ),
-]
-Threshold = Annotated[
-    int | str,
-    BeforeValidator(
-        _threshold, json_schema_input_type=Annotated[int, Field(ge=-1)] | Annotated[str, Field(pattern=_SHARE)]
-    ),
-]
 
 
 class Input(Model):

@@ -147,7 +147,7 @@ class Trials:
                 description = self._load(other.name)
                 break
             if comparison.gate.on_fail == "refuse":
-                raise GateError(self._refusal(other, verdict))
+                raise GateError(verdict.refusal(self.step.name, other.name, self.candidates[0].name))
         else:  # the reference is the last that is tried, and has no gate to fail
             raise ModelError(failed[self.candidates[0].name])
         measured: dict[str, Any] = {"gates": gates, "failed": failed, "measuring_seconds": round(self.spent, 3)}
@@ -293,11 +293,3 @@ class Trials:
         verdict, why = self._judged(candidate, seconds, Job(self.rows.count, seconds, load_seconds))
         self._load(candidate.name)
         return verdict.to_json() if verdict is not None else {"not_compared": why}
-
-    def _refusal(self, candidate: Candidate, verdict: Verdict) -> str:
-        name = self.step.name
-        return (
-            f"{name}.precision: {candidate.name} disagrees with {self.candidates[0].name} on the job's own rows, so nothing was run. "
-            f"The gate {verdict}. Where only the interval is too wide, raise {name}.gate.sample; else write another precision or auto, "
-            f"or {name}.gate.on_fail: fallback to take the next one that passes. {name}.gate: off runs it unseen"
-        )

@@ -79,3 +79,11 @@ class Verdict:
         said += [f"{self.lost:,} rows without a value where fp32 has one"] if self.lost else []
         said += [f"{self.left_out:,} rows left out"] if self.left_out else []
         return f"{'passed' if self.passed else 'failed'} on {self.rows:,} rows: {'; '.join(said)}"
+
+    def refusal(self, step: str, precision: str, reference: str) -> str:
+        """Why nothing is run at a precision that a step asks for, and what to do."""
+        return (
+            f"{step}.precision: {precision} disagrees with {reference} on the job's own rows, so nothing was run. "
+            f"The gate {self}. Where only the interval is too wide, raise {step}.gate.sample; else write another precision or auto, "
+            f"or {step}.gate.on_fail: fallback to take the next one that passes. {step}.gate: off runs it unseen"
+        )
