@@ -106,7 +106,7 @@ def _inside(folder: Path, step: Step, kind: _Kind) -> Path:
         names = ", ".join(path.relative_to(folder).as_posix() for path in found) or "none"
         besides = ", or config.json, tokenizer.json and weights in safetensors" if kind.converts else ""
         raise ModelError(
-            f"{step.name}.uri: {folder} must hold one of {' and '.join(kind.suffixes)}{besides}, and holds {names}: say which with "
+            f"{step.name}.uri: {folder} must hold one {' or '.join(kind.suffixes)} file{besides}, and holds {names}: say which with "
             "options.file"
         )
     return found[0]

@@ -54,11 +54,12 @@ def read_onnx(path: Path, where: str) -> tuple[bool, frozenset[str]]:
 
     Raises ModelError for what is none, and for weights outside its folder.
     """
-    found = _structure(path, where)
+    found = structure(path, where)
     return found.is_fp32, frozenset(found.external)
 
 
-def _structure(path: Path, where: str) -> OnnxFile:
+def structure(path: Path, where: str) -> OnnxFile:
+    """What an ONNX file holds. Raises ModelError as `read_onnx` does."""
     found = OnnxFile()
     try:
         with path.open("rb") as file:

@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from batchinfer.engines import registry
 from batchinfer.engines.checks import check
-from batchinfer.engines.onnx_file import read_onnx
+from batchinfer.engines.onnx_file import structure
 from batchinfer.engines.protocol import Engine
 from batchinfer.engines.registry import device_for, identify, open_engine, precisions
 from batchinfer.errors import MissingExtraError, ModelError
@@ -188,7 +188,7 @@ def test_weights_outside_the_folder_are_refused(tmp_path: Path) -> None:
 
 def test_the_reader_sees_what_the_library_of_onnx_sees(tmp_path: Path) -> None:
     affine(tmp_path / "net.onnx", WEIGHT, BIAS)
-    found = read_onnx(tmp_path / "net.onnx", "model.uri")
+    found = structure(tmp_path / "net.onnx", "model.uri")
     graph = onnx.load(tmp_path / "net.onnx").graph
     assert found.operators == {node.op_type for node in graph.node}
     assert found.types == {tensor.data_type for tensor in graph.initializer}
@@ -222,9 +222,9 @@ def test_an_int8_file_runs_as_it_is_and_at_no_other_precision(tmp_path: Path, ca
     assert precisions(given, "cpu") == ("native",)
     assert run(loaded(given, "native"))["y"].equals(rough)
     for asked in ("fp32", "int8", "bf16"):
-        with pytest.raises(ModelError, match=rf"model\.precision: .* runs at native, not at {asked}"):
+        with pytest.raises(ModelError, match=rf"model\.precision: .* runs at native here, not at {asked}"):
             check(given.model_copy(update={"precision": asked}))
-    with pytest.raises(ModelError, match=r"model\.precision: .* runs at native, not at int8"):
+    with pytest.raises(ModelError, match=r"model\.precision: .* runs at native here, not at int8"):
         loaded(given, "int8")
 
 
@@ -271,7 +271,7 @@ def test_wrong_keys_are_named_when_the_job_is_planned(tmp_path: Path) -> None:
     good = {"inputs": {"x": "v"}, "outputs": {"y": "y"}}
     for path, keys, message in (
         (tmp_path / "net.onnx", {"options": {"provder": "x"}}, r"model\.options\.provder: .*did you mean provider"),
-        (tmp_path / "net.onnx", {"precision": "bf16"}, r"model\.precision: .* runs at fp32 or int8, not at bf16"),
+        (tmp_path / "net.onnx", {"precision": "bf16"}, r"model\.precision: .* runs at fp32 or int8 here, not at bf16"),
         (tmp_path / "other.onnx", {}, r"model\.uri: there is no file"),
         (tmp_path / "net.xml", {}, r"model\.uri: the onnx engine loads an \.onnx file, not"),
         (tmp_path / "net.onnx", {"task": "embedding"}, r"model\.inputs\.x: embedding has no such input"),

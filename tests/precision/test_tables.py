@@ -126,7 +126,7 @@ def test_a_large_table_that_is_left_counts_as_a_layer_that_is_not_quantized() ->
 
 
 def test_calls_that_run_at_a_time_share_a_table() -> None:
-    copy = Replicas(recipes.apply("int8-weight", model(), "cpu").module, None)
+    copy = Replicas(recipes.apply("int8-weight", model(), "cpu").module, "cpu", 1)
     first, second = copy.here(), copy._copy()
     assert second is not first
     assert second.words.rows is first.words.rows
