@@ -54,7 +54,7 @@ def _open(step: Step, options: OnnxOptions, device: str, precision: str, threads
     where, files = f"{step.name}.uri", find_graph(step)
     known = precisions(files)
     if precision not in known:
-        raise ModelError(f"{step.name}.precision: {files.model} runs at {' or '.join(known)}, not at {precision}")
+        raise ModelError(f"{step.name}.precision: {files.model} runs at {' or '.join(known)} here, not at {precision}")
     path = files.model if precision != "int8" else onnx_int8.quantized(files.model, files.files(), step.name)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
