@@ -76,7 +76,7 @@ def import_libraries(step: Step) -> None:
 
     What can't be imported is left to `Engine.load`, which says why.
     """
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception), layers.quiet():  # transformers imports torchao, where that is installed
         for module in _LIBRARIES[step.engine]:
             importlib.import_module(module)
 

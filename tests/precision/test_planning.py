@@ -128,3 +128,13 @@ def test_planning_a_quantized_job_imports_neither_torch_nor_torchao() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_importing_a_models_libraries_says_nothing_of_libraries_for_other_devices(tmp_path: Path) -> None:
+    of = text_step(str(tmp_path), "embedding", {"embedding": "e"})
+    code = (
+        "import sys; from batchinfer.engines import registry; from batchinfer.job.spec import Step; "
+        f"registry.import_libraries(Step.model_validate_json({of.model_dump_json()!r})); assert 'torchao' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torchao" not in done.stderr
