@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,12 +63,6 @@ class Columns:
         _check_inputs(graph, step)
         check_outputs(graph, step)
         self.types: Mapping[str, pa.DataType | None] = dict.fromkeys(step.outputs)
-
-    def over(self, graph: Graph) -> Columns:
-        """See Use."""
-        other = copy.copy(self)
-        other.graph = graph
-        return other
 
     def prepare(self, rows: pa.Table) -> ArrayRows:
         """Columns of numbers as (rows,), fixed-size lists of k and lists of k columns as (rows, k), or as the graph shapes k.

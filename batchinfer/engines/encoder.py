@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from collections.abc import Mapping
@@ -67,12 +66,6 @@ class Texts:
             spans=isinstance(self._head, TokenClassification),
         )
         self.types: Mapping[str, pa.DataType | None] = {name: self._head.types[name] for name in step.outputs}
-
-    def over(self, graph: Graph) -> Texts:
-        """See Use."""
-        other = copy.copy(self)
-        other.graph = graph
-        return other
 
     def prepare(self, rows: pa.Table) -> TextRows:
         """Tokenise one window. Raises TypeError "text is null" or for what is no string, ValueError for no tokens."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -69,12 +70,7 @@ class Elsewhere:
 class Use(Protocol):
     """How the rows of a job go through a graph."""
 
-    @property
-    def graph(self) -> Graph:
-        """The graph."""
-
-    def over(self, graph: Graph) -> Use:
-        """The same use of another graph that has the same inputs and outputs."""
+    graph: Graph
 
     @property
     def types(self) -> Mapping[str, pa.DataType | None]:
@@ -114,9 +110,9 @@ class GraphEngine:
 
     def without_model(self) -> GraphEngine:
         """See ModelEngine."""
-        engine, use = GraphEngine(self._step, self._open, self._use), self._require()
-        graph = use.graph
-        engine._loaded = use.over(Elsewhere(graph.inputs, graph.outputs, graph.provider))
+        engine, use = GraphEngine(self._step, self._open, self._use), copy.copy(self._require())
+        use.graph = Elsewhere(use.graph.inputs, use.graph.outputs, use.graph.provider)
+        engine._loaded = use
         return engine
 
     def prepare(self, rows: pa.Table) -> Prepared:

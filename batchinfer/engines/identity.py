@@ -19,6 +19,9 @@ from batchinfer.job.spec import Step
 from batchinfer.precision.layers import PACKAGE, is_installed
 from batchinfer.precision.recipes import recipe
 
+_RUNTIMES = {"onnx": (("onnxruntime", "onnxruntime-gpu"), "onnx"), "openvino": (("openvino",), "nncf")}
+"""By engine that runs graphs: the distributions that run one, and the one that makes its weights int8."""
+
 
 def identify(step: Step, code: Sequence[str] = ()) -> Identity:
     """The identity of a step's model; reads its files, imports neither its libraries nor the user's code.
@@ -30,15 +33,12 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
         location = locate(step.uri, f"{step.name}.uri", code=runs_own_code(step))
         versions = _versions(["torch", "transformers", "tokenizers", *_quantizing(step)])
         return _identity(location.files(), versions, {}, location.revision)
-    if step.engine == "openvino":
-        graph = find_graph(step)
-        names = ["numpy", "openvino", *(["nncf"] if step.precision in ("int8", "int8-weight", "auto") else [])]
+    if step.engine in _RUNTIMES:
+        graph, (runtimes, quantizer) = find_graph(step), _RUNTIMES[step.engine]
+        names = ["numpy", *runtimes, *([quantizer] if step.precision in ("int8", "int8-weight", "auto") else [])]
         names += ["torch", "tokenizers"] if step.task is not None else []
-        return _identity(graph.files(), _versions([*names, *(["transformers"] if graph.is_folder else [])]), {})
-    if step.engine == "onnx":
-        names = ["numpy", "onnxruntime", "onnxruntime-gpu", *(["onnx"] if step.precision in ("int8", "auto") else [])]
-        texts = ["torch", "tokenizers"] if step.task is not None else []
-        return _identity(find_graph(step).files(), _versions([*names, *texts]), {})
+        names += ["transformers"] if graph.is_folder else []
+        return _identity(graph.files(), _versions(names), {})
     files: dict[str, Path] = {}
     brought: dict[str, str] = {}
     if is_class(step.uri):

@@ -135,7 +135,10 @@ class Places:
         assert self.settings is not None
         need = Need.of(self.settings.measured)
         if need is not None:
-            rooms = self.rooms(LOAD_SECONDS)
+            heard = self.rooms(LOAD_SECONDS)
+            if silent := [place for place in self.every if all(place is not other for other, _ in heard)]:
+                raise self._late(silent[0])
+            rooms = [(place, room) for place, room in heard if room is not None]
             self._at_once = admit(need, [room for _, room in rooms], key)
             for place, room in rooms:
                 place.machine = room.machine
@@ -143,16 +146,17 @@ class Places:
             place.waits = True
         self._load_next()
 
-    def rooms(self, seconds: float) -> list[tuple[Place, Room]]:
-        """What memory there is for each worker, of those that say so within this time."""
+    def rooms(self, seconds: float) -> list[tuple[Place, Room | None]]:
+        """What memory there is for each worker, of those that say so within this time; None for one that has ended."""
         calls = {place.actor.room.remote(): place for place in self.every}
         end = time.monotonic() + seconds
-        rooms: list[tuple[Place, Room]] = []
+        rooms: list[tuple[Place, Room | None]] = []
         while calls and time.monotonic() < end:
             for call in self._cluster.ready(list(calls), LOOK_SECONDS):
-                place = calls.pop(call)
+                place, room = calls.pop(call), None
                 with contextlib.suppress(ray.exceptions.RayError):  # one that has ended is found by who asks it next
-                    rooms.append((place, ray.get(call)))
+                    room = ray.get(call)
+                rooms.append((place, room))
         return rooms
 
     def _load_next(self) -> None:

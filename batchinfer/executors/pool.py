@@ -260,7 +260,7 @@ class PoolExecutor:
         return bool(
             free.get("CPU", 0) >= self._pool.threads
             and free.get("GPU", 0) >= (self._pool.gpus or 0)
-            and (need is None or any(fits(need, room) for _, room in self._models.rooms(_ASK_SECONDS)))
+            and (need is None or any(room and fits(need, room) for _, room in self._models.rooms(_ASK_SECONDS)))
         )
 
     def progress(self) -> list[Progress]:

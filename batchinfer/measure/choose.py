@@ -99,13 +99,9 @@ def choose(
         clock,
     )
     description, measured = trials.auto() if step.precision == "auto" else trials.asked(step.precision)
-    if description.applied:
-        measured = {**measured, "applied": dict(description.applied)}
-    if description.provider is not None:
-        measured = {**measured, "provider": description.provider}
     fit = _fitted(trials, step, description, first, batching, threads if side_by_side else 1)
-    if fit.figures:
-        measured = {**measured, "fit": dict(fit.figures)}
+    told = {"applied": dict(description.applied), "provider": description.provider, "fit": dict(fit.figures)}
+    measured = {**measured, **{name: value for name, value in told.items() if value}}
     rest = itertools.chain([] if first is None else [first], tables)
     breaker = breaker or CircuitBreaker(enabled=False)
     outputs = output_schema(engine, step, description, fit.budget, rest, breaker, pinned)

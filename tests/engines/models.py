@@ -114,3 +114,19 @@ def tiny(folder: Path, model_class: str, labels: list[str], seed: int = 0, kind:
     getattr(transformers, model_class)(made).save_pretrained(folder)
     fast.save_pretrained(folder)
     return str(folder)
+
+
+def assert_same_findings(task: str, ours: dict[str, pa.Array], theirs: dict[str, pa.Array]) -> None:
+    """Labels with scores up to rounding, or entities by label and place, of two engines."""
+    for name in ours:
+        assert ours[name].type == theirs[name].type
+    if task == "text-classification":
+        assert ours["label"].equals(theirs["label"])
+        np.testing.assert_allclose(vectors(ours["scores"]), vectors(theirs["scores"]), atol=1e-5)
+    else:
+        plain, other = (
+            [[(e["label"], e["start"], e["end"]) for e in row] for row in c["entities"].to_pylist()]
+            for c in (ours, theirs)
+        )
+        assert plain == other
+        assert any(plain)

@@ -16,7 +16,7 @@ from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
 from batchinfer.testing.engines import EngineContract
 from tests.engines.graphs import FLOAT, export_text, one
-from tests.engines.models import loaded, minilm_folder, run, step, texts, tiny, vectors
+from tests.engines.models import assert_same_findings, loaded, minilm_folder, run, step, texts, tiny, vectors
 
 LABELS = ["O", "B-PER", "I-PER"]
 
@@ -64,18 +64,7 @@ def test_labels_and_entities_are_those_of_the_transformers_engine(
     export_text(tmp_path, model_class, "logits")
     what, table = step(str(tmp_path), task, {name: name for name in outputs}), pa.table({"t": texts(40)})
     ours, theirs = run(loaded(as_onnx(what)), table), run(loaded(what), table)
-    for name in outputs:
-        assert ours[name].type == theirs[name].type
-    if task == "text-classification":
-        assert ours["label"].equals(theirs["label"])
-        np.testing.assert_allclose(vectors(ours["scores"]), vectors(theirs["scores"]), atol=1e-5)
-    else:
-        plain, other = (
-            [[(e["label"], e["start"], e["end"]) for e in row] for row in c["entities"].to_pylist()]
-            for c in (ours, theirs)
-        )
-        assert plain == other
-        assert any(plain)
+    assert_same_findings(task, ours, theirs)
 
 
 def test_what_lies_beside_the_graph_is_part_of_the_model(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from batchinfer.job.spec import Step
 from batchinfer.precision import openvino_int8
 from batchinfer.testing.engines import EngineContract
 from tests.engines.graphs import affine, export_text
-from tests.engines.models import loaded, minilm_folder, run, texts, tiny, vectors
+from tests.engines.models import assert_same_findings, loaded, minilm_folder, run, texts, tiny, vectors
 from tests.engines.models import step as text_step
 
 _generator = np.random.default_rng(5)
@@ -138,16 +138,7 @@ def test_labels_and_entities_are_those_of_the_transformers_engine(
     tiny(tmp_path, model_class, LABELS)
     what, table = text_step(str(tmp_path), task, {name: name for name in outputs}), pa.table({"t": texts(40)})
     ours, theirs = run(loaded(as_openvino(what)), table), run(loaded(what), table)
-    if task == "text-classification":
-        assert ours["label"].equals(theirs["label"])
-        np.testing.assert_allclose(vectors(ours["scores"]), vectors(theirs["scores"]), atol=1e-5)
-    else:
-        plain, other = (
-            [[(e["label"], e["start"], e["end"]) for e in row] for row in c["entities"].to_pylist()]
-            for c in (ours, theirs)
-        )
-        assert plain == other
-        assert any(plain)
+    assert_same_findings(task, ours, theirs)
 
 
 def test_a_transformers_model_is_made_a_graph_once(tmp_path: Path, cache: Path) -> None:
