@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from batchinfer.job.spec import Resources
+from batchinfer.precision import processor
 
 
 def foresee_device(resources: Resources) -> str | None:
@@ -66,22 +67,7 @@ def name_of(device: str) -> str:
         import torch
 
         return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    known = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{device} {platform.machine()} {next(known, platform.processor())}".strip()
-
-
-def processor_flags() -> frozenset[str]:
-    """What the processor can do beyond the least, by Linux's names; empty where that isn't told."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    told = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
-    return frozenset(next(told, []))
+    return f"{device} {platform.machine()} {processor.name() or platform.processor()}".strip()
 
 
 def gpu_memory(*, begin: bool) -> tuple[str, int, int]:

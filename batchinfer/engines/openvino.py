@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchinfer.engines.device import processor_flags
 from batchinfer.engines.graph import Graph, GraphEngine, Port, check_batches
 from batchinfer.engines.graph_files import GraphFiles, find_graph
 from batchinfer.engines.graph_uses import use_for
@@ -19,7 +18,7 @@ from batchinfer.engines.openvino_conversion import converted
 from batchinfer.engines.options import openvino_options, parse
 from batchinfer.errors import ModelError
 from batchinfer.job.spec import Step
-from batchinfer.precision import openvino_int8
+from batchinfer.precision import openvino_int8, processor
 
 _REMEDY = "make its first axis one of any size (model.reshape({0: [-1, ...]}) of OpenVINO, then save_model)"
 _BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -40,7 +39,7 @@ def precisions(files: GraphFiles) -> tuple[str, ...]:
     """What a graph can be loaded at on this machine, the reference first: `native` for one that comes quantized."""
     if not files.is_float:
         return ("native",)
-    halves = ("bf16",) if processor_flags() & _BF16 else ()
+    halves = ("bf16",) if processor.flags() & _BF16 else ()
     return ("fp32", *halves, *(("int8", "int8-weight") if find_spec("nncf") is not None else ()))
 
 

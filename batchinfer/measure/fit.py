@@ -24,6 +24,9 @@ ROWS = tuple(2**n for n in range(2, 18))
 """Likewise for rows without lengths, 4 to 131,072."""
 TRIES = 6
 """Values that the time for measuring should do for."""
+ENOUGH = 0.2
+"""Seconds that a value is timed for, where there is time and the rows are answered sooner: they are answered again. What lasts some
+milliseconds says more of the moment than of the value."""
 LEAST_BATCHES = 2
 """A value is timed on so many batches for each stream, at least: fewer say nothing."""
 
@@ -88,9 +91,7 @@ class Fitting:
         figures: dict[str, Any] = {}
         streams = 1
         if self.threads > 1:
-            streams, paces = tuning.climb(
-                1, tuning.streams(self.threads), lambda n: self._pace(prepared, self.budget, n, end)
-            )
+            streams, paces = tuning.split(self.threads, lambda n: self._pace(prepared, self.budget, n, end))
             figures["streams"] = _told(paces)
             self._spread(streams)
         budget = self.budget
@@ -137,7 +138,12 @@ class Fitting:
             return None
         self._spread(streams)
         try:
-            return len(prepared) / max(1e-9, self._timed([prepared.batch(rows) for rows in cut], streams))
+            payloads = [prepared.batch(rows) for rows in cut]
+            seconds = self._timed(payloads, streams)
+            times = int(min(ENOUGH, self.seconds / TRIES) / max(1e-9, seconds))
+            if times > 1:
+                seconds = self._timed(payloads * times, streams) / times
+            return len(prepared) / max(1e-9, seconds)
         except BatchinferError:
             raise
         except BaseException as e:
@@ -152,16 +158,19 @@ class Fitting:
             self._streams = streams
 
     def _timed(self, payloads: Sequence[Any], streams: int) -> float:
-        """Seconds for the payloads over so many threads, each after a warm-up on the shortest."""
+        """Seconds that each of so many threads was at work on the payloads, on average: in a job none of them is left alone at the end.
+
+        Before that each answers the longest, which takes the memory that the others take again.
+        """
         if streams == 1:
-            self._answer(payloads[-1])
+            self._answer(payloads[0])
             start = self.clock()
             for payload in payloads:
                 self._answer(payload)
             return self.clock() - start
         left, ready = iter(payloads), threading.Barrier(streams)
         lock, errors = threading.Lock(), []
-        spans: list[tuple[float, float]] = []
+        spans: list[float] = []
 
         def take() -> Any:
             with lock:
@@ -169,12 +178,12 @@ class Fitting:
 
         def work() -> None:
             try:
-                self._answer(payloads[-1])
+                self._answer(payloads[0])
                 ready.wait()
                 began = self.clock()
                 while (payload := take()) is not None:
                     self._answer(payload)
-                spans.append((began, self.clock()))
+                spans.append(self.clock() - began)
             except BaseException as e:  # noqa: BLE001 - raised below, on the caller's thread
                 errors.append(e)
                 ready.abort()
@@ -186,7 +195,7 @@ class Fitting:
             thread.join()
         if errors:
             raise next((e for e in errors if not isinstance(e, threading.BrokenBarrierError)), errors[0])
-        return max(end for _, end in spans) - min(began for began, _ in spans)
+        return sum(spans) / streams
 
     def _answer(self, payload: Any) -> None:
         self.engine.finish(self.engine.infer(payload))

@@ -7,6 +7,7 @@ from typing import Any
 
 from batchinfer.errors import ModelError
 from batchinfer.precision.compiled import compile_in_place, no_compiler
+from batchinfer.precision.packed import pack
 from batchinfer.precision.protocol import Applied
 
 _AMPERE = (8, 0)
@@ -32,7 +33,16 @@ class Floating:
         return None
 
     def apply(self, module: Any, device: str) -> Applied:
-        """The module in this type. Raises ModelError for tf32 on a GPU before Ampere."""
+        """The module in this type, its linear layers packed on a CPU. Raises ModelError for tf32 on a GPU before Ampere."""
+        applied = self.cast(module, device)
+        if device != "cpu":
+            return applied
+        floats = (p.dtype for p in applied.module.parameters() if p.is_floating_point())
+        stored = next(floats, None)
+        return replace(applied, dtype=applied.dtype or stored) if pack(applied.module) else applied
+
+    def cast(self, module: Any, device: str) -> Applied:
+        """The module in this type, with the layers that it has. Raises ModelError for tf32 on a GPU before Ampere."""
         import torch
 
         round_matmuls(device, allowed=self.tensor_cores)
@@ -94,7 +104,7 @@ class Compiled:
 
     def apply(self, module: Any, device: str) -> Applied:
         """The module in this type, to be compiled in its first call."""
-        applied = self.of.apply(module, device)
+        applied = self.of.cast(module, device)
         compile_in_place(applied.module)
         return replace(applied, compiled=True)
 

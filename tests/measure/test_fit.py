@@ -113,9 +113,20 @@ def test_two_streams_are_taken_where_they_are_faster_and_the_model_is_left_loade
     }
 
 
-def test_one_stream_stays_where_two_are_no_faster() -> None:
+def test_at_the_same_pace_calls_are_of_fewer_threads_as_they_wait_for_each_other_less() -> None:
     fit = fitted(engine := Sleeper(lambda _, threads: 0.02 / threads), Budget(64), threads=2)
+    assert (fit.streams, engine.threads) == (2, 1)
+
+
+def test_one_stream_stays_where_two_are_slower() -> None:
+    fit = fitted(engine := Sleeper(lambda _, threads: 0.02 / threads**1.2), Budget(64), threads=2)
     assert (fit.streams, engine.threads) == (1, 2)
+
+
+def test_a_stream_that_has_nothing_left_to_do_does_not_count_against_the_others() -> None:
+    """Three batches over two streams: the last leaves one of them without work, which it has in a job."""
+    fit = fitted(engine := Sleeper(lambda _, threads: 0.02 / threads), Budget(64), threads=2, values=range(5 * 64))
+    assert (fit.streams, engine.threads) == (2, 1)
 
 
 @pytest.mark.parametrize(

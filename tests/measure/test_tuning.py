@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchinfer.measure.tuning import climb, streams
+from batchinfer.measure.tuning import climb, split, streams
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,21 @@ def test_where_there_is_no_time_for_the_first_nothing_else_is_tried() -> None:
 
 def test_threads_are_spent_evenly() -> None:
     assert [streams(n) for n in (1, 2, 3, 6, 8, 12)] == [[1], [1, 2], [1], [1, 2], [1, 2, 4, 8], [1, 2, 4]]
+
+
+@pytest.mark.parametrize(
+    ("paces", "best"),
+    [
+        ({1: 100, 2: 104, 4: 102, 8: 100}, 8),
+        ({1: 100, 2: 130, 4: 120, 8: 140}, 2),
+        ({1: 100, 2: 94, 4: 200}, 1),
+        ({1: 200_000, 2: 165_000, 4: 150_000}, 2),
+        ({1: 100, 2: None, 4: 200}, 1),
+        ({1: None}, 1),
+    ],
+    ids=["no slower", "slower than the best", "slower than one", "light rows", "no room", "no time"],
+)
+def test_threads_are_split_into_as_many_calls_as_cost_no_pace(paces: dict[int, float | None], best: int) -> None:
+    found, measured = split(8, paces.__getitem__)
+    assert found == best
+    assert measured.items() <= paces.items()

@@ -1,0 +1,161 @@
+"""Linear layers by oneDNN on x86: which are exchanged, and that they compute what they did."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+
+from batchinfer.engines.replicas import Replicas
+from batchinfer.precision import packed, processor, recipes
+from batchinfer.precision.packed import pack
+
+Linear = torch.nn.Linear
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"),
+    reason="this torch has no oneDNN",
+)
+
+
+@pytest.fixture(autouse=True)
+def on_amd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the tests run."""
+    monkeypatch.setattr(processor, "vendor", lambda: "AuthenticAMD")
+    monkeypatch.setattr(packed.platform, "machine", lambda: "x86_64")
+
+
+def network(*more: torch.nn.Module) -> Any:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(Linear(64, 96), torch.nn.ReLU(), Linear(96, 64, bias=False), *more).eval()
+
+
+def answers(module: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    with torch.inference_mode():
+        return module(torch.randn(50, 64, generator=torch.Generator().manual_seed(1)).to(dtype)).float()
+
+
+def names(module: Any) -> list[str]:
+    return [type(each).__name__ for each in module]
+
+
+@pytest.mark.parametrize(("name", "apart"), [("fp32", 1e-5), ("bf16", 5e-2)])
+def test_a_module_gives_the_same_numbers_with_its_layers_packed_and_what_follows_them_in_passing(
+    name: str, apart: float
+) -> None:
+    module = network(torch.nn.GELU())
+    wanted = answers(copy.deepcopy(module))
+    applied = recipes.apply(name, module, "cpu")
+    assert applied.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    if name == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert names(module) == ["PackedLinear", "Identity", "PackedLinear", "Identity"]
+    assert (answers(applied.module, applied.dtype) - wanted).abs().max() < apart
+
+
+@pytest.mark.parametrize(
+    ("vendor", "machine"), [("GenuineIntel", "x86_64"), ("", "aarch64")], ids=["another vendor", "another machine"]
+)
+def test_float32_stays_where_packing_was_not_measured(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, machine: str
+) -> None:
+    monkeypatch.setattr(processor, "vendor", lambda: vendor)
+    monkeypatch.setattr(packed.platform, "machine", lambda: machine)
+    assert (pack(module := network()), names(module)) == (0, ["Linear", "ReLU", "Linear"])
+
+
+def test_what_is_compiled_keeps_its_layers() -> None:
+    module = recipes.apply("fp32-compiled", network(), "cpu").module
+    assert names(module) == ["Linear", "ReLU", "Linear"]
+
+
+class Scaled(Linear):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(rows)
+
+
+def hooked() -> Linear:
+    layer = Linear(64, 64)
+    layer.register_forward_hook(lambda _layer, _rows, answer: answer + 1)
+    return layer
+
+
+@pytest.mark.parametrize("layer", [Scaled(64, 64), hooked(), Linear(64, 1), Linear(64, 64).double()])
+def test_layers_that_do_more_than_multiply_and_small_ones_and_other_types_are_left(layer: Linear) -> None:
+    assert (pack(module := torch.nn.Sequential(layer)), module[0]) == (0, layer)
+
+
+def test_layers_that_share_their_weights_with_others_are_left() -> None:
+    module = torch.nn.ModuleDict({"words": torch.nn.Embedding(100, 64), "head": Linear(64, 100, bias=False)})
+    module["head"].weight = module["words"].weight
+    assert pack(module) == 0
+
+
+def test_one_layer_in_two_places_is_packed_in_both() -> None:
+    layer = Linear(64, 64)
+    module = torch.nn.Sequential(layer, torch.nn.ReLU(), layer).eval()
+    wanted = answers(copy.deepcopy(module))
+    assert pack(module) == 2
+    assert (answers(module) - wanted).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("then", [torch.nn.ReLU6(), torch.nn.GELU(approximate="tanh"), torch.nn.Dropout()])
+def test_an_activation_that_is_not_computed_alike_stays(then: torch.nn.Module) -> None:
+    module = network(then)
+    wanted = answers(copy.deepcopy(module))
+    assert pack(module) == 2
+    assert module[3] is then
+    assert (answers(module) - wanted).abs().max() < 1e-5
+
+
+def test_outside_a_sequence_nothing_is_taken_to_follow() -> None:
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.relu = Linear(64, 64), torch.nn.ReLU()
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return self.layer(rows) - self.relu(rows)
+
+    module = Own().eval()
+    wanted = answers(copy.deepcopy(module))
+    assert pack(module) == 1
+    assert (answers(module) - wanted).abs().max() < 1e-5
+
+
+def test_torchs_own_encoder_layers_which_read_the_weights_of_their_layers_still_agree() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    module = torch.nn.Sequential(OrderedDict(encoder=layer, head=Linear(64, 64))).eval()
+    rows = torch.randn(8, 10, 64)
+    with torch.inference_mode():
+        wanted = copy.deepcopy(module)(rows)
+        assert pack(module) == 1
+        assert (module(rows) - wanted).abs().max() < 1e-5
+
+
+def test_a_packed_layer_gives_its_weights_to_who_reads_them_and_is_shared_by_calls_at_a_time() -> None:
+    module = network()
+    weight = module[0].weight.detach().clone()
+    pack(module)
+    assert torch.equal(module[0].weight, weight)
+    assert (module[0].in_features, module[0].out_features) == (64, 96)
+    replicas = Replicas(module, "cpu", 1)
+    first = replicas.here()
+    assert replicas._copy()[0] is first[0]
+
+
+def test_an_encoder_of_transformers_agrees_with_its_activations_in_passing() -> None:
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    module = BertModel(BertConfig(vocab_size=100, **sizes), add_pooling_layer=False).eval()
+    ids = torch.randint(0, 100, (4, 12), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        wanted = copy.deepcopy(module)(ids).last_hidden_state
+        assert pack(module) == 2 * 6
+        assert (module(ids).last_hidden_state - wanted).abs().max() < 1e-5
+    assert {type(layer.intermediate.intermediate_act_fn) for layer in module.encoder.layer} == {torch.nn.Identity}
