@@ -177,6 +177,9 @@ def as_column(vectors: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
 
+_SEEDED = threading.Lock()
+
+
 def scorer() -> Any:
     """The network of the tabular job, with the weights that `inputs.make_network` saves: the same seed."""
     import torch
@@ -184,8 +187,9 @@ def scorer() -> Any:
     sys.path.insert(0, str(ROOT / "jobs"))
     from tabular_model import Scorer
 
-    torch.manual_seed(0)
-    return Scorer().eval()
+    with _SEEDED:  # Daft makes its class once a core, at the same time
+        torch.manual_seed(0)
+        return Scorer().eval()
 
 
 class Score:
