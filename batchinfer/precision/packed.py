@@ -5,12 +5,10 @@ The numbers have the same type, and the results other last bits.
 
 from __future__ import annotations
 
-import itertools
 import platform
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchinfer.precision import processor
 
@@ -18,6 +16,9 @@ LEAST = 1 << 11
 """Weights of a layer from which on it is packed; calling oneDNN costs some microseconds more than a small product takes."""
 ROWS = 1024
 """For which the order is chosen: those of a usual batch on a CPU, which is no bound."""
+
+_NOTHING = "none", ""
+"""oneDNN's name of no activation, and of the way that it is computed."""
 
 
 def pack(module: Any) -> int:
@@ -43,33 +44,29 @@ def pack(module: Any) -> int:
     for parent in list(module.modules()):
         if isinstance(parent, torch.nn.TransformerEncoderLayer | torch.nn.TransformerDecoderLayer):
             continue
-        followed = dict(_followed(parent))
         for name, each in list(parent._modules.items()):
-            if not _is_plain(each) or each.weight.dtype not in dtypes or uses[id(each.weight)] > 1:
-                continue
-            then, attribute, algorithm = followed.get(name, (None, "none", ""))
-            setattr(parent, name, _packed_class()(each, attribute, algorithm))
-            if then is not None:
-                setattr(parent, then, torch.nn.Identity())
-            done += 1
+            if _is_plain(each) and each.weight.dtype in dtypes and uses[id(each.weight)] == 1:
+                setattr(parent, name, _classes().linear(each))
+                done += 1
+        if type(parent) is torch.nn.Sequential:
+            parent.__class__ = _classes().sequential
+        elif type(parent).__module__.startswith("transformers.models."):
+            _join(parent)
     return done
 
 
-def _followed(parent: Any) -> Iterator[tuple[str, tuple[str, str, str]]]:
-    """Children whose output goes to an activation and nowhere else: the name, and that of the activation with what oneDNN calls it."""
+def _join(parent: Any) -> None:
+    """Have a layer compute the activation that follows it in the feed-forward part of an encoder: all these classes call one, then the
+    other.
+    """
     import torch
 
-    children = list(parent._modules.items())
-    in_turn = type(parent) is torch.nn.Sequential
-    # Dense, then activation: what all these classes of transformers do.
-    intermediate = type(parent).__module__.startswith("transformers.models.") and [n for n, _ in children] == [
-        "dense",
-        "intermediate_act_fn",
-    ]
-    if in_turn or intermediate:
-        for (name, _), (then, activation) in itertools.pairwise(children):
-            if (known := _known(activation)) is not None:
-                yield name, (then, *known)
+    names, parts = list(parent._modules), list(parent._modules.values())
+    if names != ["dense", "intermediate_act_fn"] or not isinstance(parts[0], _classes().linear):
+        return
+    if (known := _known(parts[1])) is not None:
+        parts[0].then = known
+        parent.intermediate_act_fn = torch.nn.Identity()
 
 
 def _known(activation: Any) -> tuple[str, str] | None:
@@ -96,19 +93,27 @@ def _hooked(layer: Any) -> bool:
     return any((layer._forward_hooks, layer._forward_pre_hooks))
 
 
+class _Classes(NamedTuple):
+    linear: Any
+    sequential: Any
+
+
 @cache
-def _packed_class() -> Any:
-    """The module's class, made where torch is there."""
+def _classes() -> _Classes:
+    """The modules' classes, made where torch is there."""
     import torch
+    from torch.nn.functional import linear
 
     class PackedLinear(torch.nn.Module):  # type: ignore[misc]
-        """Multiplies rows with the weights of a linear layer, adds its bias, and applies an activation."""
+        """Multiplies rows with the weights of a linear layer, and adds its bias."""
 
-        def __init__(self, layer: Any, attribute: str, algorithm: str) -> None:
+        then = _NOTHING
+        """What is done with the sums in passing."""
+
+        def __init__(self, layer: Any) -> None:
             super().__init__()
             self.in_features, self.out_features = layer.in_features, layer.out_features
-            self.bias = layer.bias
-            self._attribute, self._algorithm = attribute, algorithm
+            self.bias, self._dtype = layer.bias, layer.weight.dtype
             self._packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
 
         @property
@@ -116,16 +121,30 @@ def _packed_class() -> Any:
             """As the layer had them, for models that read them besides; brought into that order at each call."""
             return self._packed.to_dense()
 
-        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        def forward(self, rows: torch.Tensor, then: tuple[str, str] | None = None) -> torch.Tensor:
             """Shape (*, in_features) to (*, out_features)."""
-            return torch.ops.mkldnn._linear_pointwise(
-                rows, self._packed, self.bias, self._attribute, [], self._algorithm
-            )
+            if rows.dtype != self._dtype or rows.shape[-1] != self.in_features:
+                linear(rows, self.weight, self.bias)  # which says what is wrong with them; oneDNN doesn't
+            name, way = then or self.then
+            return torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, name, [], way)
 
         def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
             return self  # nothing in it changes, so that calls at the same time share it
 
         def extra_repr(self) -> str:
-            return f"{self.in_features}, {self.out_features}, then {self._attribute}"
+            return f"{self.in_features}, {self.out_features}"
 
-    return PackedLinear
+    class PackedSequential(torch.nn.Sequential):  # type: ignore[misc]
+        """Calls its parts in turn, an activation together with the packed layer before it; who goes through them gets each alone."""
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            parts = list(self._modules.values())
+            at = 0
+            while at < len(parts):
+                part, following = parts[at], parts[at + 1] if at + 1 < len(parts) else None
+                known = _known(following) if type(part) is PackedLinear and not _hooked(part) else None
+                rows = part(rows) if known is None else part(rows, known)
+                at += 1 if known is None else 2
+            return rows
+
+    return _Classes(PackedLinear, PackedSequential)

@@ -51,7 +51,7 @@ def test_a_module_gives_the_same_numbers_with_its_layers_packed_and_what_follows
     applied = recipes.apply(name, module, "cpu")
     assert applied.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
     if name == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        assert names(module) == ["PackedLinear", "Identity", "PackedLinear", "Identity"]
+        assert names(module) == ["PackedLinear", "ReLU", "PackedLinear", "GELU"]
     assert (answers(applied.module, applied.dtype) - wanted).abs().max() < apart
 
 
@@ -110,19 +110,25 @@ def test_an_activation_that_is_not_computed_alike_stays(then: torch.nn.Module) -
     assert (answers(module) - wanted).abs().max() < 1e-5
 
 
-def test_outside_a_sequence_nothing_is_taken_to_follow() -> None:
-    class Own(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.relu = Linear(64, 64), torch.nn.ReLU()
-
-        def forward(self, rows: torch.Tensor) -> torch.Tensor:
-            return self.layer(rows) - self.relu(rows)
-
-    module = Own().eval()
-    wanted = answers(copy.deepcopy(module))
-    assert pack(module) == 1
-    assert (answers(module) - wanted).abs().max() < 1e-5
+def test_in_a_sequence_what_follows_a_layer_is_done_in_passing_and_each_part_alone_where_it_is_called_alone() -> None:
+    module = network(torch.nn.GELU())
+    exact = copy.deepcopy(module)
+    pack(module)
+    called: list[str] = []
+    rows = torch.randn(5, 64)
+    with torch.inference_mode():
+        for own, wanted in zip(module, exact, strict=True):  # as who looks at what is in between
+            assert (own(rows) - wanted(rows)).abs().max() < 1e-5
+            rows = wanted(rows)
+        module[1].forward = called.append  # never called: the layer before it does it
+        assert (module(torch.ones(5, 64)) - exact(torch.ones(5, 64))).abs().max() < 1e-5
+        assert not called
+        part = module[:1]
+        assert (part(torch.ones(5, 64)) - exact[:1](torch.ones(5, 64))).abs().max() < 1e-5
+        module[1].register_forward_hook(lambda _module, _rows, answer: answer + 1)
+        exact[1].register_forward_hook(lambda _module, _rows, answer: answer + 1)
+        del module[1].forward
+        assert (module(torch.ones(5, 64)) - exact(torch.ones(5, 64))).abs().max() < 1e-5
 
 
 def test_torchs_own_encoder_layers_which_read_the_weights_of_their_layers_still_agree() -> None:
@@ -159,3 +165,26 @@ def test_an_encoder_of_transformers_agrees_with_its_activations_in_passing() -> 
         assert pack(module) == 2 * 6
         assert (module(ids).last_hidden_state - wanted).abs().max() < 1e-5
     assert {type(layer.intermediate.intermediate_act_fn) for layer in module.encoder.layer} == {torch.nn.Identity}
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [(torch.zeros(3, 60), "3x60 and 64x96"), (torch.zeros(3, 64).double(), "Double")],
+    ids=["width", "type"],
+)
+def test_rows_that_do_not_fit_are_told_as_torch_tells_them(rows: torch.Tensor, told: str) -> None:
+    module = network()
+    pack(module)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=told):
+        module(rows)
+
+
+@pytest.mark.parametrize("shape", [(64,), (0, 64), (2, 3, 64)])
+def test_rows_may_have_any_shape(shape: tuple[int, ...]) -> None:
+    layer, rows = Linear(64, 96), torch.ones(shape)
+    module = torch.nn.Sequential(layer).eval()
+    with torch.inference_mode():
+        wanted = layer(rows)
+        pack(module)
+        assert module(rows).shape == wanted.shape
+        assert torch.allclose(module(rows), wanted, atol=1e-5)
