@@ -132,7 +132,9 @@ class Fitting:
     def _pace(self, prepared: Prepared, budget: Budget, streams: int, end: float) -> float | None:
         """Rows per second at a budget with so many streams; None where it doesn't fit, a row is bad, or time is short."""
         cut = list(batches(len(prepared), prepared.lengths, budget))
-        few, late = len(cut) < LEAST_BATCHES * streams, self.clock() + len(prepared) * self.row_seconds > end
+        enough = min(ENOUGH, self.seconds / TRIES)
+        few = len(cut) < LEAST_BATCHES * streams
+        late = self.clock() + max(enough, len(prepared) * self.row_seconds) > end
         if few or late:
             self._cut_short |= late or self._thinned
             return None
@@ -140,16 +142,18 @@ class Fitting:
         try:
             payloads = [prepared.batch(rows) for rows in cut]
             seconds = self._timed(payloads, streams)
-            times = int(min(ENOUGH, self.seconds / TRIES) / max(1e-9, seconds))
+            times = int(enough / max(1e-9, seconds))
             if times > 1:
                 seconds = self._timed(payloads * times, streams) / times
-            return len(prepared) / max(1e-9, seconds)
         except BatchinferError:
             raise
         except BaseException as e:
             if fault_of(e) is Fault.POISONED:
                 raise
             return None
+        pace = len(prepared) / max(1e-9, seconds)
+        self.row_seconds = min(self.row_seconds, 1 / pace)  # what was known is of the model's first calls
+        return pace
 
     def _spread(self, streams: int) -> None:
         """Load the model for so many streams, where it isn't yet."""

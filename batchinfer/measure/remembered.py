@@ -19,7 +19,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
+"""Of the file, and of how what is in it was measured."""
 
 
 class Remembered:
