@@ -12,18 +12,20 @@ class Replicas:
     """A torch module that several threads call at a time. They share its parameters.
 
     A module may keep values in attributes or buffers while it runs, so every thread but the first that asks has a copy of all but the
-    parameters. Exported programs and TorchScript have no attributes of Python's: they are shared as they are.
+    parameters. Exported programs and TorchScript have no attributes of Python's: they are shared as they are, and so is what is `compiled`,
+    since a copy would be compiled again.
 
     Args:
         module: on its device, in inference mode.
         device: where it is.
         threads: CPU threads of a call on a CPU, which torch keeps by the calling thread.
+        compiled: it runs by torch.compile, and keeps nothing while it runs.
 
     """
 
-    def __init__(self, module: Any, device: str, threads: int) -> None:
+    def __init__(self, module: Any, device: str, threads: int, *, compiled: bool = False) -> None:
         self._module, self._device, self._threads = module, device, threads
-        self._lock = threading.Lock()
+        self._lock, self._compiled = threading.Lock(), compiled
         self._by_thread: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
 
@@ -59,6 +61,6 @@ class Replicas:
     def _copy(self) -> Any:
         import torch
 
-        if isinstance(self._module, torch.jit.ScriptModule | torch.fx.GraphModule):
+        if self._compiled or isinstance(self._module, torch.jit.ScriptModule | torch.fx.GraphModule):
             return self._module
         return copy.deepcopy(self._module, {id(p): p for p in self._module.parameters()})

@@ -109,7 +109,7 @@ class TransformersEngine:
             pin=device.startswith("cuda"),
         )
         prompt = made.prompt if made is not None else ""
-        replicas = Replicas(applied.module, device, threads)
+        replicas = Replicas(applied.module, device, threads, compiled=applied.compiled)
         self._loaded = _Loaded(replicas, backend, head, format_, prompt, device, applied.smallest)
         if applied.compiled:
             self._compile()

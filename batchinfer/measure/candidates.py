@@ -43,9 +43,9 @@ class Job:
     """What the cost of measuring is held against."""
 
     rows: int
-    """That one worker has to predict."""
+    """That one worker has to predict; with several calls at a time, that one of them has to answer."""
     row_seconds: float
-    """Of a row at full precision."""
+    """Of a row at full precision, in one call at a time."""
     load_seconds: float
     """That loading the model took."""
 
@@ -78,13 +78,13 @@ def skipped(candidate: Candidate, job: Job, timed_rows: int, spent: float) -> st
     return _too_dear(what, cost, spent, job)
 
 
-def outrun(candidate: Candidate, device: str, threads: int) -> str | None:
-    """Why compiling a precision of 16 bits or more is left to who asks for it; None where it is worth trying.
+def outrun(candidate: Candidate, device: str, calls: int, *, shared: bool) -> str | None:
+    """Why compiling is left to who asks for it; None where it is worth trying.
 
-    A compiled model is called once at a time, with all threads. On a CPU of several, calls at a time of one thread each bring more: two of
-    MiniLM on two cores took 0.84 (fp32) and 0.71 (bf16) of the time that compiled calls of two threads took.
+    A user's module that is compiled is called once at a time, with all threads: it is not `shared`. On a CPU, several calls at a time of
+    fewer threads bring more: two of MiniLM on two cores took 0.84 (fp32) and 0.71 (bf16) of the time of compiled calls of two threads.
     """
-    if candidate.compiles and not candidate.gated and device == "cpu" and threads > 1:
+    if candidate.compiles and not shared and device == "cpu" and calls > 1:
         return "several calls at a time bring more than compiling, which allows one: ask for it by name"
     return None
 

@@ -14,6 +14,7 @@ from batchinfer.engines import registry
 from batchinfer.engines.protocol import Description, Engine, Prepared
 from batchinfer.errors import BatchinferError
 from batchinfer.job.spec import Batching, Step
+from batchinfer.measure import tuning
 from batchinfer.measure.candidates import Candidate
 from batchinfer.measure.comparison import JobRows, Sample
 from batchinfer.measure.fit import Fit, Fitting
@@ -86,12 +87,15 @@ def choose(
         if known is None
         else {**known, "device": device, "threads": threads, "batching": batching.model_dump(mode="json")}
     )
+    candidates = candidates or candidates_of(step, device)
+    calls = _calls(step, candidates, device, threads) if side_by_side else 1
     trials = Trials(
         engine,
         step,
-        candidates or candidates_of(step, device),
+        candidates,
         device,
-        threads,
+        threads // calls,
+        calls,
         lambda: budget_for(engine, step, first, batching, device),
         JobRows(first, rows, sample or (lambda most: _of_the_first(first, most, rows))),
         remembered or Remembered(cache_folder()),
@@ -112,12 +116,15 @@ def _fitted(
     trials: Trials, step: Step, description: Description, first: pa.Table | None, batching: Batching, threads: int
 ) -> Fit:
     """Budget and streams of the model that is loaded: the defaults where nothing is left open, or trying costs too much of the job."""
-    engine, device, key = trials.engine, trials.device, trials.key
+    engine, device, key, calls = trials.engine, trials.device, trials.key, trials.calls
     budget = budget_for(engine, step, first, batching, device)
     knob = _knob(step, budget, batching)
     shared = _shared(step, device, description, threads)
+    if calls > shared:
+        load(engine, step, device, description.precision, threads)
+        calls = 1
     if first is None or (knob is None and shared == 1) or (job := trials.job()) is None:
-        return Fit(budget)
+        return Fit(budget, calls)
     return Fitting(
         engine,
         # The model must be told of another number of threads; on a GPU it has no use for them.
@@ -126,6 +133,7 @@ def _fitted(
         budget,
         knob,
         shared,
+        calls,
         job.row_seconds,
         job.budget - trials.spent,
         trials.remembered,
@@ -141,11 +149,18 @@ def _knob(step: Step, budget: Budget, batching: Batching) -> str | None:
     return "rows" if batching.rows == "auto" and step.engine != "python" else None
 
 
+def _calls(step: Step, candidates: Sequence[Candidate], device: str, threads: int) -> int:
+    """Calls at a time that the model is loaded for at first. A graph's library is loaded for one: each call has weights of its own there."""
+    alone = step.engine == "torch" and any(c.compiles for c in candidates if c.name == step.precision)
+    return tuning.usual(threads) if device == "cpu" and registry.uses_torch(step) and not alone else 1
+
+
 def _shared(step: Step, device: str, description: Description, threads: int) -> int:
     """Into how many calls at a time the threads may be split: 1 for a user's class, whose calls are the user's business, and for a
-    graph that is being compiled. On a GPU two: while one is computed, the other's batch is brought there and its outputs back.
+    user's module that is compiled, as it may keep values while it runs, and a copy would be compiled again. On a GPU two: while one is
+    computed, the other's batch is brought there and its outputs back.
     """
-    if step.engine == "python" or description.applied.get("compiled"):
+    if step.engine == "python" or (step.engine == "torch" and description.applied.get("compiled")):
         return 1
     return threads if device == "cpu" else min(threads, GPU_STREAMS)
 

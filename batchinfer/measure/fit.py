@@ -52,6 +52,7 @@ class Fitting:
         budget: the default.
         knob: what of the budget may change: `tokens`, `rows`, or None where the job file fixes it.
         threads: CPU threads of the worker, which the streams share; 1 where there is to be one stream.
+        calls: streams that the engine is loaded for, and that there are where nothing can be tried.
         row_seconds: of a row, by what is known.
         seconds: that measuring may take.
         remembered: figures of former runs.
@@ -66,17 +67,20 @@ class Fitting:
     budget: Budget
     knob: str | None
     threads: int
+    calls: int
     row_seconds: float
     seconds: float
     remembered: Remembered
     key: Mapping[str, Any]
     clock: Callable[[], float] = time.perf_counter
-    _streams: int = field(default=1, init=False)
-    """For how many the engine is loaded."""
     _thinned: bool = field(default=False, init=False)
     """Whether there was time for some of the rows alone."""
     _cut_short: bool = field(default=False, init=False)
     """Whether a value was left out for lack of time: a larger job would try it."""
+
+    def __post_init__(self) -> None:
+        """As the engine is loaded."""
+        self._streams = self.calls
 
     def fit(self) -> Fit:
         """The streams first, as they win more, then the budget; the engine is left loaded accordingly. Raises BatchinferError."""
@@ -86,12 +90,12 @@ class Fitting:
             return found
         prepared = self._prepared()
         if prepared is None:
-            return Fit(self.budget)
+            return Fit(self.budget, self.calls)
         end = self.clock() + self.seconds
         figures: dict[str, Any] = {}
-        streams = 1
+        streams = self.calls
         if self.threads > 1:
-            streams, paces = tuning.split(self.threads, lambda n: self._pace(prepared, self.budget, n, end))
+            streams, paces = tuning.split(self.calls, self.threads, lambda n: self._pace(prepared, self.budget, n, end))
             figures["streams"] = _told(paces)
             self._spread(streams)
         budget = self.budget

@@ -43,8 +43,20 @@ def climb(start: int, rungs: Sequence[int], pace: Callable[[int], float | None])
     return best, paces
 
 
-def split(threads: int, pace: Callable[[int], float | None]) -> tuple[int, dict[int, float | None]]:
-    """Into how many calls at a time the CPU threads of a worker are split: as many as cost no pace.
+USUAL = 4
+"""Calls at a time, at most, where nothing was tried: more of them wait for Python, which starts each of a model's steps."""
+
+
+def usual(threads: int) -> int:
+    """Into how many calls at a time the CPU threads of a worker are split where nothing was tried.
+
+    Two calls of one thread answer more than one of two, which is not at both cores all the time: MiniLM 1.12 times (two cores).
+    """
+    return max(n for n in streams(threads) if n <= USUAL)
+
+
+def split(start: int, threads: int, pace: Callable[[int], float | None]) -> tuple[int, dict[int, float | None]]:
+    """Into how many calls at a time the threads of a worker are split: as many as cost no pace.
 
     Calls of fewer threads are preferred where the pace is the same, within GAIN, and where rows are light within LIGHT_GAIN: this is
     tried while nothing else runs, and in the job reading, preparing and writing want the cores too. A call of several threads waits at
@@ -52,6 +64,7 @@ def split(threads: int, pace: Callable[[int], float | None]) -> tuple[int, dict[
     pace of one call of two when tried, and 1.07 to 1.2 of it in the job.
 
     Args:
+        start: calls to begin with.
         threads: of the worker.
         pace: rows per second with so many calls at a time; None where that doesn't fit into memory or there is no time left to try it.
 
@@ -59,14 +72,27 @@ def split(threads: int, pace: Callable[[int], float | None]) -> tuple[int, dict[
         The number of calls, and the pace of each that was asked for.
 
     """
-    paces: dict[int, float | None] = {}
-    best, most = 1, 0.0
-    for number in streams(threads):
+    paces: dict[int, float | None] = {start: pace(start)}
+    best, most = start, paces[start] or 0.0
+    if paces[start] is None:
+        return start, paces
+    rungs = streams(threads)
+    for number in (n for n in rungs if n > start):
         paces[number] = found = pace(number)
-        if found is None or found * (LIGHT_GAIN if most > LIGHT else GAIN) < most:
+        if found is None or found * _gain(most) < most:
             break
         best, most = number, max(most, found)
+    fewer = [n for n in reversed(rungs) if n < start] if best == start else []
+    for number in fewer:
+        paces[number] = found = pace(number)
+        if found is None or found < most * _gain(most):
+            break
+        best, most = number, found
     return best, paces
+
+
+def _gain(pace: float) -> float:
+    return LIGHT_GAIN if pace > LIGHT else GAIN
 
 
 def streams(threads: int) -> list[int]:

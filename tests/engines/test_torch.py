@@ -402,6 +402,19 @@ def test_threads_that_call_a_module_at_a_time_share_its_parameters_and_nothing_e
         assert pool.submit(replicas.here).result() is script
 
 
+def test_threads_share_a_module_that_is_compiled_as_a_copy_would_be_compiled_again() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    from batchinfer.engines.replicas import Replicas
+
+    replicas = Replicas(module := torch.nn.Linear(2, 2), "cpu", 1, compiled=True)
+    assert replicas.here() is module
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(replicas.here).result() is module
+
+
 def test_a_module_on_a_cpu_has_no_stream_to_enter() -> None:
     import torch
 

@@ -54,10 +54,11 @@ class FakeEngine:
         self._refuses, self._breaks, self._lengths = refuses, breaks, lengths
         self.loads: list[str] = []
         self.loaded: str | None = None
-        self.rows = 0
+        self.rows = self.threads = 0
 
     def load(self, device: str, precision: str, threads: int) -> Description:
         self.loads.append(precision)
+        self.threads = threads
         self.loaded = None
         if precision in self._refuses:
             raise ModelError(f"no {precision} on {device}")
@@ -140,7 +141,7 @@ def test_a_precision_of_16_bits_that_is_asked_for_is_compared_where_that_costs_l
     assert engine.loads == ["bf16", "fp32", "bf16"]
     assert settings.measured["gate"]["passed"]
     small = FakeEngine(doubled, FLOAT, seconds={"bf16": 0.001})
-    told = chosen(small, of=step(precision="bf16"), rows=10_000).measured["gate"]
+    told = chosen(small, of=step(precision="bf16"), rows=20_000).measured["gate"]
     assert "more than 3% of the job" in told["not_compared"]
     assert small.loads == ["bf16"]
 
@@ -187,7 +188,7 @@ def test_a_small_job_is_not_measured_and_says_so() -> None:
 
 def test_a_candidate_whose_timing_would_be_too_much_of_the_job_is_named_as_skipped() -> None:
     engine = FakeEngine(doubled, FLOAT, seconds={"fp32": 0.01})
-    settings = chosen(engine, of=step(), rows=7000)
+    settings = chosen(engine, of=step(), rows=14_000)
     assert engine.loads == ["fp32"]
     assert "more than 3% of the job" in settings.measured["skipped"]["bf16"]
 
@@ -398,3 +399,47 @@ def test_a_gpu_gets_two_calls_at_a_time_where_that_is_faster_and_its_model_stays
     )
     assert (settings.streams, settings.threads) == (2, 8)
     assert engine.loads == ["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "device", "calls"),
+    [
+        ("torch", "fp32", "cpu", 4),
+        ("transformers", "fp32-compiled", "cpu", 4),
+        ("torch", "fp32-compiled", "cpu", 1),
+        ("openvino", "fp32", "cpu", 1),
+        ("torch", "fp32", "cuda", 1),
+    ],
+    ids=["a CPU", "compiled and shared", "compiled and not shared", "a graph with weights for each call", "a GPU"],
+)
+def test_where_nothing_can_be_tried_a_cpus_threads_are_split_into_calls(
+    engine: str, precision: str, device: str, calls: int
+) -> None:
+    model = FakeEngine(doubled)
+    settings = choose(
+        model,
+        step(engine, precision=precision),
+        [table(range(8))],
+        Batching(rows=8),
+        device,
+        8,
+        8,
+        candidates=[Candidate("fp32", 32), Candidate("fp32-compiled", 32, compiles=True)],
+    )
+    assert (settings.streams, settings.threads) == (calls, 8 // calls)
+    assert model.threads == 8 // calls
+
+
+def test_in_a_process_that_makes_one_call_at_a_time_it_has_all_threads() -> None:
+    settings = choose(
+        FakeEngine(doubled),
+        step("torch", precision="fp32"),
+        [table(range(8))],
+        Batching(rows=8),
+        "cpu",
+        8,
+        8,
+        candidates=[Candidate("fp32", 32)],
+        side_by_side=False,
+    )
+    assert (settings.streams, settings.threads) == (1, 8)

@@ -85,15 +85,16 @@ def fitted(
     values: Any = range(512),
     remembered: Remembered = NOBODY,
     key: Mapping[str, Any] | None = None,
+    calls: int = 1,
 ) -> Fit:
-    engine.load("cpu", "fp32", threads)
+    engine.load("cpu", "fp32", threads // calls)
 
     def load(each: int) -> object:
         return engine.load("cpu", "fp32", each)
 
     rows = pa.table({"x": pa.array(list(values), pa.int64())})
     return Fitting(
-        engine, load, rows, budget, knob, threads, row_seconds, seconds, remembered, key or {}, engine.clock
+        engine, load, rows, budget, knob, threads, calls, row_seconds, seconds, remembered, key or {}, engine.clock
     ).fit()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchinfer.measure.tuning import climb, split, streams
+from batchinfer.measure.tuning import climb, split, streams, usual
 
 
 @pytest.mark.parametrize(
@@ -45,18 +45,37 @@ def test_threads_are_spent_evenly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("paces", "best"),
+    ("start", "paces", "best"),
     [
-        ({1: 100, 2: 104, 4: 102, 8: 100}, 8),
-        ({1: 100, 2: 130, 4: 120, 8: 140}, 2),
-        ({1: 100, 2: 94, 4: 200}, 1),
-        ({1: 200_000, 2: 165_000, 4: 150_000}, 2),
-        ({1: 100, 2: None, 4: 200}, 1),
-        ({1: None}, 1),
+        (1, {1: 100, 2: 104, 4: 102, 8: 100}, 8),
+        (1, {1: 100, 2: 130, 4: 120, 8: 140}, 2),
+        (2, {1: 300, 2: 100, 4: 101, 8: 90}, 4),
+        (4, {1: 200, 2: 120, 4: 100, 8: 90}, 1),
+        (4, {1: 200, 2: 104, 4: 100, 8: 90}, 4),
+        (4, {2: 124_000, 4: 100_001, 8: 90_000, 1: 200_000}, 8),
+        (4, {2: 126_000, 4: 100_001, 8: 70_000, 1: 130_000}, 2),
+        (1, {1: 100, 2: None, 4: 200}, 1),
+        (4, {4: None}, 4),
     ],
-    ids=["no slower", "slower than the best", "slower than one", "light rows", "no room", "no time"],
+    ids=[
+        "no slower",
+        "slower than the best",
+        "more at the same pace",
+        "fewer are faster",
+        "fewer are faster within the noise",
+        "light rows",
+        "light rows and much faster",
+        "no room",
+        "no time",
+    ],
 )
-def test_threads_are_split_into_as_many_calls_as_cost_no_pace(paces: dict[int, float | None], best: int) -> None:
-    found, measured = split(8, paces.__getitem__)
+def test_threads_are_split_into_as_many_calls_as_cost_no_pace(
+    start: int, paces: dict[int, float | None], best: int
+) -> None:
+    found, measured = split(start, 8, paces.__getitem__)
     assert found == best
     assert measured.items() <= paces.items()
+
+
+def test_untried_threads_are_split_into_a_few_calls() -> None:
+    assert [usual(n) for n in (1, 2, 3, 6, 8, 12, 16)] == [1, 2, 1, 2, 4, 4, 4]
