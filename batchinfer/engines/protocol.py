@@ -46,6 +46,8 @@ class Description:
     """What the precision's recipe did: `quantized_layers`, of how many `layers`, `compiled`; empty where its name says it all."""
     provider: str | None = None
     """The execution provider or device that the engine's library says it runs on; None where `device` says it all."""
+    side_by_side: bool = True
+    """Whether calls may be made from several threads at a time."""
 
 
 class Prepared(Protocol):

@@ -29,6 +29,15 @@ class Replicas:
         self._by_thread: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
 
+    @property
+    def can_be_several(self) -> bool:
+        """Whether a second thread can have a module: what a user's own holds besides parameters may be nothing that can be copied."""
+        try:
+            self._copy()
+        except Exception:  # noqa: BLE001 - whatever the module's attributes raise
+            return False
+        return True
+
     def here(self) -> Any:
         """The calling thread's module, with the thread's CPU threads set."""
         import torch

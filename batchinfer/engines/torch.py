@@ -85,7 +85,10 @@ class TorchEngine:
         self._module = replace(loaded, module=applied.module, dtype=dtype, smallest=smallest)
         self._replicas = Replicas(applied.module, device, threads)
         self._device = device
-        return Description(dict.fromkeys(self._step.outputs), precision, device, applied=applied.told())
+        # A module that is compiled may keep values while it runs, and a copy would be compiled again.
+        several = not applied.compiled and self._replicas.can_be_several
+        types = dict.fromkeys(self._step.outputs)
+        return Description(types, precision, device, applied=applied.told(), side_by_side=several)
 
     def without_model(self) -> TorchEngine:
         """See ModelEngine."""

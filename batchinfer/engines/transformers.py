@@ -114,7 +114,7 @@ class TransformersEngine:
         if applied.compiled:
             self._compile()
         types = {name: head.types[name] for name in self._step.outputs}
-        return Description(types, precision, device, length, applied.told())
+        return Description(types, precision, device, length, applied.told(), side_by_side=replicas.can_be_several)
 
     def without_model(self) -> TransformersEngine:
         """See ModelEngine."""

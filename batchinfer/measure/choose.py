@@ -156,11 +156,10 @@ def _calls(step: Step, candidates: Sequence[Candidate], device: str, threads: in
 
 
 def _shared(step: Step, device: str, description: Description, threads: int) -> int:
-    """Into how many calls at a time the threads may be split: 1 for a user's class, whose calls are the user's business, and for a
-    user's module that is compiled, as it may keep values while it runs, and a copy would be compiled again. On a GPU two: while one is
-    computed, the other's batch is brought there and its outputs back.
+    """Into how many calls at a time the threads may be split: 1 for a user's class, whose calls are the user's business. On a GPU two:
+    while one is computed, the other's batch is brought there and its outputs back.
     """
-    if step.engine == "python" or (step.engine == "torch" and description.applied.get("compiled")):
+    if step.engine == "python" or not description.side_by_side:
         return 1
     return threads if device == "cpu" else min(threads, GPU_STREAMS)
 

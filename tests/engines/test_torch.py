@@ -402,6 +402,17 @@ def test_threads_that_call_a_module_at_a_time_share_its_parameters_and_nothing_e
         assert pool.submit(replicas.here).result() is script
 
 
+def test_a_module_that_no_second_thread_can_have_a_copy_of_says_so(tmp_path: Path) -> None:
+    code = "import threading, torch\nclass {}(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        {}\n"
+    code += "        self.first = torch.nn.Linear(3, 2)\n    def forward(self, x):\n        return self.first(x)\n"
+    (tmp_path / "locked_nets.py").write_text(code.format("Locked", "self.lock = threading.Lock()"))
+    (tmp_path / "open_nets.py").write_text(code.format("Open", "self.lock = None"))
+    save_file({"first.weight": torch.ones(2, 3), "first.bias": torch.zeros(2)}, tmp_path / "w.safetensors")
+    for uri, several in (("locked_nets:Locked", False), ("open_nets:Open", True)):
+        what = step(uri, {"x": ["a", "b", "c"]}, {"y": "y"}, weights=str(tmp_path / "w.safetensors"))
+        assert open_engine(what, [str(tmp_path)]).load("cpu", "fp32", 1).side_by_side is several
+
+
 def test_threads_share_a_module_that_is_compiled_as_a_copy_would_be_compiled_again() -> None:
     from concurrent.futures import ThreadPoolExecutor
 

@@ -49,7 +49,9 @@ class FakeEngine:
         refuses: tuple[str, ...] = (),
         breaks: tuple[str, ...] = (),
         lengths: bool = False,
+        side_by_side: bool = True,
     ) -> None:
+        self._side_by_side = side_by_side
         self._model, self._types, self._seconds = model, types or {"y": None}, seconds or {}
         self._refuses, self._breaks, self._lengths = refuses, breaks, lengths
         self.loads: list[str] = []
@@ -63,7 +65,7 @@ class FakeEngine:
         if precision in self._refuses:
             raise ModelError(f"no {precision} on {device}")
         self.loaded = precision
-        return Description(self._types, precision, device)
+        return Description(self._types, precision, device, side_by_side=self._side_by_side)
 
     def prepare(self, rows: pa.Table) -> Prepared:
         values = rows["x"].to_pylist()
@@ -443,3 +445,18 @@ def test_in_a_process_that_makes_one_call_at_a_time_it_has_all_threads() -> None
         side_by_side=False,
     )
     assert (settings.streams, settings.threads) == (1, 8)
+
+
+def test_a_model_that_takes_one_call_at_a_time_is_loaded_with_all_threads() -> None:
+    model = FakeEngine(doubled, side_by_side=False)
+    settings = choose(
+        model,
+        step("torch", precision="fp32"),
+        [table(range(8))],
+        Batching(rows=8),
+        "cpu",
+        8,
+        8,
+        candidates=[Candidate("fp32", 32)],
+    )
+    assert (settings.streams, settings.threads, model.threads) == (1, 8, 8)
