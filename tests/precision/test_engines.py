@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,21 @@ def test_a_compiled_encoder_is_compiled_once_while_it_is_loaded(tmp_path: Path) 
     assert (ours * theirs).sum(1).min() / np.linalg.norm(ours, axis=1).max() / np.linalg.norm(
         theirs, axis=1
     ).max() > 0.5
+
+
+@pytest.mark.slow
+def test_threads_that_call_a_compiled_encoder_at_a_time_share_what_was_compiled(tmp_path: Path) -> None:
+    from torch._dynamo.utils import counters
+
+    of = text_step(tiny(tmp_path, "BertModel", ["a"]), "embedding", {"embedding": "e"})
+    table = pa.table({"t": texts(40)})
+    counters.clear()
+    engine = loaded(of, "fp32-compiled")
+    wanted = vectors(run(engine, table, size=7)["embedding"])
+    with ThreadPoolExecutor(2) as pool:
+        given = list(pool.map(lambda _: vectors(run(engine, table, size=7)["embedding"]), range(6)))
+    assert counters["stats"]["unique_graphs"] == 1
+    assert all(np.array_equal(wanted, each) for each in given)
 
 
 def test_a_compiler_that_fails_is_the_models_fault_and_an_error_of_a_row_is_the_rows() -> None:
