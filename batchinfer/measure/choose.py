@@ -95,9 +95,8 @@ def choose(
         candidates,
         device,
         threads // calls,
-        calls,
         lambda: budget_for(engine, step, first, batching, device),
-        JobRows(first, rows, sample or (lambda most: _of_the_first(first, most, rows))),
+        JobRows(first, rows, sample or (lambda most: _of_the_first(first, most, rows)), calls),
         remembered or Remembered(cache_folder()),
         key,
         clock,
@@ -116,7 +115,7 @@ def _fitted(
     trials: Trials, step: Step, description: Description, first: pa.Table | None, batching: Batching, threads: int
 ) -> Fit:
     """Budget and streams of the model that is loaded: the defaults where nothing is left open, or trying costs too much of the job."""
-    engine, device, key, calls = trials.engine, trials.device, trials.key, trials.calls
+    engine, device, key, calls = trials.engine, trials.device, trials.key, trials.rows.calls
     budget = budget_for(engine, step, first, batching, device)
     knob = _knob(step, budget, batching)
     shared = _shared(step, device, description, threads)

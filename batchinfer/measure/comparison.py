@@ -41,6 +41,13 @@ class JobRows:
     """Rows of the job for one worker."""
     sample: Callable[[int], Sample | None]
     """At most so many rows, spread over the job; None where there are none. Read when asked for."""
+    calls: int = 1
+    """That will be made at a time."""
+
+    @property
+    def of_a_call(self) -> int:
+        """Rows that each of the calls at a time has to answer."""
+        return -(-self.count // self.calls)
 
 
 @dataclass

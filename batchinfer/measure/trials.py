@@ -28,8 +28,7 @@ class Trials:
         step: what the job file says of the model.
         candidates: what it can be loaded at, the reference first.
         device: where the model runs.
-        threads: CPU threads of a call.
-        calls: that the job will make at a time; what is measured is one.
+        threads: CPU threads of a call; one at a time is measured.
         budget: gives the bounds of a batch, by the loaded engine.
         rows: of the job.
         remembered: figures of former runs.
@@ -43,7 +42,6 @@ class Trials:
     candidates: Sequence[Candidate]
     device: str
     threads: int
-    calls: int
     budget: Callable[[], Budget]
     rows: JobRows
     remembered: Remembered
@@ -94,7 +92,7 @@ class Trials:
         }
         if not row_seconds:
             return self._load(reference.name), {**measured, "precision": f"{reference.name}: {figures['why']}"}
-        job = Job(self._rows_of_a_call, row_seconds[reference.name], figures["load_seconds"])
+        job = Job(self.rows.of_a_call, row_seconds[reference.name], figures["load_seconds"])
         eligible, gates = dict(row_seconds), {}
         while True:
             name, why = policy.take(eligible, self.candidates)
@@ -163,13 +161,13 @@ class Trials:
         if self.loaded not in self._paces:
             began = self.clock()
             pace = one_pace(
-                self.engine, self.rows.first, self.budget(), int(policy.SHARE * self._rows_of_a_call), self.clock
+                self.engine, self.rows.first, self.budget(), int(policy.SHARE * self.rows.of_a_call), self.clock
             )
             self._timing += self.clock() - began
             if pace is None:
                 return None
             self._paces[self.loaded] = pace
-        return Job(self._rows_of_a_call, self._paces[self.loaded], self._load_seconds)
+        return Job(self.rows.of_a_call, self._paces[self.loaded], self._load_seconds)
 
     @property
     def spent(self) -> float:
@@ -198,7 +196,7 @@ class Trials:
         found = self.remembered.find(self._times_key) if self.key else None
         if found is None:
             return None
-        job = Job(self._rows_of_a_call, found["row_seconds"][self.candidates[0].name], found["load_seconds"])
+        job = Job(self.rows.of_a_call, found["row_seconds"][self.candidates[0].name], found["load_seconds"])
         skipped = {}
         for candidate in self.candidates:
             if candidate.name in found["row_seconds"] or candidate.name in found["failed"]:
@@ -213,15 +211,10 @@ class Trials:
     def _times_key(self) -> dict[str, Any]:
         return {**self.key, "candidates": [c.name for c in self.candidates]}
 
-    @property
-    def _rows_of_a_call(self) -> int:
-        """Rows that each of the calls at a time has to answer."""
-        return -(-self.rows.count // self.calls)
-
     def _unwanted(self, candidate: Candidate) -> str | None:
         if candidate.gated and self._comparison is None:
             return "gate: off, and precision: auto takes nothing below 16 bits that wasn't compared"
-        return policy.outrun(candidate, self.device, self.calls, shared=self.step.engine != "torch")
+        return policy.outrun(candidate, self.device, self.rows.calls, shared=self.step.engine != "torch")
 
     def _timed(self) -> dict[str, Any]:
         """Seconds of a row at each precision, on a few of the job's own batches, kept for the next run."""
@@ -236,7 +229,7 @@ class Trials:
         if not timed.payloads:
             return {**nothing, "why": "the job's first rows are too bad for measuring"}
         row_seconds = {reference.name: max(1e-9, seconds_for(self.engine, timed, clock=self.clock) / timed.rows)}
-        job = Job(self._rows_of_a_call, row_seconds[reference.name], load_seconds)
+        job = Job(self.rows.of_a_call, row_seconds[reference.name], load_seconds)
         failed: dict[str, str] = {}
         skipped: dict[str, str] = {}
         for candidate in policy.order(self.candidates[1:]):
@@ -265,7 +258,7 @@ class Trials:
     @property
     def _affordable(self) -> int:
         """Rows of the batches that are timed, at most: the model sees them twice before its pace is known."""
-        return int(policy.SHARE * self._rows_of_a_call / 2)
+        return int(policy.SHARE * self.rows.of_a_call / 2)
 
     def _row_seconds(self, timed: Timed, least: float) -> float:
         return max(1e-9, seconds_for(self.engine, timed, bound=least * timed.rows, clock=self.clock) / timed.rows)
@@ -297,6 +290,6 @@ class Trials:
             return {"not_compared": "the job's first rows are too bad for measuring"}
         seconds = max(1e-9, seconds_for(self.engine, timed, clock=self.clock) / timed.rows)
         self._timing = self.clock() - began
-        verdict, why = self._judged(candidate, seconds, Job(self._rows_of_a_call, seconds, load_seconds))
+        verdict, why = self._judged(candidate, seconds, Job(self.rows.of_a_call, seconds, load_seconds))
         self._load(candidate.name)
         return verdict.to_json() if verdict is not None else {"not_compared": why}

@@ -403,6 +403,13 @@ def test_a_gpu_gets_two_calls_at_a_time_where_that_is_faster_and_its_model_stays
     assert engine.loads == ["fp32"]
 
 
+def with_eight_threads(engine: FakeEngine, of: Step, device: str = "cpu", *, side_by_side: bool = True) -> Settings:
+    """The settings of a job that is too small for trying anything."""
+    compiled = Candidate("fp32-compiled", 32, compiles=True)
+    rows, some = [table(range(8))], [Candidate("fp32", 32), compiled]
+    return choose(engine, of, rows, Batching(rows=8), device, 8, 8, candidates=some, side_by_side=side_by_side)
+
+
 @pytest.mark.parametrize(
     ("engine", "precision", "device", "calls"),
     [
@@ -418,45 +425,17 @@ def test_where_nothing_can_be_tried_a_cpus_threads_are_split_into_calls(
     engine: str, precision: str, device: str, calls: int
 ) -> None:
     model = FakeEngine(doubled)
-    settings = choose(
-        model,
-        step(engine, precision=precision),
-        [table(range(8))],
-        Batching(rows=8),
-        device,
-        8,
-        8,
-        candidates=[Candidate("fp32", 32), Candidate("fp32-compiled", 32, compiles=True)],
-    )
+    settings = with_eight_threads(model, step(engine, precision=precision), device)
     assert (settings.streams, settings.threads) == (calls, 8 // calls)
     assert model.threads == 8 // calls
 
 
 def test_in_a_process_that_makes_one_call_at_a_time_it_has_all_threads() -> None:
-    settings = choose(
-        FakeEngine(doubled),
-        step("torch", precision="fp32"),
-        [table(range(8))],
-        Batching(rows=8),
-        "cpu",
-        8,
-        8,
-        candidates=[Candidate("fp32", 32)],
-        side_by_side=False,
-    )
+    settings = with_eight_threads(FakeEngine(doubled), step("torch", precision="fp32"), side_by_side=False)
     assert (settings.streams, settings.threads) == (1, 8)
 
 
 def test_a_model_that_takes_one_call_at_a_time_is_loaded_with_all_threads() -> None:
     model = FakeEngine(doubled, side_by_side=False)
-    settings = choose(
-        model,
-        step("torch", precision="fp32"),
-        [table(range(8))],
-        Batching(rows=8),
-        "cpu",
-        8,
-        8,
-        candidates=[Candidate("fp32", 32)],
-    )
+    settings = with_eight_threads(model, step("torch", precision="fp32"))
     assert (settings.streams, settings.threads, model.threads) == (1, 8, 8)
