@@ -20,6 +20,7 @@ from batchinfer.measure.candidates import Candidate
 from batchinfer.measure.choose import choose
 from batchinfer.measure.output_types import NULL_ROWS
 from batchinfer.measure.settings import Settings, schema_from_text, schema_to_text
+from batchinfer.measure.timing import timed_batches
 from batchinfer.pipeline.batching import Budget, positions
 from batchinfer.precision.recipes import bits
 
@@ -439,3 +440,14 @@ def test_a_model_that_takes_one_call_at_a_time_is_loaded_with_all_threads() -> N
     model = FakeEngine(doubled, side_by_side=False)
     settings = with_eight_threads(model, step("torch", precision="fp32"))
     assert (settings.streams, settings.threads, model.threads) == (1, 8, 8)
+
+
+def test_where_the_shortest_rows_are_too_many_the_longer_ones_are_timed_alone() -> None:
+    engine = FakeEngine(doubled, lengths=True)
+    engine.load("cpu", "fp32", 1)
+    rows, budget = table([100] * 6 + [20] * 20 + [1] * 200), Budget(512, 200)
+    for most, sizes in ((1000, [2, 10, 200]), (20, [2, 10]), (5, [2])):
+        timed = timed_batches(engine, rows, budget, most)
+        assert timed is not None
+        assert [len(payload) for payload in timed.payloads] == sizes
+    assert timed_batches(engine, rows, budget, 1) is None
