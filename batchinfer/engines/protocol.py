@@ -47,7 +47,7 @@ class Description:
     provider: str | None = None
     """The execution provider or device that the engine's library says it runs on; None where `device` says it all."""
     side_by_side: bool = True
-    """Whether calls may be made from several threads at a time."""
+    """Whether calls may be made from several threads at a time; not those of a user's class, which may not bear that."""
 
 
 class Prepared(Protocol):

@@ -146,7 +146,7 @@ class PythonEngine:
             raise ModelError(f"{step.name}.options: {step.uri} can't be built with them: {error}") from error
         self._model = cls(**options)
         self._class, self._prepares = cls, _prepares(cls)
-        return Description(dict.fromkeys(step.outputs), "native", device)
+        return Description(dict.fromkeys(step.outputs), "native", device, side_by_side=False)
 
     def without_model(self) -> PythonEngine:
         """See ModelEngine."""

@@ -65,7 +65,7 @@ def order(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda c: (c.compiles, -c.bits))
 
 
-def skipped(candidate: Candidate, job: Job, timed_rows: int, spent: float) -> str | None:
+def skipped(candidate: Candidate, job: Job, timed_rows: float, spent: float) -> str | None:
     """Why a candidate isn't timed on `timed_rows` rows after measuring took `spent` seconds; None where it is.
 
     It is expected to be as slow as full precision, since timing ends where it is slower. One that can't pay back within the job
@@ -78,13 +78,19 @@ def skipped(candidate: Candidate, job: Job, timed_rows: int, spent: float) -> st
     return _too_dear(what, cost, spent, job)
 
 
-def outrun(candidate: Candidate, device: str, calls: int, *, shared: bool) -> str | None:
-    """Why compiling is left to who asks for it; None where it is worth trying.
+def outrun(candidate: Candidate, calls: int, usual: int) -> str | None:
+    """Why compiling a precision of 16 bits or more is left to who asks for it; None where it is worth trying.
 
-    A user's module that is compiled is called once at a time, with all threads: it is not `shared`. On a CPU, several calls at a time of
-    fewer threads bring more: two of MiniLM on two cores took 0.84 (fp32) and 0.71 (bf16) of the time of compiled calls of two threads.
+    Several calls at a time bring more than compiling, where that allows one: two of MiniLM on two cores took 0.84 (fp32) and 0.71 (bf16)
+    of the time that compiled calls of two threads took.
+
+    Args:
+        candidate: a precision.
+        calls: that are made at a time at it.
+        usual: that are made at a time at others.
+
     """
-    if candidate.compiles and not shared and device == "cpu" and calls > 1:
+    if candidate.compiles and not candidate.gated and calls < usual:
         return "several calls at a time bring more than compiling, which allows one: ask for it by name"
     return None
 

@@ -87,14 +87,13 @@ def choose(
         if known is None
         else {**known, "device": device, "threads": threads, "batching": batching.model_dump(mode="json")}
     )
-    candidates = candidates or candidates_of(step, device)
-    calls = _calls(step, candidates, device, threads) if side_by_side else 1
+    calls = _calls(step, device, threads) if side_by_side else 1
     trials = Trials(
         engine,
         step,
-        candidates,
+        candidates or candidates_of(step, device),
         device,
-        threads // calls,
+        threads,
         lambda: budget_for(engine, step, first, batching, device),
         JobRows(first, rows, sample or (lambda most: _of_the_first(first, most, rows)), calls),
         remembered or Remembered(cache_folder()),
@@ -115,10 +114,10 @@ def _fitted(
     trials: Trials, step: Step, description: Description, first: pa.Table | None, batching: Batching, threads: int
 ) -> Fit:
     """Budget and streams of the model that is loaded: the defaults where nothing is left open, or trying costs too much of the job."""
-    engine, device, key, calls = trials.engine, trials.device, trials.key, trials.rows.calls
+    engine, device, key, calls = trials.engine, trials.device, trials.key, trials.calls_of(description.precision)
     budget = budget_for(engine, step, first, batching, device)
     knob = _knob(step, budget, batching)
-    shared = _shared(step, device, description, threads)
+    shared = _shared(device, description, threads)
     if calls > shared:
         load(engine, step, device, description.precision, threads)
         calls = 1
@@ -148,17 +147,16 @@ def _knob(step: Step, budget: Budget, batching: Batching) -> str | None:
     return "rows" if batching.rows == "auto" and step.engine != "python" else None
 
 
-def _calls(step: Step, candidates: Sequence[Candidate], device: str, threads: int) -> int:
+def _calls(step: Step, device: str, threads: int) -> int:
     """Calls at a time that the model is loaded for at first. A graph's library is loaded for one: each call has weights of its own there."""
-    alone = step.engine == "torch" and any(c.compiles for c in candidates if c.name == step.precision)
-    return tuning.usual(threads) if device == "cpu" and registry.uses_torch(step) and not alone else 1
+    return tuning.usual(threads) if device == "cpu" and registry.uses_torch(step) else 1
 
 
-def _shared(step: Step, device: str, description: Description, threads: int) -> int:
-    """Into how many calls at a time the threads may be split: 1 for a user's class, whose calls are the user's business. On a GPU two:
-    while one is computed, the other's batch is brought there and its outputs back.
+def _shared(device: str, description: Description, threads: int) -> int:
+    """Into how many calls at a time the threads may be split. On a GPU two: while one is computed, the other's batch is brought there and
+    its outputs back.
     """
-    if step.engine == "python" or not description.side_by_side:
+    if not description.side_by_side:
         return 1
     return threads if device == "cpu" else min(threads, GPU_STREAMS)
 

@@ -79,8 +79,8 @@ class Fitting:
     """Whether a value was left out for lack of time: a larger job would try it."""
 
     def __post_init__(self) -> None:
-        """As the engine is loaded."""
-        self._streams = self.calls
+        """As the engine is loaded, and what is known of it."""
+        self._streams, self._row_seconds = self.calls, self.row_seconds
 
     def fit(self) -> Fit:
         """The streams first, as they win more, then the budget; the engine is left loaded accordingly. Raises BatchinferError."""
@@ -138,7 +138,7 @@ class Fitting:
         cut = list(batches(len(prepared), prepared.lengths, budget))
         enough = min(ENOUGH, self.seconds / TRIES)
         few = len(cut) < LEAST_BATCHES * streams
-        late = self.clock() + max(enough, len(prepared) * self.row_seconds) > end
+        late = self.clock() + max(enough, len(prepared) * self._row_seconds) > end
         if few or late:
             self._cut_short |= late or self._thinned
             return None
@@ -156,7 +156,7 @@ class Fitting:
                 raise
             return None
         pace = len(prepared) / max(1e-9, seconds)
-        self.row_seconds = min(self.row_seconds, 1 / pace)  # what was known is of the model's first calls
+        self._row_seconds = min(self._row_seconds, 1 / pace)  # what was known is of the model's first calls
         return pace
 
     def _spread(self, streams: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchinfer.data.dead_letters import tidy
-from batchinfer.engines.protocol import Description, Engine, Prepared
+from batchinfer.engines.protocol import Description, Engine, Prepared, Rows
 from batchinfer.errors import BatchinferError, ModelError
 from batchinfer.job.spec import Step
 from batchinfer.pipeline.batching import Budget, batches, positions
@@ -45,15 +45,17 @@ class Answers:
 
 @dataclass(frozen=True)
 class Timed:
-    """Batches that are timed, and the rows in them."""
+    """Batches that are timed."""
 
     payloads: list[Any] = field(default_factory=list)
-    rows: int = 0
+    rows: float = 0
+    """In them, each as many as its length is times the mean of the sample's: what its time says of a row of the job."""
 
 
 def timed_batches(engine: Engine, sample: pa.Table | None, budget: Budget, most: int) -> Timed | None:
     """A few of the job's batches, from the longest to the shortest, that the model answers as it is loaded; none of a sample that
-    can't be prepared: one with a bad row tells nothing of a precision. As many as are `most` rows at most, None where that is none.
+    can't be prepared: one with a bad row tells nothing of a precision. Where these are more than `most` rows of mean length, the middle
+    one alone; None where that is, too.
     """
     if sample is None or not len(sample):
         return Timed()
@@ -65,12 +67,21 @@ def timed_batches(engine: Engine, sample: pa.Table | None, budget: Budget, most:
         return Timed()
     cut = list(batches(len(prepared), prepared.lengths, budget))
     some = sorted({0, len(cut) // 2, len(cut) - 1})[:TIMED_BATCHES]
-    while sum(len(positions(cut[n])) for n in some) > most:  # the shortest texts are the most rows, and say the least
-        some.remove(max(some, key=lambda n: len(positions(cut[n]))))
-        if not some:
-            return None
-    sound = [(len(positions(cut[n])), payload) for n in some if _answers_to(engine, payload := prepared.batch(cut[n]))]
+    if sum(_rows_of(prepared, cut[n]) for n in some) > most:
+        some = [len(cut) // 2]
+    if _rows_of(prepared, cut[some[0]]) > most:
+        return None
+    sound = [
+        (_rows_of(prepared, cut[n]), payload) for n in some if _answers_to(engine, payload := prepared.batch(cut[n]))
+    ]
     return Timed([p for _, p in sound], sum(n for n, _ in sound))
+
+
+def _rows_of(prepared: Prepared, rows: Rows) -> float:
+    """To how many rows of mean length a batch comes: a few long texts take the time of many short ones."""
+    if prepared.lengths is None:
+        return len(positions(rows))
+    return float(prepared.lengths[rows].sum() / max(1.0, prepared.lengths.mean()))
 
 
 def one_pace(
@@ -80,15 +91,17 @@ def one_pace(
     most: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float | None:
-    """Seconds of a row in one of the job's batches, of middling length; None where it and a warm-up are more than `most` rows, or bad."""
+    """Seconds of a row of mean length, by one of the job's batches of middling ones; None where it and a warm-up are more than `most`
+    such rows, or bad.
+    """
     if sample is None or not len(sample):
         return None
     try:
         prepared = engine.prepare(sample)
         cut = list(batches(len(prepared), prepared.lengths, budget))
         middle, last = cut[len(cut) // 2], cut[-1]
-        count = len(positions(middle))
-        if count + len(positions(last)) > most:
+        count = _rows_of(prepared, middle)
+        if count + _rows_of(prepared, last) > most:
             return None
         engine.finish(engine.infer(prepared.batch(last)))
         start = clock()

@@ -28,7 +28,7 @@ class Trials:
         step: what the job file says of the model.
         candidates: what it can be loaded at, the reference first.
         device: where the model runs.
-        threads: CPU threads of a call; one at a time is measured.
+        threads: CPU threads of the worker, which the calls at a time share; one at a time is measured.
         budget: gives the bounds of a batch, by the loaded engine.
         rows: of the job.
         remembered: figures of former runs.
@@ -160,19 +160,23 @@ class Trials:
         assert self.loaded is not None
         if self.loaded not in self._paces:
             began = self.clock()
-            pace = one_pace(
-                self.engine, self.rows.first, self.budget(), int(policy.SHARE * self.rows.of_a_call), self.clock
-            )
+            most = int(policy.SHARE * self.rows.of_a_call)
+            pace = one_pace(self.engine, self.rows.first, self.budget(), most, self.clock)
             self._timing += self.clock() - began
             if pace is None:
                 return None
-            self._paces[self.loaded] = pace
+            self._paces[self.loaded] = pace * self.rows.calls / self.calls_of(self.loaded)
         return Job(self.rows.of_a_call, self._paces[self.loaded], self._load_seconds)
 
     @property
     def spent(self) -> float:
         """Seconds of measuring so far."""
         return self._timing + (self._comparison.spent if self._comparison is not None else 0.0)
+
+    def calls_of(self, name: str) -> int:
+        """Calls that are made at a time at a precision: one of a user's module that is compiled, which may keep values while it runs."""
+        alone = self.step.engine == "torch" and any(c.compiles for c in self.candidates if c.name == name)
+        return 1 if alone else self.rows.calls
 
     def _candidate(self, name: str) -> Candidate:
         found = next((c for c in self.candidates if c.name == name), None)
@@ -187,7 +191,7 @@ class Trials:
         if self.loaded != name or self._description is None:
             self.loaded = None  # a load that fails may leave the engine with no model
             began = self.clock()
-            self._description = load(self.engine, self.step, self.device, name, self.threads)
+            self._description = load(self.engine, self.step, self.device, name, self.threads // self.calls_of(name))
             self.loaded, self._load_seconds = name, self.clock() - began
         return self._description
 
@@ -214,7 +218,7 @@ class Trials:
     def _unwanted(self, candidate: Candidate) -> str | None:
         if candidate.gated and self._comparison is None:
             return "gate: off, and precision: auto takes nothing below 16 bits that wasn't compared"
-        return policy.outrun(candidate, self.device, self.rows.calls, shared=self.step.engine != "torch")
+        return policy.outrun(candidate, self.calls_of(candidate.name), self.rows.calls)
 
     def _timed(self) -> dict[str, Any]:
         """Seconds of a row at each precision, on a few of the job's own batches, kept for the next run."""
@@ -222,7 +226,7 @@ class Trials:
         self._load(reference.name)
         load_seconds = self._load_seconds
         began = self.clock()
-        timed = timed_batches(self.engine, self.rows.first, self.budget(), self._affordable)
+        timed = self._batches()
         nothing = {"row_seconds": {}, "failed": {}, "skipped": {}, "load_seconds": load_seconds}
         if timed is None:
             return {**nothing, "why": "the job is too small for measuring to pay"}
@@ -240,7 +244,7 @@ class Trials:
                 continue
             try:
                 self._load(candidate.name)
-                row_seconds[candidate.name] = self._row_seconds(timed, min(row_seconds.values()))
+                row_seconds[candidate.name] = self._row_seconds(candidate.name, timed, min(row_seconds.values()))
             except (DeviceError, HungError, StoppedError):
                 raise
             except BatchinferError as e:
@@ -255,13 +259,15 @@ class Trials:
             self.remembered.keep(self._times_key, {**figures, "rows": timed.rows, "spent": self._timing})
         return {"row_seconds": row_seconds, "failed": failed, "skipped": skipped, "load_seconds": load_seconds}
 
-    @property
-    def _affordable(self) -> int:
-        """Rows of the batches that are timed, at most: the model sees them twice before its pace is known."""
-        return int(policy.SHARE * self.rows.of_a_call / 2)
+    def _batches(self) -> Timed | None:
+        """What is timed, at most so much that full precision can see it twice before its pace is known, and another as often."""
+        return timed_batches(self.engine, self.rows.first, self.budget(), int(policy.SHARE * self.rows.of_a_call / 4))
 
-    def _row_seconds(self, timed: Timed, least: float) -> float:
-        return max(1e-9, seconds_for(self.engine, timed, bound=least * timed.rows, clock=self.clock) / timed.rows)
+    def _row_seconds(self, name: str, timed: Timed, least: float) -> float:
+        """Of each of the usual calls at a time: one call alone does the work of all of them."""
+        share = self.calls_of(name) / self.rows.calls
+        seconds = seconds_for(self.engine, timed, bound=least * share * timed.rows, clock=self.clock)
+        return max(1e-9, seconds / share / timed.rows)
 
     def _judged(self, candidate: Candidate, row_seconds: float, job: Job) -> tuple[Verdict | None, str]:
         """The gate's verdict on a timed candidate; None and why where there is none."""
@@ -283,7 +289,7 @@ class Trials:
         if (known := comparison.known(candidate.name)) is not None:
             return known.to_json()
         load_seconds, began = self._load_seconds, self.clock()
-        timed = timed_batches(self.engine, self.rows.first, self.budget(), self._affordable)
+        timed = self._batches()
         if timed is None:
             return {"not_compared": "the job is too small for a comparison to pay"}
         if not timed.payloads:

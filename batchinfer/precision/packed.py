@@ -25,8 +25,9 @@ def pack(module: Any) -> int:
     """Exchange the linear layers of a module on the CPU, in place, where that pays, and tell how many.
 
     bfloat16 is multiplied by oneDNN anyway, which brings plain weights into its order at each call (MiniLM: 1.03 times the pace at one
-    thread, 1.1 at two). float32 is multiplied by MKL, which has no kernels of its own for processors of other makers (on an EPYC, MiniLM:
-    1.09 and 1.13, a network of 32-128-64-1: 1.2 and 1.25); on Intel's it stays with it, as the other was not measured there.
+    thread, 1.1 at two). float32 is multiplied by MKL, which has no AVX-512 kernels for processors of other makers than Intel: on an EPYC
+    that has these instructions, MiniLM gets 1.09 and 1.13 times the pace, a network of 32-128-64-1 1.2 and 1.25. Where that was not
+    measured, as on Intel's and where Linux doesn't tell the maker, it stays with MKL.
 
     Left alone are layers that do more than multiply (subclasses, hooks), whose weights are another layer's too, or are read past
     them by torch's own encoder layers.
@@ -37,7 +38,8 @@ def pack(module: Any) -> int:
         return 0
     dtypes = set()
     if torch.backends.mkldnn.is_available():
-        dtypes |= {torch.float32} if processor.vendor() != "GenuineIntel" else set()
+        others = processor.vendor() not in ("", "GenuineIntel") and "avx512f" in processor.flags()
+        dtypes |= {torch.float32} if others else set()
         dtypes |= {torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set()
     uses = Counter(id(p) for each in module.modules() for p in each.parameters(recurse=False))
     done = 0
@@ -77,8 +79,10 @@ def _known(activation: Any) -> tuple[str, str] | None:
         return None
     if type(activation) is torch.nn.ReLU:
         return "relu", ""
-    exact = type(activation) is torch.nn.GELU and activation.approximate == "none"
-    if exact or getattr(activation, "act", None) is torch.nn.functional.gelu:  # transformers' own class of it
+    kind = type(activation)
+    exact = kind is torch.nn.GELU and activation.approximate == "none"
+    own = (kind.__module__, kind.__name__) == ("transformers.activations", "GELUActivation")
+    if exact or (own and activation.act is torch.nn.functional.gelu):
         return "gelu", "none"
     return None
 

@@ -3,96 +3,22 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from numpy.typing import NDArray
 
-from batchinfer.engines.protocol import Description, Rows
 from batchinfer.errors import ModelError, StorageError
 from batchinfer.job.spec import Batching, Step
 from batchinfer.measure.candidates import Candidate
 from batchinfer.measure.choose import choose
 from batchinfer.measure.output_types import NULL_ROWS
 from batchinfer.measure.settings import Settings, schema_from_text, schema_to_text
-from batchinfer.measure.timing import timed_batches
-from batchinfer.pipeline.batching import Budget, positions
+from batchinfer.pipeline.batching import Budget
 from batchinfer.precision.recipes import bits
-
-Model = Callable[[list[int]], Mapping[str, Any]]
-
-
-class Prepared:
-    def __init__(self, values: list[int], lengths: NDArray[np.int64] | None) -> None:
-        self.values, self.lengths, self.truncated = values, lengths, None
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def batch(self, rows: Rows) -> list[int]:
-        return [self.values[n] for n in (positions(rows) if isinstance(rows, slice) else rows)]
-
-
-class FakeEngine:
-    """A model that is a function of the values of `x`; keeps to the engine protocol."""
-
-    def __init__(
-        self,
-        model: Model,
-        types: Mapping[str, pa.DataType | None] | None = None,
-        *,
-        seconds: Mapping[str, float] | None = None,
-        refuses: tuple[str, ...] = (),
-        breaks: tuple[str, ...] = (),
-        lengths: bool = False,
-        side_by_side: bool = True,
-    ) -> None:
-        self._side_by_side = side_by_side
-        self._model, self._types, self._seconds = model, types or {"y": None}, seconds or {}
-        self._refuses, self._breaks, self._lengths = refuses, breaks, lengths
-        self.loads: list[str] = []
-        self.loaded: str | None = None
-        self.rows = self.threads = 0
-
-    def load(self, device: str, precision: str, threads: int) -> Description:
-        self.loads.append(precision)
-        self.threads = threads
-        self.loaded = None
-        if precision in self._refuses:
-            raise ModelError(f"no {precision} on {device}")
-        self.loaded = precision
-        return Description(self._types, precision, device, side_by_side=self._side_by_side)
-
-    def prepare(self, rows: pa.Table) -> Prepared:
-        values = rows["x"].to_pylist()
-        if -1 in values:
-            raise ValueError("x is -1, which can't be prepared")
-        return Prepared(values, np.array(values, np.int64) if self._lengths else None)
-
-    def infer(self, batch: list[int]) -> Mapping[str, Any]:
-        assert self.loaded is not None, "no model is loaded"
-        if self.loaded in self._breaks:
-            raise RuntimeError(f"'erfinv' not implemented for {self.loaded}")
-        time.sleep(self._seconds.get(self.loaded, 0))
-        self.rows += len(batch)
-        return self._model(batch)
-
-    def finish(self, outputs: Any) -> Mapping[str, pa.Array]:
-        return {k: v if isinstance(v, pa.Array) else pa.array(v) for k, v in outputs.items()}
-
-
-def step(engine: str = "torch", precision: str = "auto", **outputs: Any) -> Step:
-    keys = {"engine": engine, "uri": "/m.pt", "inputs": {"x": "x"}, "outputs": outputs or {"y": "score"}}
-    return Step.model_validate({**keys, "precision": precision})
-
-
-def table(values: Any) -> pa.Table:
-    return pa.table({"x": pa.array(list(values), pa.int64())})
+from tests.measure.fake_engine import FLOAT, FakeEngine, doubled, step, table
 
 
 def chosen(
@@ -117,11 +43,6 @@ def chosen(
     )
 
 
-def doubled(batch: list[int]) -> Mapping[str, Any]:
-    return {"y": [float(v) * 2 for v in batch]}
-
-
-FLOAT = {"y": pa.float32()}
 LARGE = 10**9
 
 # Precision.
@@ -143,8 +64,8 @@ def test_a_precision_of_16_bits_that_is_asked_for_is_compared_where_that_costs_l
     assert settings.precision == engine.loaded == "bf16"
     assert engine.loads == ["bf16", "fp32", "bf16"]
     assert settings.measured["gate"]["passed"]
-    small = FakeEngine(doubled, FLOAT, seconds={"bf16": 0.001})
-    told = chosen(small, of=step(precision="bf16"), rows=20_000).measured["gate"]
+    small = FakeEngine(doubled, FLOAT, seconds={"bf16": 0.01})
+    told = chosen(small, of=step(precision="bf16"), rows=28_000).measured["gate"]
     assert "more than 3% of the job" in told["not_compared"]
     assert small.loads == ["bf16"]
 
@@ -190,8 +111,8 @@ def test_a_small_job_is_not_measured_and_says_so() -> None:
 
 
 def test_a_candidate_whose_timing_would_be_too_much_of_the_job_is_named_as_skipped() -> None:
-    engine = FakeEngine(doubled, FLOAT, seconds={"fp32": 0.01})
-    settings = chosen(engine, of=step(), rows=14_000)
+    engine = FakeEngine(doubled, FLOAT, seconds={"fp32": 0.01}, load_seconds=0.02)
+    settings = chosen(engine, of=step(), rows=27_000)
     assert engine.loads == ["fp32"]
     assert "more than 3% of the job" in settings.measured["skipped"]["bf16"]
 
@@ -386,68 +307,3 @@ def test_a_machine_with_fewer_cores_makes_fewer_calls_at_a_time_of_as_many_threa
     there = measured.within(threads)
     assert (there.streams, there.threads) == (streams, 2)
     assert there.digest == measured.digest
-
-
-def test_a_gpu_gets_two_calls_at_a_time_where_that_is_faster_and_its_model_stays_loaded() -> None:
-    engine = FakeEngine(doubled, seconds={"fp32": 0.004})
-    settings = choose(
-        engine,
-        step("torch", precision="fp32"),
-        [table(range(2000))],
-        Batching(rows=50),
-        "cuda",
-        16,
-        100_000_000,
-        candidates=[Candidate("fp32", 32)],
-    )
-    assert (settings.streams, settings.threads) == (2, 8)
-    assert engine.loads == ["fp32"]
-
-
-def with_eight_threads(engine: FakeEngine, of: Step, device: str = "cpu", *, side_by_side: bool = True) -> Settings:
-    """The settings of a job that is too small for trying anything."""
-    compiled = Candidate("fp32-compiled", 32, compiles=True)
-    rows, some = [table(range(8))], [Candidate("fp32", 32), compiled]
-    return choose(engine, of, rows, Batching(rows=8), device, 8, 8, candidates=some, side_by_side=side_by_side)
-
-
-@pytest.mark.parametrize(
-    ("engine", "precision", "device", "calls"),
-    [
-        ("torch", "fp32", "cpu", 4),
-        ("transformers", "fp32-compiled", "cpu", 4),
-        ("torch", "fp32-compiled", "cpu", 1),
-        ("openvino", "fp32", "cpu", 1),
-        ("torch", "fp32", "cuda", 1),
-    ],
-    ids=["a CPU", "compiled and shared", "compiled and not shared", "a graph with weights for each call", "a GPU"],
-)
-def test_where_nothing_can_be_tried_a_cpus_threads_are_split_into_calls(
-    engine: str, precision: str, device: str, calls: int
-) -> None:
-    model = FakeEngine(doubled)
-    settings = with_eight_threads(model, step(engine, precision=precision), device)
-    assert (settings.streams, settings.threads) == (calls, 8 // calls)
-    assert model.threads == 8 // calls
-
-
-def test_in_a_process_that_makes_one_call_at_a_time_it_has_all_threads() -> None:
-    settings = with_eight_threads(FakeEngine(doubled), step("torch", precision="fp32"), side_by_side=False)
-    assert (settings.streams, settings.threads) == (1, 8)
-
-
-def test_a_model_that_takes_one_call_at_a_time_is_loaded_with_all_threads() -> None:
-    model = FakeEngine(doubled, side_by_side=False)
-    settings = with_eight_threads(model, step("torch", precision="fp32"))
-    assert (settings.streams, settings.threads, model.threads) == (1, 8, 8)
-
-
-def test_where_the_shortest_rows_are_too_many_the_longer_ones_are_timed_alone() -> None:
-    engine = FakeEngine(doubled, lengths=True)
-    engine.load("cpu", "fp32", 1)
-    rows, budget = table([100] * 6 + [20] * 20 + [1] * 200), Budget(512, 200)
-    for most, sizes in ((1000, [2, 10, 200]), (20, [2, 10]), (5, [2])):
-        timed = timed_batches(engine, rows, budget, most)
-        assert timed is not None
-        assert [len(payload) for payload in timed.payloads] == sizes
-    assert timed_batches(engine, rows, budget, 1) is None

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(
 def on_amd(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever the tests run."""
     monkeypatch.setattr(processor, "vendor", lambda: "AuthenticAMD")
+    monkeypatch.setattr(processor, "flags", lambda: frozenset({"avx512f"}))
     monkeypatch.setattr(packed.platform, "machine", lambda: "x86_64")
 
 
@@ -56,12 +57,20 @@ def test_a_module_gives_the_same_numbers_with_its_layers_packed_and_what_follows
 
 
 @pytest.mark.parametrize(
-    ("vendor", "machine"), [("GenuineIntel", "x86_64"), ("", "aarch64")], ids=["another vendor", "another machine"]
+    ("vendor", "machine", "flags"),
+    [
+        ("GenuineIntel", "x86_64", {"avx512f"}),
+        ("", "x86_64", {"avx512f"}),
+        ("AuthenticAMD", "x86_64", {"avx2"}),
+        ("AuthenticAMD", "aarch64", {"avx512f"}),
+    ],
+    ids=["Intel's", "a maker that isn't told", "no AVX-512", "another machine"],
 )
 def test_float32_stays_where_packing_was_not_measured(
-    monkeypatch: pytest.MonkeyPatch, vendor: str, machine: str
+    monkeypatch: pytest.MonkeyPatch, vendor: str, machine: str, flags: set[str]
 ) -> None:
     monkeypatch.setattr(processor, "vendor", lambda: vendor)
+    monkeypatch.setattr(processor, "flags", lambda: frozenset(flags))
     monkeypatch.setattr(packed.platform, "machine", lambda: machine)
     assert (pack(module := network()), names(module)) == (0, ["Linear", "ReLU", "Linear"])
 
@@ -101,7 +110,16 @@ def test_one_layer_in_two_places_is_packed_in_both() -> None:
     assert (answers(module) - wanted).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("then", [torch.nn.ReLU6(), torch.nn.GELU(approximate="tanh"), torch.nn.Dropout()])
+class Twice(torch.nn.Module):
+    """A user's own, with what transformers' class of GELU has."""
+
+    act = staticmethod(torch.nn.functional.gelu)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return 2 * self.act(rows)
+
+
+@pytest.mark.parametrize("then", [torch.nn.ReLU6(), torch.nn.GELU(approximate="tanh"), torch.nn.Dropout(), Twice()])
 def test_an_activation_that_is_not_computed_alike_stays(then: torch.nn.Module) -> None:
     module = network(then)
     wanted = answers(copy.deepcopy(module))
