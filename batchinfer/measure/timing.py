@@ -55,10 +55,12 @@ class Timed:
 def timed_batches(engine: Engine, sample: pa.Table | None, budget: Budget, most: int) -> Timed | None:
     """A few of the job's batches, from the longest to the shortest, that the model answers as it is loaded; none of a sample that
     can't be prepared: one with a bad row tells nothing of a precision. Where these are more than `most` rows of mean length, the middle
-    one alone; None where that is, too.
+    one alone; None where that is, too. Of a large sample so many rows are prepared, spread over it, as three batches may have.
     """
     if sample is None or not len(sample):
         return Timed()
+    if len(sample) > (enough := TIMED_BATCHES * budget.rows):
+        sample = sample.take(np.linspace(0, len(sample) - 1, enough).astype(np.int64))
     try:
         prepared = engine.prepare(sample)
     except BatchinferError:
@@ -124,10 +126,16 @@ def _answers_to(engine: Engine, payload: Any) -> bool:
 
 
 def seconds_for(
-    engine: Engine, timed: Timed, bound: float = float("inf"), clock: Callable[[], float] = time.perf_counter
+    engine: Engine,
+    timed: Timed,
+    bound: float = float("inf"),
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    warm: bool = False,
 ) -> float:
-    """Seconds for the batches after a warm-up on the shortest; gives up once slower than `bound`."""
-    engine.finish(engine.infer(timed.payloads[-1]))
+    """Seconds for the batches, after a warm-up on the shortest unless it is `warm`; gives up once slower than `bound`."""
+    if not warm:
+        engine.finish(engine.infer(timed.payloads[-1]))
     total = 0.0
     for payload in timed.payloads:
         start = clock()

@@ -232,7 +232,8 @@ class Trials:
             return {**nothing, "why": "the job is too small for measuring to pay"}
         if not timed.payloads:
             return {**nothing, "why": "the job's first rows are too bad for measuring"}
-        row_seconds = {reference.name: max(1e-9, seconds_for(self.engine, timed, clock=self.clock) / timed.rows)}
+        pace = seconds_for(self.engine, timed, clock=self.clock, warm=True) / timed.rows  # it has just answered them
+        row_seconds = {reference.name: max(1e-9, pace)}
         job = Job(self.rows.of_a_call, row_seconds[reference.name], load_seconds)
         failed: dict[str, str] = {}
         skipped: dict[str, str] = {}
@@ -294,7 +295,7 @@ class Trials:
             return {"not_compared": "the job is too small for a comparison to pay"}
         if not timed.payloads:
             return {"not_compared": "the job's first rows are too bad for measuring"}
-        seconds = max(1e-9, seconds_for(self.engine, timed, clock=self.clock) / timed.rows)
+        seconds = max(1e-9, seconds_for(self.engine, timed, clock=self.clock, warm=True) / timed.rows)
         self._timing = self.clock() - began
         verdict, why = self._judged(candidate, seconds, Job(self.rows.of_a_call, seconds, load_seconds))
         self._load(candidate.name)
