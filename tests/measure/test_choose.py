@@ -64,8 +64,8 @@ def test_a_precision_of_16_bits_that_is_asked_for_is_compared_where_that_costs_l
     assert settings.precision == engine.loaded == "bf16"
     assert engine.loads == ["bf16", "fp32", "bf16"]
     assert settings.measured["gate"]["passed"]
-    small = FakeEngine(doubled, FLOAT, seconds={"bf16": 0.01})
-    told = chosen(small, of=step(precision="bf16"), rows=20_000).measured["gate"]
+    small = FakeEngine(doubled, FLOAT, seconds={"bf16": 0.01}, load_seconds=0.1)
+    told = chosen(small, of=step(precision="bf16"), rows=40_000).measured["gate"]
     assert "more than 3% of the job" in told["not_compared"]
     assert small.loads == ["bf16"]
 
