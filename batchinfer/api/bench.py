@@ -17,13 +17,16 @@ from batchinfer.data.dead_letters import tidy
 from batchinfer.data.reader import Reader, Window
 from batchinfer.data.where import Where
 from batchinfer.engines import registry
+from batchinfer.engines.protocol import Engine
 from batchinfer.errors import BatchinferError, RefusedError, StoppedError
 from batchinfer.job.spec import JobSpec
+from batchinfer.job.steps import AnyStep, Step
 from batchinfer.ledger import manifests, parts
 from batchinfer.measure.bare import BareLoop, LoopSeconds
 from batchinfer.measure.settings import Settings
 from batchinfer.measure.timing import load
-from batchinfer.plan.plan import Plan, input_columns, make_plan
+from batchinfer.pipeline.graph import graph_of
+from batchinfer.plan.plan import Plan, make_plan
 from batchinfer.plan.shards import Shard
 from batchinfer.run import runner
 from batchinfer.run.events import Event, Listener, RunResult, Settled, Ticked
@@ -82,16 +85,21 @@ class Bench:
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
-        budget = self.settings.budget
+        steps = {
+            name: {
+                "precision": step.precision,
+                "batch_rows": step.budget.rows,
+                "batch_tokens": step.budget.tokens,
+                "threads": step.threads,
+                "streams": step.streams,
+            }
+            for name, step in self.settings.models.items()
+        }
         return {
             "exit_code": self.result.exit_code,
             "rows": self.result.rows.planned,
             "succeeded": self.result.rows.succeeded,
-            "precision": self.settings.precision,
-            "batch_rows": budget.rows,
-            "batch_tokens": budget.tokens,
-            "threads": self.settings.threads,
-            "streams": self.settings.streams,
+            "steps": steps,
             "executor": self.result.executor,
             "workers": self.workers,
             "runner": {
@@ -178,15 +186,10 @@ class _Clock:
 def _loop(plan: Plan, result: RunResult, settings: Settings, folder: Path, stop: StopRequest | None) -> BareLoop:
     """The loop, once over all shards."""
     spec, reading = plan.spec, plan.reading
-    step = spec.steps[0]
-    engine = registry.open_engine(step, spec.code)
-    threads = settings.threads * settings.streams  # one call at a time has them all
-    on = registry.device_for(step, allot(spec, threads).gpus)
-    load(engine, step, on, settings.precision, threads)
+    steps, gpus = graph_of(spec), allot(spec, settings.threads).gpus
+    engines = {node.name: _engine(node.step, spec, settings, gpus) for node in steps.nodes}
     carried = pa.schema([reading.schema.field(name) for name in reading.carry])
-    loop = BareLoop(
-        engine, settings, carried, input_columns(step), list(step.outputs), spec.output.compression, reading.window
-    )
+    loop = BareLoop(steps, engines, settings, carried, spec.output.compression, reading.window)
     reader = Reader(reading.schema, Where(reading.where) if reading.where else None, options=spec.storage)
     dead = _dead(plan, result)
 
@@ -205,10 +208,20 @@ def _loop(plan: Plan, result: RunResult, settings: Settings, folder: Path, stop:
         raise
     except Exception as e:
         raise BatchinferError(
-            f"{step.name}: the loop met an error that the runner didn't: {type(e).__name__}: {tidy(str(e))}; "
+            f"the loop met an error that the runner didn't: {type(e).__name__}: {tidy(str(e))}; "
             "rows that fail only sometimes can't be compared"
         ) from e
     return loop
+
+
+def _engine(step: AnyStep, spec: JobSpec, settings: Settings, gpus: float | None) -> Engine:
+    """A step's engine, loaded for one call at a time, which has all the threads."""
+    if not isinstance(step, Step):
+        return registry.open_derived(step)
+    chosen, engine = settings.steps[step.name], registry.open_engine(step, spec.code)
+    device, threads = registry.device_for(step, gpus), chosen.threads * chosen.streams
+    load(engine, step, device, chosen.precision, threads)
+    return engine
 
 
 def _go_on(stop: StopRequest | None) -> None:

@@ -10,6 +10,7 @@ from batchinfer.api.bench import ROWS, Bench, bench
 from batchinfer.api.run import Run, open_output, open_run, writing_to
 from batchinfer.job import load
 from batchinfer.job.spec import JobSpec
+from batchinfer.job.steps import Step
 from batchinfer.plan.plan import Plan, make_plan
 from batchinfer.report.results import recorded
 from batchinfer.run import runner
@@ -97,5 +98,5 @@ class Job:
             return bench(self.spec, rows, listener, stop)
 
     def __repr__(self) -> str:
-        step = self.spec.steps[0]
-        return f"Job({self.spec.name!r}: {self.spec.input.path} → {step.engine} {step.uri} → {self.spec.output.path})"
+        told = [f"{s.engine} {s.uri}" if isinstance(s, Step) else s.name for s in self.spec.steps]
+        return f"Job({self.spec.name!r}: {self.spec.input.path} → {', '.join(told)} → {self.spec.output.path})"

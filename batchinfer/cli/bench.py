@@ -16,6 +16,7 @@ from batchinfer.cli.streams import show, show_json, stdout_kept_clean, tell
 
 if TYPE_CHECKING:
     from batchinfer.api.bench import Bench
+    from batchinfer.measure.settings import StepSettings
 
 STAGES = {
     "read": "read",
@@ -77,20 +78,18 @@ def _headline(made: Bench) -> str:
 
 
 def _lines(made: Bench) -> list[tuple[str, str]]:
-    from batchinfer.cli.progress import calls
     from batchinfer.cli.summary import counts
     from batchinfer.plan.describe import count
 
-    budget, workers = made.settings.budget, count(made.workers, "worker")
-    tokens = "" if budget.tokens is None else f" and {budget.tokens:,} tokens"
+    workers, models = count(made.workers, "worker"), made.settings.models
     times = f" (times {made.workers}, the limit)" if made.workers > 1 else " (the limit)"
     return [
         ("rows", counts(made.result.rows)),
         (
             "ran with",
-            f"{workers} ({made.result.executor}), precision {made.settings.precision}, {calls(made.settings)}, "
-            f"batches of up to {count(budget.rows, 'row')}{tokens}",
+            f"{workers} ({made.result.executor}){', ' + _settings(*models.values()) if len(models) == 1 else ''}",
         ),
+        *((f"  {name}", _settings(step)) for name, step in models.items() if len(models) > 1),
         ("runner", f"{rate(made.rate)}, {duration(made.seconds)} once the model was loaded"),
         ("bare loop", f"{rate(made.loop_rate)}, {duration(made.loop.total)}{times}"),
         ("seconds in", _row("runner", "of its time", "bare loop")),
@@ -100,11 +99,20 @@ def _lines(made: Bench) -> list[tuple[str, str]]:
     ]
 
 
+def _settings(step: StepSettings) -> str:
+    from batchinfer.cli.progress import calls
+    from batchinfer.plan.describe import count
+
+    tokens = "" if step.budget.tokens is None else f" and {step.budget.tokens:,} tokens"
+    return f"precision {step.precision}, {calls(step)}, batches of up to {count(step.budget.rows, 'row')}{tokens}"
+
+
 def _stages(made: Bench) -> list[tuple[str, str]]:
     lines = []
+    streams = max(step.streams for step in made.settings.steps.values())
     for name, label in STAGES.items():
         mine, theirs = getattr(made.usage.seconds, name), getattr(made.loop, name, None)
-        whole = made.seconds * made.workers * (made.settings.streams if name == "infer" else 1)
+        whole = made.seconds * made.workers * (streams if name == "infer" else 1)
         share = f"{100 * mine / whole:.0f} %" if whole else "–"
         lines.append((f"  {label}", _row(f"{mine:.2f}", share, "–" if theirs is None else f"{theirs:.2f}")))
     return lines

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from batchinfer.cli.render import duration, percent, rate
 from batchinfer.cli.streams import tell
-from batchinfer.measure.settings import Settings
+from batchinfer.measure.settings import Settings, StepSettings
 from batchinfer.measure.verdict import Verdict
 from batchinfer.plan.describe import count
 from batchinfer.run.events import Event, Finished, GivenUp, Retried, RunResult, Settled, Started, Ticked
@@ -109,7 +109,7 @@ def note(event: Event) -> str | None:
             return f"resumed: {event.decided:,} of {len(plan.shards):,} shards were done before ({event.decided_rows:,} of {plan.rows:,} rows)"
         return f"{plan.rows:,} rows in {count(len(plan.shards), 'shard')}; loading the model"
     if isinstance(event, Settled):
-        return f"running with {count(event.workers, 'worker')}, {precision(event.settings)}"
+        return f"running with {count(event.workers, 'worker')}, {precisions(event.settings)}"
     if isinstance(event, Retried):
         where = ", its model in a child process" if event.quarantined else ""
         return f"{event.failed.error}; it was replaced, and shard {event.failed.shard} is tried again{where} (death {event.deaths})"
@@ -118,7 +118,15 @@ def note(event: Event) -> str | None:
     return None
 
 
-def precision(settings: Settings) -> str:
+def precisions(settings: Settings) -> str:
+    """The precision of each model, and why."""
+    models = settings.models
+    if len(models) == 1:
+        return "".join(map(precision, models.values()))
+    return "\n  ".join(["", *(f"{name}: {precision(step)}" for name, step in models.items())])
+
+
+def precision(settings: StepSettings) -> str:
     """The precision that runs, and why: what was measured, what can't run, what wasn't tried, and what the gate says."""
     measured = settings.measured
     text = f"precision {settings.precision}"
@@ -144,7 +152,7 @@ def precision(settings: Settings) -> str:
     return f"{text}; {said}" if said else text
 
 
-def calls(settings: Settings) -> str:
+def calls(settings: StepSettings) -> str:
     """How a worker spends its CPU threads on calls of the model."""
     threads = count(settings.threads, "CPU thread")
     return threads if settings.streams == 1 else f"{settings.streams} calls at a time, of {threads} each"
@@ -157,7 +165,7 @@ def _by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
     return names
 
 
-def gate(settings: Settings) -> str:
+def gate(settings: StepSettings) -> str:
     """What the quality gate says of the precision that runs; empty where nothing was compared or to be."""
     verdict = settings.measured.get("gate")
     if not verdict:

@@ -28,15 +28,17 @@ def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
         )
     if speed := _speed(result, tally.work_seconds):
         rows.append(("speed" if result.usage.rows else "ran with", speed))
-    if result.settings is not None and (said := gate(result.settings)):
-        rows.append(("quality", said))
+    for step, settings in ({} if result.settings is None else result.settings.models).items():
+        if said := gate(settings):
+            rows.append(("quality", said if len(result.usage.steps) < 2 else f"{step}: {said}"))
     if result.served is not None and result.served.batches:
         rows.append(("waiting", waiting(result.served, result.usage.seconds.wait)))
-    if result.usage.halved:
+    total = result.usage.total
+    if total.halved:
         rows.append(
             (
                 "memory",
-                f"a batch did not fit and was cut in two, {count(result.usage.halved, 'time')}: smaller batching.rows or tokens avoid it",
+                f"a batch did not fit and was cut in two, {count(total.halved, 'time')}: smaller batching.rows or tokens avoid it",
             )
         )
     if result.rows.succeeded or result.state in (State.SUCCEEDED, State.PARTIAL):
@@ -102,9 +104,9 @@ def _speed(result: RunResult, work_seconds: float) -> str:
     if result.workers:
         words.append(f"{count(result.workers, 'worker')} ({result.executor})")
     if result.settings is not None:
-        words.append(f"precision {result.settings.precision}")
-    if result.usage.padded_tokens:
-        words.append(f"{(1 - result.usage.tokens / result.usage.padded_tokens) * 100:.1f} % padding")
+        words.append(f"precision {', '.join(step.precision for step in result.settings.models.values())}")
+    if (total := result.usage.total).padded_tokens:
+        words.append(f"{(1 - total.tokens / total.padded_tokens) * 100:.1f} % padding")
     return ", ".join(words)
 
 

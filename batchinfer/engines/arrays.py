@@ -16,7 +16,7 @@ from batchinfer.engines.inputs import check_numeric, columns_of, contiguous, mat
 from batchinfer.engines.outputs import Outputs, finish, single
 from batchinfer.engines.protocol import Rows
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 
 @dataclass(frozen=True)

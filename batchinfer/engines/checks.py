@@ -28,7 +28,7 @@ from batchinfer.engines.sentence import recipe
 from batchinfer.engines.sources import check_class, is_class
 from batchinfer.engines.trust import check_code, check_pickle
 from batchinfer.errors import MissingExtraError, ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.precision import layers, recipes
 
 _PACKAGES = {

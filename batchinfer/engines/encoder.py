@@ -19,7 +19,7 @@ from batchinfer.engines.options import MaxLength, Pooling, check_names, task_of
 from batchinfer.engines.sentence import recipe
 from batchinfer.engines.tokens import Format, TextBatch, TextRows, cut_at, longest, tokenise
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 _FED = ("input_ids", "attention_mask", "token_type_ids")
 _HIDDEN = ("last_hidden_state", "token_embeddings")

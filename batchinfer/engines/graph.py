@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from batchinfer.engines.options import nearest
 from batchinfer.engines.protocol import Description, Prepared
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 
 @dataclass(frozen=True)

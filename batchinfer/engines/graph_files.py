@@ -10,7 +10,7 @@ from batchinfer.engines.ir_file import read_ir
 from batchinfer.engines.location import Location, in_package
 from batchinfer.engines.onnx_file import read_onnx
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 _READ: dict[str, Callable[[Path, str], tuple[bool, frozenset[str]]]] = {".onnx": read_onnx, ".xml": read_ir}
 """By suffix: whether the numbers of a graph can be brought to another precision, and the names of files beside it."""

@@ -7,7 +7,7 @@ from batchinfer.engines.encoder import Texts
 from batchinfer.engines.graph import Graph, Use
 from batchinfer.engines.graph_files import find_graph
 from batchinfer.engines.options import MaxLength, Options
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 
 def use_for(step: Step, options: Options, graph: Graph, threads: int) -> Use:

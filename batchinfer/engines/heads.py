@@ -14,7 +14,7 @@ from batchinfer.engines.outputs import fixed_size_lists
 from batchinfer.engines.sentence import Recipe
 from batchinfer.engines.tokens import TextBatch
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 ENTITY = pa.struct(
     [("label", pa.string()), ("score", pa.float32()), ("start", pa.int32()), ("end", pa.int32())],

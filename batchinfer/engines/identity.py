@@ -15,7 +15,7 @@ from batchinfer.engines.options import TorchOptions, parse, runs_own_code
 from batchinfer.engines.protocol import Identity
 from batchinfer.engines.quantized import quantized_by
 from batchinfer.engines.sources import find_source, is_class, split, trace
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.precision.layers import PACKAGE, is_installed
 from batchinfer.precision.recipes import recipe
 

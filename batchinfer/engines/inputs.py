@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from batchinfer.engines.protocol import Rows
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 

@@ -15,7 +15,7 @@ from batchinfer.engines.options import TorchOptions
 from batchinfer.engines.sources import is_class, load_class
 from batchinfer.engines.trust import PICKLES, read_state, reason
 from batchinfer.errors import MissingExtraError, ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.precision import layers
 
 EXPORTED = (".pt2",)

@@ -15,7 +15,7 @@ from batchinfer.engines.graph_files import GraphFiles, find_graph
 from batchinfer.engines.graph_uses import use_for
 from batchinfer.engines.options import OnnxOptions, onnx_options, parse
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.precision import onnx_int8
 
 _DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"} | {

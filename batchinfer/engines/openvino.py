@@ -17,7 +17,7 @@ from batchinfer.engines.graph_uses import use_for
 from batchinfer.engines.openvino_conversion import converted
 from batchinfer.engines.options import openvino_options, parse
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.precision import openvino_int8, processor
 
 _REMEDY = "make its first axis one of any size (model.reshape({0: [-1, ...]}) of OpenVINO, then save_model)"

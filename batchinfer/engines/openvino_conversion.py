@@ -15,7 +15,7 @@ from batchinfer.engines.location import Location
 from batchinfer.engines.options import Pooling, openvino_options, parse
 from batchinfer.engines.sentence import recipe
 from batchinfer.errors import MissingExtraError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.precision.artefacts import artefact, digest
 from batchinfer.precision.openvino_int8 import untold
 

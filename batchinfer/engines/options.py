@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from batchinfer.errors import ModelError
 from batchinfer.job import place
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 
 class Options(BaseModel):

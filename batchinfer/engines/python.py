@@ -21,7 +21,7 @@ from batchinfer.engines.outputs import Outputs, finish, is_tensor, tensor_to_num
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.engines.sources import load_class
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from batchinfer.engines.modules import weights_of
 from batchinfer.engines.options import TorchOptions, parse, runs_own_code
 from batchinfer.engines.sources import is_class
 from batchinfer.engines.trust import PICKLES
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.precision import layers
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from batchinfer.engines import onnx, openvino
+from batchinfer.engines.combine import combine_engine
+from batchinfer.engines.derived import DerivedEngine
 from batchinfer.engines.device import resolve_device
 from batchinfer.engines.graph_files import GraphFiles, find_graph
 from batchinfer.engines.identity import identify
@@ -21,8 +23,9 @@ from batchinfer.engines.options import (
 )
 from batchinfer.engines.protocol import ModelEngine
 from batchinfer.engines.quantized import quantized_by
+from batchinfer.engines.rules import rules_engine
 from batchinfer.engines.sources import is_class
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import CombineStep, RulesStep, Step
 from batchinfer.precision import layers, recipes
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "identify",
     "import_libraries",
     "is_fixed",
+    "open_derived",
     "open_engine",
     "pin",
     "precisions",
@@ -69,6 +73,11 @@ def open_engine(step: Step, code: Sequence[str] = ()) -> ModelEngine:
     """
     module, _, name = _ENGINES[step.engine].partition(":")
     return cast(ModelEngine, getattr(importlib.import_module(module), name)(step, code))
+
+
+def open_derived(step: RulesStep | CombineStep) -> DerivedEngine:
+    """The engine of a step without a model. Raises InputError for a rule that is no expression."""
+    return rules_engine(step) if isinstance(step, RulesStep) else combine_engine(step)
 
 
 def import_libraries(step: Step) -> None:

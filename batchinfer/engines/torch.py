@@ -15,7 +15,7 @@ from batchinfer.engines.outputs import Outputs, finish, single
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.engines.replicas import Replicas
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.precision import recipes
 from batchinfer.precision.compiled import compiling
 

@@ -23,7 +23,7 @@ from batchinfer.engines.sentence import recipe
 from batchinfer.engines.tokens import Format, TextBatch, TextRows, cut_at, longest, tokenise
 from batchinfer.engines.trust import check_code, own_code, reason
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.precision import recipes
 from batchinfer.precision.artefacts import digest
 from batchinfer.precision.compiled import compiling

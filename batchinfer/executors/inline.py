@@ -52,7 +52,7 @@ class InlineExecutor:
     def start(self, settings: Settings, *, quarantined: bool = False) -> None:
         """See Executor."""
         self._settings = settings
-        need = Need.of(settings.measured)
+        need = Need.of(settings.memory)
         if need is not None and not (quarantined or self._left):
             admit(need, [room(self._context.gpus, loaded=self._worker.has_loaded)], "resources")
         try:

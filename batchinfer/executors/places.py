@@ -133,7 +133,7 @@ class Places:
         `key` of the job file says how many workers there are. Raises ResourceError where so many models don't fit.
         """
         assert self.settings is not None
-        need = Need.of(self.settings.measured)
+        need = Need.of(self.settings.memory)
         if need is not None:
             heard = self.rooms(LOAD_SECONDS)
             if silent := [place for place in self.every if all(place is not other for other, _ in heard)]:
@@ -199,9 +199,9 @@ class Places:
             return
         self.renew(place)
         if place.deaths > max(1, self._context.spec.retry.max_retries):
-            step = self._context.spec.steps[0]
+            told = ", ".join(f"{step.name}.uri: {step.uri}" for step in self._context.spec.models)
             raise ModelError(
-                f"{step.name}.uri: {step.uri} can't be loaded by a worker, though it could in a process of its own: {place.deaths} "
+                f"{told} can't be loaded by a worker, though it could in a process of its own: {place.deaths} "
                 f"workers ended as they loaded it, one after the other, the last with: {error}. Look at the memory of their machines, "
                 "and at what else ends processes there"
             )

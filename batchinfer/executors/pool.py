@@ -70,7 +70,7 @@ class PoolExecutor:
     name = "ray"
 
     def __init__(self, context: Context, workers: int | None, pool: Pool, address: str | None) -> None:
-        self._pool, self._step = pool, context.spec.steps[0]
+        self._pool, self._step = pool, context.spec.models[0]
         self._cluster = Cluster(address, (workers or 1) * context.threads + pool.most * pool.threads)
         self.workers = workers or worker_count()
         on_device = replace(context, threads=pool.threads, gpus=pool.gpus, workers=pool.most)
@@ -104,7 +104,7 @@ class PoolExecutor:
     def _joining(self) -> tuple[Any, ...]:
         assert self._models.settings is not None
         # What it computes, and one more, which has come before it is done.
-        each = 1 + self._models.settings.within(self._pool.threads).streams
+        each = 1 + max(s.streams for s in self._models.settings.within(self._pool.threads).steps.values())
         return self._opened, each, self._version, self._members
 
     def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:
@@ -256,7 +256,7 @@ class PoolExecutor:
     def _has_room(self) -> bool:
         """Whether the cluster could place one more now, and a machine of the pool has the memory for it."""
         assert self._models.settings is not None
-        free, need = ray.available_resources(), Need.of(self._models.settings.measured)
+        free, need = ray.available_resources(), Need.of(self._models.settings.memory)
         return bool(
             free.get("CPU", 0) >= self._pool.threads
             and free.get("GPU", 0) >= (self._pool.gpus or 0)

@@ -48,8 +48,8 @@ def _branches(root: Schema, schema: Schema) -> Iterator[Schema]:
     """The schema without references and alternatives."""
     if "$ref" in schema:
         yield from _branches(root, root["$defs"][schema["$ref"].rpartition("/")[2]])
-    elif "anyOf" in schema:
-        for branch in schema["anyOf"]:
+    elif alternatives := schema.get("anyOf") or schema.get("oneOf"):
+        for branch in alternatives:
             yield from _branches(root, branch)
     else:
         yield schema

@@ -16,6 +16,13 @@ from batchinfer.job.place import Finding, Place
 
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9._=-]{1,128}")
 _SQL_TEXT = re.compile(r"'(?:[^']|'')*'")
+COMBINED = {
+    "mean": ("value", "votes"),
+    "max": ("value", "votes"),
+    "vote": ("value", "share", "votes"),
+    "soft_vote": ("value", "index", "label", "share", "votes"),
+}
+"""What a step that combines can give, by its method."""
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -61,14 +68,31 @@ def _steps(data: dict[str, Any]) -> Iterator[Finding]:
     steps = _at(data, "steps")
     names: set[str] = set()
     for index, step in enumerate(steps if isinstance(steps, list) else []):
-        if index == 1:
-            yield Finding(("steps", 1), "this version runs one step: keep one")
-        name = _at(step, "name")
-        if isinstance(name, str):
-            if name in names:
-                yield Finding(("steps", index, "name"), "another step has this name: give each its own")
-            names.add(name)
+        name = name_of(step)
+        if name in names:
+            yield Finding(("steps", index, "name"), f"another step is called {name} too: give each a name of its own")
+        names.add(name)
         yield from _engine(step, ("steps", index))
+        yield from _combine(step, ("steps", index))
+
+
+def _combine(step: Any, place: Place) -> Iterator[Finding]:
+    method, inputs = _at(step, "combine"), _at(step, "inputs")
+    if method not in COMBINED:
+        return
+    members = len(inputs) if isinstance(inputs, list) else 0
+    if members == 1:
+        yield Finding((*place, "inputs"), "has one column, and nothing to combine it with: list those of all members")
+    weights = _at(step, "weights")
+    if isinstance(weights, list) and members and len(weights) != members:
+        yield Finding((*place, "weights"), f"are {len(weights)} for {members} inputs: give each one its weight")
+    outputs = _at(step, "outputs")
+    for name in outputs if isinstance(outputs, dict) else ():
+        if name not in COMBINED[method]:
+            message = f"is no output of {method}, which has {', '.join(COMBINED[method])}"
+            yield Finding((*place, "outputs", name), message)
+        elif name == "label" and _at(step, "labels") is None:
+            yield Finding((*place, "outputs", name), "needs the names of the places: add labels")
 
 
 def _pools(data: dict[str, Any]) -> Iterator[Finding]:
@@ -78,6 +102,9 @@ def _pools(data: dict[str, Any]) -> Iterator[Finding]:
         given = [key for key in ("workers", "cpus", "gpus") if _at(step, key) is not None]
         if not given:
             continue
+        if isinstance(steps, list) and len(steps) > 1:
+            message = "gives the step a pool of its own, which only a job of one step can have: remove it"
+            yield Finding(("steps", index, given[0]), message)
         if _at(data, "resources", "executor") == "inline":
             message = "gives the step a pool of its own, which needs Ray: remove it, or set resources.executor to ray"
             yield Finding(("steps", index, given[0]), message)
@@ -113,15 +140,23 @@ def _columns(data: dict[str, Any]) -> Iterator[Finding]:
         taken[key] = "input.key, which is carried through"
     steps = _at(data, "steps")
     for index, step in enumerate(steps if isinstance(steps, list) else []):
-        outputs = _at(step, "outputs")
-        for name, output in (outputs if isinstance(outputs, dict) else {}).items():
-            column = _at(output, "column") if isinstance(output, dict) else output
-            if not isinstance(column, str):
-                continue
-            if column in taken:
-                message = f"writes the same column as {taken[column]}: give each its own name"
-                yield Finding(("steps", index, "outputs", name), message)
-            taken.setdefault(column, f"the output {name}")
+        own = dict(taken)  # what other steps write, too, is looked at when the job is planned
+        for place, column in _computed(step):
+            if column in own:
+                message = f"writes the same column as {own[column]}: give each its own name"
+                yield Finding(("steps", index, *place), message)
+            own.setdefault(column, f"the output {place[-1]}")
+
+
+def _computed(step: Any) -> Iterator[tuple[tuple[str, str], str]]:
+    """The columns that a step computes, and their places in it."""
+    rules, outputs = _at(step, "rules"), _at(step, "outputs")
+    if isinstance(rules, dict):
+        yield from ((("rules", name), name) for name in rules if isinstance(name, str))
+    for name, output in (outputs if isinstance(outputs, dict) else {}).items():
+        column = _at(output, "column") if isinstance(output, dict) else output
+        if isinstance(name, str) and isinstance(column, str):
+            yield ("outputs", name), column
 
 
 def _where(data: dict[str, Any]) -> Iterator[Finding]:

@@ -7,34 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from batchinfer.job.scalar import Scalar
 from batchinfer.job.secrets import Secrets
-from batchinfer.job.values import AutoCount, Count, Duration, Share, Switch, Text, Texts, Threshold
+from batchinfer.job.steps import AnyStep, Batching, Step
+from batchinfer.job.values import AutoCount, Duration, Model, Share, Switch, Text, Texts, Threshold
 from batchinfer.job.written import Written
-
-Precision = Literal[
-    "auto",
-    "fp32",
-    "tf32",
-    "bf16",
-    "fp16",
-    "int8",
-    "int8-weight",
-    "int4-weight",
-    "fp8",
-    "fp32-compiled",
-    "bf16-compiled",
-]
-EngineName = Literal["python", "torch", "transformers", "onnx", "openvino"]
-Task = Literal["embedding", "text-classification", "token-classification"]
-
-
-class Model(BaseModel):
-    """What every part of a job file has in common."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
 
 def _version(value: object) -> object:
@@ -57,102 +36,6 @@ class Input(Model):
         Annotated[int, Field(strict=True, ge=0)] | None,
         Field(description="the first N rows in input order, before where"),
     ] = None
-
-
-class OutputColumn(Model):
-    """One output of a model: the new column's name and, if wanted, its type."""
-
-    column: Annotated[Text, Field(description="the new column")]
-    type: Annotated[
-        Text | None,
-        Field(description="Arrow type such as float32, string or fixed_size_list<float32>[384]; default: first seen"),
-    ] = None
-
-
-def _output_column(value: object) -> object:
-    return {"column": value} if isinstance(value, str) else value
-
-
-class Batching(Model):
-    """How many rows and tokens go into a batch, rows into a window, rows into a shard."""
-
-    rows: Annotated[AutoCount, Field(description="rows a batch, at most")] = "auto"
-    tokens: Annotated[AutoCount, Field(description="tokens a batch, padding included, at most")] = "auto"
-    window: Annotated[AutoCount, Field(description="rows that are sorted by length together")] = "auto"
-    shard: Annotated[AutoCount, Field(description="rows that become one output file")] = "auto"
-
-
-class Gate(Model):
-    """How a precision below 16 bits must agree with full precision before the job runs at it; of one above it is reported."""
-
-    sample: Annotated[int, Field(strict=True, ge=32, description="rows of the job that are compared, at least 32")] = (
-        512
-    )
-    metric: Annotated[
-        Literal["auto", "cosine", "agreement", "relative_error"],
-        Field(description="auto: by the outputs, vectors, labels or numbers"),
-    ] = "auto"
-    min: Annotated[
-        Annotated[float, Field(gt=0, le=1)] | None,
-        Field(
-            description="least mean cosine, agreement, or 1 - mean relative error; default: 0.995, 0.97, 0.99 in this order"
-        ),
-    ] = None
-    label: Annotated[Text | None, Field(description="column with the truth: the metric may drop by 1 point")] = None
-    on_fail: Annotated[
-        Literal["refuse", "fallback"],
-        Field(description="of a precision that is asked for; fallback: the next one that passes"),
-    ] = "refuse"
-
-
-def _least_and_most(value: tuple[int, int]) -> tuple[int, int]:
-    if value[0] > value[1]:
-        raise ValueError("write the smaller number first: [1, 4]")
-    return value
-
-
-class Step(Model):
-    """One model of the pipeline."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", description="letters, digits, _ and -")] = "model"
-    engine: Annotated[EngineName, Field(description="the kind of model")]
-    uri: Annotated[Text, Field(description="hf:org/name@revision, package:name/path, a path or URL, or module:Class")]
-    task: Annotated[
-        Task | None,
-        Field(description="what a transformers model does; onnx and openvino on texts too; other engines have none"),
-    ] = None
-    inputs: Annotated[
-        dict[str, Text | Texts],
-        Field(
-            min_length=1, description="the model's name: the column, or a list of numeric columns that form a matrix"
-        ),
-    ]
-    outputs: Annotated[
-        dict[
-            str,
-            Annotated[OutputColumn, BeforeValidator(_output_column, json_schema_input_type=Text | OutputColumn)],
-        ],
-        Field(min_length=1, description="the model's name: the new column, or {column, type}"),
-    ]
-    input_format: Annotated[
-        Literal["dict", "arrow", "polars"], Field(description="what a class of the python engine is called with")
-    ] = "dict"
-    precision: Annotated[Precision, Field(description="auto: the fastest that was timed and agrees with fp32")] = "auto"
-    gate: Annotated[
-        Literal["off"] | Gate, Field(description="the comparison with full precision; off: no precision is compared")
-    ] = Gate()
-    options: Annotated[dict[str, Any], Field(description="the engine's own", repr=False)] = {}
-    workers: Annotated[
-        Count | Annotated[tuple[Count, Count], AfterValidator(_least_and_most)] | None,
-        Field(description="model actors of the step's own pool, or [least, most] of them"),
-    ] = None
-    cpus: Annotated[Count | None, Field(description="of each model actor")] = None
-    gpus: Annotated[Share | None, Field(description="of each model actor")] = None
-
-    @property
-    def has_pool(self) -> bool:
-        """Whether the model runs in actors of its own, apart from the workers that prepare for it."""
-        return not (self.workers is None and self.cpus is None and self.gpus is None)
 
 
 class Resources(Model):
@@ -210,6 +93,12 @@ class Output(Model):
         Literal["none", "key", "all"] | Texts | None,
         Field(description="input columns to carry through; default: key when there is a key, else all"),
     ] = None
+    columns: Annotated[
+        Texts | None, Field(description="computed columns that are written; default: those that no step reads")
+    ] = None
+    step_used: Annotated[
+        Text | None, Field(description="a column for the names of the steps that took the row, of those with a `when`")
+    ] = None
     compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = "zstd"
     mode: Annotated[
         Literal["error", "overwrite"], Field(description="when the path holds another batchinfer job's output")
@@ -238,10 +127,10 @@ class JobSpec(Model):
     name: Annotated[str, Field(min_length=1, max_length=200, description="the job's name, at most 200 characters")]
     params: Annotated[
         dict[str, Scalar], Field(description="filled into ${params.name}; null: must be given with --param", repr=False)
-    ] = {}
+    ] = Field(default_factory=dict)
     code: Annotated[tuple[Text, ...], Field(description="folders where module:Class may be imported from")] = ()
     input: Input
-    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+    steps: Annotated[tuple[AnyStep, ...], Field(min_length=1)]
     batching: Batching = Batching()
     resources: Resources = Resources()
     retry: Retry = Retry()
@@ -249,14 +138,23 @@ class JobSpec(Model):
     checkpoint: Checkpoint = Checkpoint()
     output: Output
     run: RunOptions = RunOptions()
-    metadata: Annotated[dict[str, Scalar], Field(description="written to the reports as it is", repr=False)] = {}
-    storage: Annotated[dict[str, dict[str, Any]], Field(description="fsspec options by URL prefix", repr=False)] = {}
+    metadata: Annotated[dict[str, Scalar], Field(description="written to the reports as it is", repr=False)] = Field(
+        default_factory=dict
+    )
+    storage: Annotated[dict[str, dict[str, Any]], Field(description="fsspec options by URL prefix", repr=False)] = (
+        Field(default_factory=dict)
+    )
     _written: Written | None = PrivateAttr(default=None)
 
     @property
     def written(self) -> Written | None:
         """The job as it was written, where the loader made it."""
         return self._written
+
+    @property
+    def models(self) -> tuple[Step, ...]:
+        """The steps that are models."""
+        return tuple(step for step in self.steps if isinstance(step, Step))
 
     @property
     def secrets(self) -> Secrets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -44,13 +45,15 @@ def put(store: Store, job: JobPaths, shard: int, results: pa.Table, step: str, s
     store.put(job.chunk(shard, hashlib.sha256(data).hexdigest()[:12]), data)
 
 
-def load(store: Store, job: JobPaths, shard: int, outputs: pa.Schema, settings: str) -> pa.Table:
-    """Every row that the shard's chunks hold, each ordinal once, sorted by ordinal.
+def load(
+    store: Store, job: JobPaths, shard: int, outputs: Mapping[str, pa.Schema], settings: str
+) -> dict[str, pa.Table]:
+    """By step, every row that the shard's chunks hold, each ordinal once, sorted by ordinal.
 
     A chunk that is torn, altered, of another shard, other settings or another version of batchinfer, or gone since the listing is passed
-    over: its rows are computed again.
+    over: its rows are computed again. `outputs` are the columns of each step.
     """
-    tables = [schema(outputs).empty_table()]
+    tables = {name: [schema(columns).empty_table()] for name, columns in outputs.items()}
     for entry in store.list(job.chunks(shard)):
         if job.shard_of_chunk(entry.path) != shard:
             continue
@@ -63,9 +66,10 @@ def load(store: Store, job: JobPaths, shard: int, outputs: pa.Schema, settings: 
         table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
         metadata = table.schema.metadata or {}
         ours = metadata.get(_SETTINGS) == settings.encode() and metadata.get(_SHARD) == str(shard).encode()
-        if ours and table.schema.equals(tables[0].schema):
-            tables.append(table.replace_schema_metadata(None))
-    return _first_of_each(pa.concat_tables(tables))
+        mine = tables.get(metadata.get(_STEP, b"").decode())
+        if ours and mine is not None and table.schema.equals(mine[0].schema):
+            mine.append(table.replace_schema_metadata(None))
+    return {name: _first_of_each(pa.concat_tables(found)) for name, found in tables.items()}
 
 
 def _first_of_each(table: pa.Table) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,10 @@ from batchinfer.data.part import PartWriter
 from batchinfer.data.reader import Window
 from batchinfer.engines.protocol import Engine
 from batchinfer.measure.settings import Settings
-from batchinfer.pipeline.batching import batches, positions
+from batchinfer.pipeline.batching import batches
+from batchinfer.pipeline.batching import positions as batch_positions
+from batchinfer.pipeline.graph import Graph, Node
+from batchinfer.pipeline.passage import Passage, Positions
 
 
 @dataclass
@@ -39,11 +42,10 @@ class BareLoop:
     outputs, no checkpoints, no isolation. A row that raises ends it.
 
     Args:
-        engine: loaded as the settings say.
+        graph: the steps.
+        engines: by the step's name, loaded as the settings say.
         settings: the runner's.
         carried: columns of a window that go into the file, in order.
-        inputs: columns that the model is given.
-        outputs: the model's names of what it gives, in the order of the settings' columns.
         compression: of the file.
         window: rows of a row group.
 
@@ -51,26 +53,25 @@ class BareLoop:
 
     def __init__(
         self,
-        engine: Engine,
+        graph: Graph,
+        engines: Mapping[str, Engine],
         settings: Settings,
         carried: pa.Schema,
-        inputs: list[str],
-        outputs: list[str],
         compression: str,
         window: int,
     ) -> None:
         self.seconds = LoopSeconds()
         self.rows = 0
         """Rows that the model saw."""
-        self._engine, self._settings, self._inputs, self._outputs = engine, settings, inputs, outputs
+        self._graph, self._engines, self._settings = graph, engines, settings
         self._carried, self._compression, self._window = carried, compression, window
         self._lap = 0.0
 
     def warm_up(self, rows: pa.Table) -> None:
-        """Call the model on rows that count for nothing, as a runner does when it measures."""
-        prepared = self._engine.prepare(rows.select(self._inputs))
-        for some in batches(len(prepared), prepared.lengths, self._settings.budget):
-            self._engine.finish(self._engine.infer(prepared.batch(some)))
+        """Call the models on rows that count for nothing, as a runner does when it measures."""
+        self._lap = time.perf_counter()
+        self._through(rows)
+        self.seconds = LoopSeconds()
 
     def shard(self, windows: Iterable[Window]) -> bytes:
         """Predict the windows of a shard, and give its Parquet file. Raises whatever a row raises."""
@@ -87,30 +88,50 @@ class BareLoop:
         return data
 
     def _predict(self, rows: pa.Table, writer: PartWriter) -> None:
-        prepared = self._engine.prepare(rows.select(self._inputs))
+        passage = self._through(rows)
+        every = passage.alive
+        used = [] if self._graph.step_used is None else [passage.used(every)]
+        columns = [
+            *rows.select(self._carried.names).columns,
+            *passage.select(self._graph.written, every).columns,
+            *used,
+        ]
+        writer.write(pa.Table.from_arrays(columns, schema=pa.schema([*self._carried, *self._settings.outputs])))
+        self.rows += len(rows)
+        self._count("write")
+
+    def _through(self, rows: pa.Table) -> Passage:
+        """The rows with what the steps gave them."""
+        passage = Passage(self._graph, rows)
+        for node in self._graph.nodes:
+            positions, _ = passage.for_step(node)
+            self._answer(node, passage, positions)
+        return passage
+
+    def _answer(self, node: Node, passage: Passage, positions: Positions) -> None:
+        engine, settings = self._engines[node.name], self._settings.steps[node.name]
+        if not len(positions):
+            passage.give(positions, settings.outputs.empty_table())
+            return
+        prepared = engine.prepare(passage.rows(node, positions))
         self._count("prepare")
         places, tables = [], []
-        for some in batches(len(prepared), prepared.lengths, self._settings.budget):
+        for some in batches(len(prepared), prepared.lengths, settings.budget):
             payload = prepared.batch(some)
             self._count("prepare")
-            outputs = self._engine.infer(payload)
+            outputs = engine.infer(payload)
             self._count("infer")
-            finished = self._engine.finish(outputs)
+            finished = engine.finish(outputs)
             columns = [
-                finished[name].cast(field.type)
-                for name, field in zip(self._outputs, self._settings.outputs, strict=True)
+                finished[name].cast(field.type) for name, field in zip(node.step.outputs, settings.outputs, strict=True)
             ]
-            places.append(positions(some))
-            tables.append(pa.Table.from_arrays(columns, schema=self._settings.outputs))
+            places.append(batch_positions(some))
+            tables.append(pa.Table.from_arrays(columns, schema=settings.outputs))
             self._count("write")
-        made = pa.concat_tables(tables).combine_chunks()
-        order = np.argsort(np.concatenate(places))
+        made, order = pa.concat_tables(tables).combine_chunks(), np.argsort(np.concatenate(places))
         if np.any(order[1:] < order[:-1]):
             made = made.take(pa.array(order))
-        carried = rows.select(self._carried.names)
-        schema = pa.schema([*self._carried, *self._settings.outputs])
-        writer.write(pa.Table.from_arrays([*carried.columns, *made.columns], schema=schema))
-        self.rows += len(rows)
+        passage.give(positions, made)
         self._count("write")
 
     def _count(self, stage: str) -> None:

@@ -13,14 +13,14 @@ import pyarrow as pa
 from batchinfer.engines import registry
 from batchinfer.engines.protocol import Description, Engine, Prepared
 from batchinfer.errors import BatchinferError
-from batchinfer.job.spec import Batching, Step
+from batchinfer.job.steps import Batching, Step
 from batchinfer.measure import tuning
 from batchinfer.measure.candidates import Candidate
 from batchinfer.measure.comparison import JobRows, Sample
 from batchinfer.measure.fit import Fit, Fitting
 from batchinfer.measure.output_types import output_schema
 from batchinfer.measure.remembered import Remembered
-from batchinfer.measure.settings import Settings
+from batchinfer.measure.settings import StepSettings
 from batchinfer.measure.timing import load
 from batchinfer.measure.trials import Trials
 from batchinfer.pipeline.batching import Budget
@@ -54,8 +54,8 @@ def choose(
     remembered: Remembered | None = None,
     side_by_side: bool = True,
     clock: Callable[[], float] = time.perf_counter,
-) -> Settings:
-    """Settle a job's settings and leave the engine loaded accordingly.
+) -> StepSettings:
+    """Settle a step's settings and leave the engine loaded accordingly.
 
     Args:
         engine: not loaded yet.
@@ -107,7 +107,9 @@ def choose(
     rest = itertools.chain([] if first is None else [first], tables)
     breaker = breaker or CircuitBreaker(enabled=False)
     outputs = output_schema(engine, step, description, fit.budget, rest, breaker, pinned)
-    return Settings(description.precision, fit.budget, threads // fit.streams, outputs, fit.streams, measured=measured)
+    return StepSettings(
+        description.precision, fit.budget, threads // fit.streams, outputs, fit.streams, measured=measured
+    )
 
 
 def _fitted(

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from batchinfer.engines.protocol import Engine
 from batchinfer.errors import GateError
-from batchinfer.job.spec import Gate, Step
+from batchinfer.job.steps import Gate, Step
 from batchinfer.measure.gate import compare
 from batchinfer.measure.remembered import Remembered
 from batchinfer.measure.timing import Answers, answers

@@ -11,7 +11,7 @@ import pyarrow.types as pt
 from numpy.typing import NDArray
 
 from batchinfer.errors import GateError
-from batchinfer.job.spec import Gate
+from batchinfer.job.steps import Gate
 from batchinfer.measure import intervals
 from batchinfer.measure.intervals import Interval
 from batchinfer.measure.verdict import Check, Verdict

@@ -12,7 +12,7 @@ from batchinfer.data.part import PartWriter
 from batchinfer.data.types import parse_type
 from batchinfer.engines.protocol import Description, Engine
 from batchinfer.errors import BatchinferError, ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.pipeline.batching import Budget
 from batchinfer.pipeline.breaker import CircuitBreaker
 

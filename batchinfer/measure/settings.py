@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,15 +15,16 @@ from batchinfer.pipeline.batching import Budget
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The pinned choices of a job."""
+class StepSettings:
+    """The pinned choices of one step."""
 
     precision: str
+    """Empty for a step without a model."""
     budget: Budget
     threads: int
     """CPU threads of one call of the model."""
     outputs: pa.Schema
-    """The output columns with their types, in the step's order."""
+    """The columns that it computes with their types, in the step's order."""
     streams: int = 1
     """Calls of the model that a worker makes at a time; together they have `threads` times as many threads."""
     measured: dict[str, Any] = field(default_factory=dict, compare=False)
@@ -42,7 +44,7 @@ class Settings:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Settings:
+    def from_json(cls, value: Mapping[str, Any]) -> StepSettings:
         """The inverse of `to_json`."""
         return cls(
             precision=value["precision"],
@@ -53,22 +55,70 @@ class Settings:
             measured=value["measured"],
         )
 
-    @property
-    def told_precision(self) -> dict[str, Any]:
-        """The precision by `name` and the quality gate's verdict on it (`gate`), for the manifest."""
-        gate = self.measured.get("gate")
-        return {"name": self.precision, **({"gate": gate} if gate else {})}
-
-    def within(self, threads: int) -> Settings:
+    def within(self, threads: int) -> StepSettings:
         """The same where a worker has so many CPU threads, perhaps fewer than where they were measured: results depend on the threads of
         a call, and not on how many calls there are at a time.
         """
         return replace(self, streams=min(self.streams, max(1, threads // self.threads)))
 
     @property
+    def deciding(self) -> dict[str, Any]:
+        """What decides about results, as a JSON value."""
+        return {k: v for k, v in self.to_json().items() if k not in ("measured", "output_types", "streams")}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The pinned choices of a job."""
+
+    steps: Mapping[str, StepSettings]
+    """By the step's name, in running order."""
+    outputs: pa.Schema
+    """The computed columns of the output, with their types."""
+    memory: Mapping[str, Any] | None = field(default=None, compare=False)
+    """What loading the first worker's models took, as `worker.memory.Need` has it; None where it wasn't measured."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A value that `from_json` reads."""
+        return {
+            "steps": [{"name": name, **step.to_json()} for name, step in self.steps.items()],
+            "output_schema": schema_to_text(self.outputs),
+            "memory": self.memory,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Settings:
+        """The inverse of `to_json`."""
+        steps = {step["name"]: StepSettings.from_json(step) for step in value["steps"]}
+        return cls(steps, schema_from_text(value["output_schema"]), value["memory"])
+
+    @property
+    def models(self) -> dict[str, StepSettings]:
+        """Those of the steps that are models."""
+        return {name: step for name, step in self.steps.items() if step.precision}
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that a worker needs to have as many as was measured with."""
+        return max((step.threads * step.streams for step in self.steps.values()), default=1)
+
+    def within(self, threads: int) -> Settings:
+        """The same where a worker has so many CPU threads, see `StepSettings.within`."""
+        return replace(self, steps={name: step.within(threads) for name, step in self.steps.items()})
+
+    @property
+    def told_precision(self) -> dict[str, Any]:
+        """By step the precision by `name` and the quality gate's verdict on it (`gate`), for the manifest."""
+        gates = {name: step.measured.get("gate") for name, step in self.models.items()}
+        return {
+            name: {"name": step.precision, **({"gate": gates[name]} if gates[name] else {})}
+            for name, step in self.models.items()
+        }
+
+    @property
     def digest(self) -> str:
         """SHA-256 over what decides about results (hexadecimal): chunks of other settings are not used."""
-        parts = {k: v for k, v in self.to_json().items() if k not in ("measured", "output_types", "streams")}
+        parts = {name: step.deciding for name, step in self.steps.items()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

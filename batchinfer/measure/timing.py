@@ -13,7 +13,7 @@ import pyarrow as pa
 from batchinfer.data.dead_letters import tidy
 from batchinfer.engines.protocol import Description, Engine, Prepared, Rows
 from batchinfer.errors import BatchinferError, ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.pipeline.batching import Budget, batches, positions
 
 TIMED_BATCHES = 3

@@ -9,7 +9,7 @@ from typing import Any
 
 from batchinfer.engines.protocol import Description, Engine
 from batchinfer.errors import BatchinferError, DeviceError, GateError, HungError, ModelError, StoppedError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.measure import candidates as policy
 from batchinfer.measure.candidates import Candidate, Job
 from batchinfer.measure.comparison import Comparison, JobRows

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.engines import registry
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import AnyStep, RulesStep, Step
+from batchinfer.pipeline.graph import graph_of
 
 if TYPE_CHECKING:  # a plan shows itself by this module
     from batchinfer.plan.plan import Plan
@@ -53,17 +54,14 @@ def describe(plan: Plan) -> list[Fact]:
         secret = spec.written is not None and ("input", "where") in spec.written.secret
         where = "(of the environment)" if secret else plan.reading.where
         facts.append(Fact("where", "where", f"{where} ({pruning})", where))
-    for step in spec.steps:
+    for node in graph_of(spec).nodes:
+        step = node.step
         label = "model" if len(spec.steps) == 1 else step.name
-        facts += [
-            Fact(
-                None,
-                label,
-                f"{step.uri} ({step.engine}{f', {step.task}' if step.task else ''})",
-                step.uri,
-            ),
-            Fact(None, "precision", _precision(step), step.precision),
-        ]
+        facts.append(Fact(None, label, _step(step), step.name))
+        if step.when is not None:
+            facts.append(Fact(None, "when", step.when, step.when))
+        if isinstance(step, Step):
+            facts.append(Fact(None, "precision", _precision(step), step.precision))
     facts += [
         Fact("computed", "computed", _names(plan.computed), list(plan.computed)),
         Fact("carried", "carried", _names(plan.reading.carry), list(plan.reading.carry)),
@@ -75,8 +73,9 @@ def describe(plan: Plan) -> list[Fact]:
 def to_json(plan: Plan) -> dict[str, Any]:
     """The description as a JSON object, with figures that the text only mentions."""
     value: dict[str, Any] = {fact.key: fact.value for fact in describe(plan) if fact.key is not None}
+    shown = {"name", "when", "engine", "uri", "precision", "rules", "combine"}
     value["steps"] = [
-        s.model_dump(mode="json", include={"name", "engine", "uri", "precision"}) for s in plan.spec.steps
+        n.step.model_dump(mode="json", include=shown, exclude_none=True) for n in graph_of(plan.spec).nodes
     ]
     figures = {
         "bytes": plan.bytes,
@@ -114,6 +113,14 @@ def size(number: int) -> str:
 def _paths(plan: Plan) -> list[str]:
     path = plan.spec.input.path
     return [path] if isinstance(path, str) else list(path)
+
+
+def _step(step: AnyStep) -> str:
+    if isinstance(step, Step):
+        return f"{step.uri} ({step.engine}{f', {step.task}' if step.task else ''})"
+    if isinstance(step, RulesStep):
+        return ", ".join(f"{name} = {sql}" for name, sql in step.rules.items())
+    return f"{step.combine} of {', '.join(step.inputs)}"
 
 
 def _precision(step: Step) -> str:

@@ -13,6 +13,7 @@ from batchinfer.engines.protocol import Identity
 from batchinfer.job.credentials import is_secret_name
 from batchinfer.job.place import Place
 from batchinfer.job.spec import JobSpec
+from batchinfer.job.steps import AnyStep
 
 HIDDEN = "sha256:"
 """What a `where` begins with of which only the digest is recorded, since a piece of it came from the environment."""
@@ -50,14 +51,13 @@ def fingerprint(spec: JobSpec, files: Sequence[InputFile], identities: Mapping[s
         chosen["where"] = HIDDEN + digest_of(chosen["where"])
     material: dict[str, Any] = {
         "input": {"files": _files(files), **chosen},
-        "steps": {
-            s.name: _step(s.model_dump(mode="json"), identities[s.name], ("steps", n), secret)
-            for n, s in enumerate(spec.steps)
-        },
+        "steps": {s.name: _step(s, identities.get(s.name), ("steps", n), secret) for n, s in enumerate(spec.steps)},
         "batching": spec.batching.model_dump(mode="json"),
         "errors": {"on_invalid_output": spec.errors.on_invalid_output},
         "output": {
             "carry": list(spec.carry) if isinstance(spec.carry, tuple) else spec.carry,
+            "columns": None if spec.output.columns is None else sorted(spec.output.columns),
+            "step_used": spec.output.step_used,
             "compression": spec.output.compression,
         },
     }
@@ -83,19 +83,27 @@ def fixed(mark: Fingerprint) -> Fingerprint:
     material = {
         "input": {k: v for k, v in mark.material["input"].items() if k != "files"},
         "output": mark.material["output"],
-        "outputs": sorted(o["column"] for step in mark.material["steps"].values() for o in step["outputs"].values()),
+        "outputs": sorted(column for step in mark.material["steps"].values() for column in step["computed"]),
     }
     return Fingerprint(digest_of(material), material)
 
 
-def _step(step: dict[str, Any], identity: Identity, place: Place, secret: Collection[Place]) -> dict[str, Any]:
-    for key in ("name", "uri"):
-        del step[key]  # the digest says what the model is, wherever it lies
-    for key in ("workers", "cpus", "gpus"):
-        del step[key]  # nor does it matter where it runs
-    options = {k: v for k, v in step.pop("options").items() if k != "weights"}
+def _step(step: AnyStep, identity: Identity | None, place: Place, secret: Collection[Place]) -> dict[str, Any]:
+    """`identity`: of its model; None for a step without one."""
+    values = {k: v for k, v in step.model_dump(mode="json").items() if k != "name"}
+    values["computed"] = sorted(step.computed)
+    for key in ("when", "rules"):
+        if any(one[: len(place) + 1] == (*place, key) for one in secret):
+            values[key] = HIDDEN + digest_of(values[key])
+    if identity is None:
+        return values
+    for key in ("uri", "workers", "cpus", "gpus", "timeout"):
+        del values[
+            key
+        ]  # the digest says what the model is, wherever it lies; nor does it matter where it runs, and how long it may take
+    options = {k: v for k, v in values.pop("options").items() if k != "weights"}
     return {
-        **step,
+        **values,
         "options": _without_secrets(options, (*place, "options"), secret),
         "digest": identity.digest,
         "files": dict(identity.files),
@@ -115,14 +123,16 @@ def _without_secrets(value: Any, place: Place, secret: Collection[Place], *, nam
 def model_digest(mark: Fingerprint, step: str) -> str:
     """Of what says which model a step runs: files, code, options and library versions, and not what it is called with."""
     kept = {
-        k: v for k, v in mark.material["steps"][step].items() if k not in ("gate", "precision", "outputs", "inputs")
+        k: v
+        for k, v in mark.material["steps"][step].items()
+        if k not in ("gate", "precision", "outputs", "inputs", "computed", "when", "errors", "batching")
     }
     return digest_of(kept)
 
 
 def rows_digest(mark: Fingerprint) -> str:
     """Of what says which rows a job has, and what a step sees of them."""
-    inputs = {name: step["inputs"] for name, step in mark.material["steps"].items()}
+    inputs = {name: step.get("inputs") for name, step in mark.material["steps"].items()}
     return digest_of([mark.material["input"], inputs])
 
 

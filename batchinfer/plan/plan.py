@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,7 +18,9 @@ from batchinfer.engines import checks, registry
 from batchinfer.engines.device import foresee_device
 from batchinfer.errors import InputError, JobFileError, Problem
 from batchinfer.job.place import nearest
-from batchinfer.job.spec import JobSpec, Step
+from batchinfer.job.spec import JobSpec
+from batchinfer.job.steps import RulesStep, Step
+from batchinfer.pipeline.graph import Graph, Node, graph_of, problems
 from batchinfer.plan import describe
 from batchinfer.plan.fingerprint import Fingerprint, fingerprint
 from batchinfer.plan.shards import Shard, auto_sizes, cut
@@ -70,7 +72,7 @@ class Plan:
     @property
     def computed(self) -> tuple[str, ...]:
         """Columns of the output that come from the steps."""
-        return tuple(o.column for s in self.spec.steps for o in s.outputs.values())
+        return graph_of(self.spec).columns
 
     def __repr__(self) -> str:
         return f"Plan({self.spec.name!r}: {self.rows:,} rows, {len(self.shards):,} shards → {self.spec.output.path})"
@@ -89,17 +91,20 @@ def make_plan(spec: JobSpec) -> Plan:
         JobFileError: columns of the output clash, or an output type is unknown.
 
     """
-    for step in spec.steps:
+    if wrong := list(problems(spec)):
+        raise JobFileError(spec.name, wrong)
+    for step in spec.models:
         checks.check(step, spec.code, foresee_device(spec.resources))
-    spec = spec.model_copy(update={"steps": tuple(registry.pin(s) for s in spec.steps)})
+    spec = spec.model_copy(update={"steps": tuple(registry.pin(s) if isinstance(s, Step) else s for s in spec.steps)})
+    steps = graph_of(spec)
     with ThreadPoolExecutor(1, thread_name_prefix="batchinfer-identify") as pool:
-        identities = {s.name: pool.submit(registry.identify, s, spec.code) for s in spec.steps}
+        identities = {s.name: pool.submit(registry.identify, s, spec.code) for s in spec.models}
         where = Where(spec.input.where) if spec.input.where else None
         scanned = scan(spec.input.path, spec.storage, statistics=where.columns if where else ())
         names = scanned.columns
         available = _available(names, spec.input.columns)
         carry = _carried(spec, available)
-        needed = _needed(spec, carry, available)
+        needed = _needed(spec, steps, carry, available)
         for name in where.columns if where else ():
             _require(name, names, "input.where", "the input")
         unified = unify(scanned.files, _in_input_order(names, {*needed, *(where.columns if where else ())}))
@@ -116,21 +121,16 @@ def make_plan(spec: JobSpec) -> Plan:
     return Plan(spec, mark, reading, files, shards, sum(f.size for f in files), (*scanned.notes, *unified.notes))
 
 
-def input_columns(step: Step) -> list[str]:
-    """The columns that a step reads, each once, in the order of its inputs."""
-    columns = [c for value in step.inputs.values() for c in ([value] if isinstance(value, str) else value)]
-    return list(dict.fromkeys(columns))
-
-
 def _available(names: Sequence[str], asked: tuple[str, ...] | None) -> list[str]:
     for name in asked or ():
         _require(name, names, "input.columns", "the input")
     return [n for n in names if asked is None or n in asked]
 
 
-def _require(name: str, names: Sequence[str], where: str, what: str) -> None:
+def _require(name: str, names: Sequence[str], where: str, what: str, computed: Iterable[str] = ()) -> None:
+    """Raise InputError where a name isn't there; `computed` are names that may have been meant, too."""
     if name not in names:
-        near = nearest(name, names)
+        near = nearest(name, [*names, *computed])
         advice = (
             f"did you mean {near!r}?"
             if near
@@ -150,19 +150,40 @@ def _carried(spec: JobSpec, available: Sequence[str]) -> tuple[str, ...]:
     return tuple(n for n in available if n in asked)
 
 
-def _needed(spec: JobSpec, carry: Sequence[str], available: Sequence[str]) -> set[str]:
+def _needed(spec: JobSpec, steps: Graph, carry: Sequence[str], available: Sequence[str]) -> set[str]:
     needed = set(carry)
     if spec.input.key is not None:
         _require(spec.input.key, available, "input.key", "the input")
         needed.add(spec.input.key)
-    for step in spec.steps:
-        for column in input_columns(step):
-            _require(column, available, f"{step.name}.inputs", "the input")
+    for node in steps.nodes:
+        for column in steps.read_from_input(node):
+            _require(column, available, f"{node.name}.{_key(node, column)}", "the input", steps.computed)
             needed.add(column)
+    for step in spec.models:
         if step.gate != "off" and step.gate.label is not None:
             _require(step.gate.label, available, f"{step.name}.gate.label", "the input")
             needed.add(step.gate.label)
+    _refuse_two_meanings(steps, needed)
     return needed
+
+
+def _key(node: Node, column: str) -> str:
+    """Under which key of a step a column is named."""
+    if column not in node.reads:
+        return "when"
+    return "rules" if isinstance(node.step, RulesStep) else "inputs"
+
+
+def _refuse_two_meanings(steps: Graph, needed: set[str]) -> None:
+    """A column that is read from the input may be computed anew only by the one step that reads it."""
+    for node in steps.nodes:
+        for column in node.step.computed:
+            others = [n.name for n in steps.nodes if n.name != node.name and column in n.consumes]
+            if column in needed and column in steps.read_from_input(node) and others:
+                raise InputError(
+                    f"{node.name}: it reads the column {column!r} and computes it anew, and {', '.join(others)} would read either: give "
+                    "the computed one another name"
+                )
 
 
 def _in_input_order(names: Sequence[str], needed: set[str]) -> list[str]:
@@ -170,12 +191,15 @@ def _in_input_order(names: Sequence[str], needed: set[str]) -> list[str]:
 
 
 def _check_outputs(spec: JobSpec, carry: Sequence[str]) -> None:
-    problems = []
+    wrong = []
+    written = graph_of(spec).columns
+    if spec.output.step_used in carry:
+        wrong.append(Problem("output.step_used", f"the column {spec.output.step_used!r} is carried from the input too"))
     for step in spec.steps:
         for name, output in step.outputs.items():
-            place = f"{step.name}.outputs.{name}"
-            if output.column in carry:
-                problems.append(
+            place = f"{step.name}.{'rules' if isinstance(step, RulesStep) else 'outputs'}.{name}"
+            if output.column in carry and output.column in written:
+                wrong.append(
                     Problem(
                         place,
                         f"the column {output.column!r} is carried from the input too; name the output otherwise, or change output.carry",
@@ -185,9 +209,9 @@ def _check_outputs(spec: JobSpec, carry: Sequence[str]) -> None:
                 try:
                     parse_type(output.type)
                 except ValueError as e:
-                    problems.append(Problem(place, str(e)))
-    if problems:
-        raise JobFileError(spec.name, problems)
+                    wrong.append(Problem(place, str(e)))
+    if wrong:
+        raise JobFileError(spec.name, wrong)
 
 
 def _check_carried(schema: pa.Schema, carry: Sequence[str]) -> None:
@@ -203,7 +227,7 @@ def _check_carried(schema: pa.Schema, carry: Sequence[str]) -> None:
 
 def _sizes(spec: JobSpec, files: Sequence[ScannedFile], schema: pa.Schema) -> tuple[int, int]:
     """Rows of a shard and of a window: as asked, else from the footers; a shard is a whole number of windows."""
-    fixed = all(_is_fixed(schema.field(c).type) for s in spec.steps for c in input_columns(s))
+    fixed = all(_is_fixed(schema.field(c).type) for c in graph_of(spec).needed)
     shard, window = auto_sizes(files, schema.names, numeric=fixed)
     if spec.batching.window != "auto":
         window = spec.batching.window

@@ -124,7 +124,7 @@ class RunResult:
             "settings": self.settings.to_json() if self.settings else None,
             "executor": self.executor,
             "workers": self.workers,
-            "usage": asdict(self.usage),
+            "usage": self.usage.to_json(),
             **({"pool": asdict(self.served)} if self.served is not None else {}),
             "seconds": round(self.seconds, 3),
             "errors": list(self.errors),

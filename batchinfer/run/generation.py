@@ -131,7 +131,7 @@ class GenerationRun:
     def _context(self, *, fresh: bool) -> tuple[Allotment, Context]:
         self._settings = settings.standing(self._store, self._job, self._generation)
         pinned = self._settings
-        allotment = allot(self._plan.spec, pinned.threads * pinned.streams if pinned else None)
+        allotment = allot(self._plan.spec, pinned.threads if pinned else None)
         return allotment, Context(
             self._plan.spec,
             self._plan.reading,
@@ -142,7 +142,7 @@ class GenerationRun:
             single_writer=isinstance(self._store, SingleWriterStore),
             outputs=settings.outputs(self._store, self._job, self._generation.number),
             workers=allotment.workers or 1,
-            model=model_digest(self._generation.fingerprint, self._plan.spec.steps[0].name),
+            models={s.name: model_digest(self._generation.fingerprint, s.name) for s in self._plan.spec.models},
             rows=rows_digest(self._generation.fingerprint),
         )
 

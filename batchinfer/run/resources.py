@@ -10,7 +10,8 @@ from typing import Literal
 from batchinfer.engines.device import gpu_count
 from batchinfer.engines.registry import uses_torch
 from batchinfer.executors.protocol import Pool
-from batchinfer.job.spec import JobSpec, Step
+from batchinfer.job.spec import JobSpec
+from batchinfer.job.steps import Step
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ def allot(spec: JobSpec, pinned_threads: int | None = None) -> Allotment:
     The threads that a job was begun with are kept where they fit this machine: results depend on them in the last bits.
     """
     asked, cores = spec.resources, cpu_count()
-    if spec.steps[0].has_pool:
-        return _apart(spec, cores, pinned_threads)
-    device_count = gpu_count() if any(uses_torch(s) for s in spec.steps) else 0
+    if (pooled := next((s for s in spec.models if s.has_pool), None)) is not None:
+        return _apart(spec, pooled, cores, pinned_threads)
+    device_count = gpu_count() if any(uses_torch(s) for s in spec.models) else 0
     workers: int | None = asked.workers if asked.workers != "auto" else None
     if workers is None and asked.address is None:
         workers = max(1, device_count) if asked.gpus != 0 else 1
@@ -52,9 +53,9 @@ def allot(spec: JobSpec, pinned_threads: int | None = None) -> Allotment:
     return Allotment(executor, workers, threads, gpus)
 
 
-def _apart(spec: JobSpec, cores: int, pinned_threads: int | None) -> Allotment:
+def _apart(spec: JobSpec, step: Step, cores: int, pinned_threads: int | None) -> Allotment:
     """Where the step has a pool of its own: on this machine, its model actors' threads first, and the other cores prepare."""
-    asked, pool = spec.resources, _pool(spec.steps[0], cores, pinned_threads, local=spec.resources.address is None)
+    asked, pool = spec.resources, _pool(step, cores, pinned_threads, local=spec.resources.address is None)
     threads = asked.cpus if asked.cpus != "auto" else 1
     workers: int | None = asked.workers if asked.workers != "auto" else None
     if workers is None and asked.address is None:

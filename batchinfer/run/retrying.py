@@ -192,7 +192,9 @@ def _refuse_other(store: Store, job: Job, plan: Plan, known: tuple[Generation, .
             f"{', '.join(plan.computed)}: bring them into that order"
         )
     for output in (o for step in plan.spec.steps for o in step.outputs.values()):
-        stands = outputs.field(output.column).type if outputs is not None else pa.null()
+        if outputs is None or output.column not in outputs.names:
+            continue
+        stands = outputs.field(output.column).type
         if output.type is not None and not pa.types.is_null(stands) and parse_type(output.type) != stands:
             raise FingerprintError(
                 f"{store.root}: the column {output.column!r} is {stands} in the parts that stand, and {output.type} is asked "

@@ -19,7 +19,7 @@ from batchinfer.engines.inputs import columns_of
 from batchinfer.engines.protocol import Description, Engine, ModelEngine, Prepared, Rows
 from batchinfer.engines.registry import identify, open_engine
 from batchinfer.engines.travel import pack, unpack
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 HEAVY = ("onnx", "onnxruntime", "torch", "transformers", "tokenizers", "safetensors", "polars", "ray")
 """Libraries that planning a job must not import."""
@@ -28,7 +28,7 @@ _IDENTIFY = """
 import json, sys
 from batchinfer.engines.checks import check
 from batchinfer.engines.registry import identify
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 step, code = Step.model_validate(json.loads(sys.argv[1])), json.loads(sys.argv[2])
 check(step, code)
 print(json.dumps({"digest": identify(step, code).digest, "modules": sorted(sys.modules)}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,17 +10,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import AnyStep, OnInvalidOutput
 from batchinfer.worker.context import RowError
 
 _SHOWN = 60
 """Characters of a value in a message."""
 
-OnInvalid = Literal["dead", "keep", "fail"]
-
 
 def check(
-    columns: Mapping[str, pa.Array], rows: int, step: Step, schema: pa.Schema, on_invalid: OnInvalid
+    columns: Mapping[str, pa.Array], rows: int, step: AnyStep, schema: pa.Schema, on_invalid: OnInvalidOutput
 ) -> tuple[list[pa.Array], dict[int, RowError]]:
     """The step's output columns with the pinned types, and the rows that are dead because of them.
 
@@ -53,7 +50,7 @@ def check(
     return arrays, invalid
 
 
-def _output(columns: Mapping[str, pa.Array], name: str, rows: int, step: Step) -> pa.Array:
+def _output(columns: Mapping[str, pa.Array], name: str, rows: int, step: AnyStep) -> pa.Array:
     if name not in columns:
         raise ModelError(
             f"step {step.name}: the model gave no output {name!r}, only {', '.join(map(repr, columns)) or 'none'}: correct {step.name}.outputs"

@@ -24,7 +24,7 @@ from batchinfer.engines.faults import Fault
 from batchinfer.engines.protocol import Description
 from batchinfer.errors import BatchinferError
 from batchinfer.job.secrets import Secrets
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.worker import logs, process
 from batchinfer.worker.failures import Raised, row_error
 from batchinfer.worker.memory import free_bytes

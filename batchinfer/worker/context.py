@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
 
@@ -33,8 +34,9 @@ class Context:
     """Output columns with the types that earlier generations pinned, which a measurement keeps; None where there are none."""
     workers: int = 1
     """Among which the rows are shared, as far as that is known before they start."""
-    model: str = ""
-    """Digest of what says which model this is: its files, code, options and library versions. Empty: nothing is remembered of it."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """By step, the digest of what says which model it is: its files, code, options and library versions. Of one that isn't there nothing
+    is remembered."""
     rows: str = ""
     """Digest of what says which rows the job has."""
 
@@ -84,28 +86,54 @@ class Seconds:
 
 
 @dataclass(frozen=True)
-class Usage:
-    """What a shard cost; rows taken from checkpoints cost nothing."""
+class StepUsage:
+    """What a step of a shard cost."""
 
-    seconds: Seconds = field(default_factory=Seconds)
     rows: int = 0
-    """Rows that the model saw, isolation counted again."""
+    """Rows that it saw, isolation counted again."""
     batches: int = 0
     tokens: int = 0
     padded_tokens: int = 0
     """Tokens with padding, as the model saw them."""
     halved: int = 0
     """Batches that did not fit into memory, and were cut in two."""
+    skipped: int = 0
+    """Rows that it failed on and that went on without it (`errors.on_failure: skip`)."""
+    infer: float = 0.0
+    """Seconds of its calls."""
+
+    def __add__(self, other: StepUsage) -> StepUsage:
+        return StepUsage(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a shard cost; rows taken from checkpoints cost nothing."""
+
+    seconds: Seconds = field(default_factory=Seconds)
+    steps: Mapping[str, StepUsage] = field(default_factory=dict)
+    """By the step's name, in running order."""
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.seconds + other.seconds,
-            self.rows + other.rows,
-            self.batches + other.batches,
-            self.tokens + other.tokens,
-            self.padded_tokens + other.padded_tokens,
-            self.halved + other.halved,
-        )
+        names = dict.fromkeys([*self.steps, *other.steps])
+        nothing = StepUsage()
+        steps = {name: self.steps.get(name, nothing) + other.steps.get(name, nothing) for name in names}
+        return Usage(self.seconds + other.seconds, steps)
+
+    @property
+    def rows(self) -> int:
+        """Rows that came to the steps, isolation counted again: those of the step that saw the most."""
+        return max((step.rows for step in self.steps.values()), default=0)
+
+    @property
+    def total(self) -> StepUsage:
+        """Of all steps together."""
+        return sum(self.steps.values(), StepUsage())
+
+    def to_json(self) -> dict[str, Any]:
+        """For the report: the seconds by stage, and by step the others."""
+        steps = {name: asdict(step) for name, step in self.steps.items()}
+        return {"rows": self.rows, "seconds": asdict(self.seconds), "steps": steps}
 
 
 @dataclass(frozen=True)

@@ -100,10 +100,18 @@ class DeviceThread:
         self._waited = 0.0
 
     def _results(self, item: Any) -> Iterable[Any]:
-        """What the model gives: from a stream a future of that. A child process takes one call at a time."""
+        """What the model gives: from a stream a future of that. A child process takes one call at a time, and so do models that have all
+        of the threads for a call: others must be over then.
+        """
         if self._streams is None or not isinstance(item, Batch) or item.run.quarantined:
             return self._infer(item)
-        return [self._beside(lambda: list(self._infer(item)))]
+        step = item.run.at(item.window)
+        if step.settings.streams > 1:
+            return [self._beside(lambda: list(self._infer(item)))]
+        if not step.node.is_model:
+            return self._infer(item)
+        with self._streams.none(self._run_urgent, _LOOK_SECONDS):
+            return list(self._infer(item))
 
     def _beside(self, work: Callable[[], Any]) -> Future[Any] | None:
         """Do it on the next stream that is free, or here where there are none."""

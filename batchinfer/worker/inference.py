@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,8 +15,7 @@ from numpy.typing import NDArray
 from batchinfer.engines import faults
 from batchinfer.engines.faults import Fault
 from batchinfer.errors import BatchinferError, StoppedError
-from batchinfer.job.spec import JobSpec
-from batchinfer.measure.settings import Settings
+from batchinfer.job.steps import AnyStep, OnInvalidOutput
 from batchinfer.worker.apart import Apart, Pending
 from batchinfer.worker.check import check
 from batchinfer.worker.failures import fault
@@ -25,20 +25,24 @@ from batchinfer.worker.shard_run import ShardRun
 
 
 class Inference:
-    """The model's calls on batches. All but `finished` belong to the device's thread, or to those of its streams.
+    """The calls of a step's model on batches. All but `finished` belong to the device's thread, or to those of its streams.
 
     Args:
-        spec: the job.
+        step: the step.
+        on_invalid: what becomes of rows with an invalid output.
         stopping: when set, no further call is made.
         turn: held during calls that need the cores to themselves.
 
     """
 
     def __init__(
-        self, spec: JobSpec, stopping: threading.Event, turn: Callable[[], contextlib.AbstractContextManager[object]]
+        self,
+        step: AnyStep,
+        on_invalid: OnInvalidOutput,
+        stopping: threading.Event,
+        turn: Callable[[], contextlib.AbstractContextManager[object]],
     ) -> None:
-        self.settings: Settings | None = None
-        self._spec, self._step = spec, spec.steps[0]
+        self._step, self._on_invalid = step, on_invalid
         self._stopping, self._turn = stopping, turn
         self._most: int | None = None
         """What fitted into the device's memory when more did not: rows times the longest of them."""
@@ -59,9 +63,10 @@ class Inference:
             return
         failure: Fault | None = None
         try:
-            with self._alone(run), run.timed("wait" if isinstance(run.engine, Apart) else "infer"):
-                outputs = run.engine.infer(item.payload)
-            run.count(item.prepared.lengths, item.rows)
+            engine = run.at(item.window).engine
+            with self._alone(run), self._timed(item, "wait" if isinstance(engine, Apart) else "infer"):
+                outputs = engine.infer(item.payload)
+            run.count(item.window, item.prepared.lengths, item.rows)
         except BatchinferError as e:
             run.fail(e)
             return
@@ -84,6 +89,20 @@ class Inference:
                 turn.enter_context(self._turn())
             yield
 
+    @contextlib.contextmanager
+    def _timed(self, item: Batch, stage: str) -> Iterator[None]:
+        """Add the block's time to the shard's, and to the step's where it is the model's."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._add(item, stage, time.perf_counter() - start)
+
+    def _add(self, item: Batch, stage: str, seconds: float) -> None:
+        item.run.add(stage, seconds)
+        if stage == "infer":
+            item.run.at(item.window).add(seconds)
+
     def _judged(self, error: BaseException) -> Fault | None:
         """The fault behind an error, noted."""
         found = fault(error)
@@ -99,7 +118,7 @@ class Inference:
     def _halves(self, item: Batch) -> Iterator[Outputs | Results]:
         """A batch that doesn't fit, cut in two; the size that fits is kept, unless a row was there that fits nowhere."""
         halves, before = _cut(item, 2), self._never_fitted
-        item.run.halved += 1
+        item.run.at(item.window).halved += 1
         for half in halves:
             yield from self._attempted(half)
         if self._never_fitted == before:
@@ -114,16 +133,16 @@ class Inference:
             if self._stopping.is_set():  # many bad rows are many calls, and a stop has seconds
                 raise StoppedError("stopped before the shard was finished")
             self._free()
-            run.count(item.prepared.lengths, item.rows[some])
-            payload = item.prepared.batch(item.rows[some])
+            run.count(item.window, item.prepared.lengths, item.rows[some])
+            payload, engine = item.prepared.batch(item.rows[some]), run.at(item.window).engine
             try:
-                return self._checked(item, some, run.engine.finish(run.engine.infer(payload)))
+                return self._checked(item, some, engine.finish(engine.infer(payload)))
             except BaseException as e:
                 self._judged(e)
                 raise
 
         try:
-            with self._alone(run), run.timed("infer"):
+            with self._alone(run), self._timed(item, "infer"):
                 found = isolate(attempt, np.arange(len(item.rows)))
         except BaseException as e:  # noqa: BLE001 - becomes the shard's outcome
             run.fail(e)
@@ -132,7 +151,7 @@ class Inference:
         if found.dead:
             self._never_fitted += sum(e.error_class == "out_of_memory" for _, e in found.dead)
             at = np.array([n for n, _ in found.dead])
-            tables.append(run.dead_rows(item.window.window, item.ordinals[at], [e for _, e in found.dead]))
+            tables.append(run.dead_rows(item.window, item.ordinals[at], [e for _, e in found.dead]))
         yield Results(run, item.window, pa.concat_tables(tables), fresh=True)
 
     def finished(self, item: Outputs) -> Results | Fault | None:
@@ -144,10 +163,10 @@ class Inference:
         try:
             outputs = item.outputs
             if isinstance(outputs, Pending):
-                batch.run.add("infer", outputs.seconds)
+                self._add(batch, "infer", outputs.seconds)
                 outputs = outputs.outputs()
             with batch.run.timed("write"):
-                columns = batch.run.engine.finish(outputs)
+                columns = batch.run.at(batch.window).engine.finish(outputs)
                 table = self._checked(batch, np.arange(len(batch.rows)), columns)
         except BatchinferError:
             raise
@@ -175,14 +194,11 @@ class Inference:
 
     def _checked(self, item: Batch, some: NDArray[np.intp], columns: Any) -> pa.Table:
         """Finished outputs of some rows of a batch (positions in it), checked, as results."""
-        assert self.settings is not None
-        outputs, invalid = check(
-            columns, len(some), self._step, self.settings.outputs, self._spec.errors.on_invalid_output
-        )
+        schema = item.run.at(item.window).settings.outputs
+        outputs, invalid = check(columns, len(some), self._step, schema, self._on_invalid)
         truncated = item.prepared.truncated
-        return item.run.results(
-            item.ordinals[some], outputs, None if truncated is None else truncated[item.rows[some]], invalid
-        )
+        cut = None if truncated is None else truncated[item.rows[some]]
+        return item.run.results(item.window, item.ordinals[some], outputs, cut, invalid)
 
 
 def _size(item: Batch) -> int:

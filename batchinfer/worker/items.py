@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from batchinfer.data.reader import Window
 from batchinfer.engines.protocol import Prepared
 from batchinfer.plan.shards import Shard
 from batchinfer.worker.context import Outcome
-from batchinfer.worker.shard_run import ShardRun, WindowRows
+from batchinfer.worker.shard_run import ShardRun
+from batchinfer.worker.window_rows import WindowRows
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class End:
 
 @dataclass(frozen=True)
 class Read:
-    """A window as it was read."""
+    """A window that is to be prepared for the step that it is at."""
 
     run: ShardRun
-    window: Window
+    window: WindowRows
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a window for the model: `rows` are positions in `prepared`, `ordinals` their rows in the shard."""
+    """Rows of a window for the model of its step: `rows` are positions in `prepared`, `ordinals` their rows in the shard."""
 
     run: ShardRun
     window: WindowRows
@@ -65,12 +65,12 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Results:
-    """Rows that are done with: predicted, dead, or from a checkpoint."""
+    """Rows that the step is done with: predicted, dead, or from a checkpoint."""
 
     run: ShardRun
     window: WindowRows
     table: pa.Table
-    """Of the chunk's schema."""
+    """Of the schema of the step's chunks; without columns or rows for a window that has all steps behind."""
     fresh: bool
     """Whether no checkpoint holds them yet."""
 

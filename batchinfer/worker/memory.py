@@ -26,10 +26,9 @@ class Need:
     """Of a GPU's memory; None without one."""
 
     @classmethod
-    def of(cls, measured: Mapping[str, Any]) -> Need | None:
+    def of(cls, memory: Mapping[str, Any] | None) -> Need | None:
         """As a job's settings have it; None where it wasn't measured."""
-        found = measured.get("memory")
-        return None if found is None else cls(**found)
+        return None if memory is None else cls(**memory)
 
     def to_json(self) -> dict[str, int]:
         """A value for the settings, which `of` reads."""

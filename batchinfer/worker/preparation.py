@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from batchinfer.data.reader import Window
 from batchinfer.engines.protocol import Engine, Prepared, Rows
 from batchinfer.errors import BatchinferError
-from batchinfer.pipeline.batching import Budget, batches, positions
+from batchinfer.pipeline.batching import batches, positions
 from batchinfer.worker.context import RowError
 from batchinfer.worker.isolate import isolate
 from batchinfer.worker.items import Batch, Results
-from batchinfer.worker.shard_run import ShardRun, WindowRows
+from batchinfer.worker.shard_run import ShardRun
+from batchinfer.worker.window_rows import WindowRows
 
 
-def prepared_pieces(run: ShardRun, window: Window, inputs: Sequence[str], budget: Budget) -> Iterator[Batch | Results]:
-    """The batches of a window, and the results of its rows that need no model: from a checkpoint, or because they can't be prepared.
-
-    Args:
-        run: the shard.
-        window: its next one.
-        inputs: columns that the step reads.
-        budget: of a batch.
+def prepared_pieces(run: ShardRun, rows: WindowRows) -> Iterator[Batch | Results]:
+    """The batches of a window at its step, and the results of rows that need no model: from a checkpoint, or because they can't be prepared.
 
     Raises BatchinferError.
-
     """
-    rows = WindowRows(window, len(window.table))
-    if (known := run.from_checkpoint(window.ordinals)) is not None or not len(window.table):
-        yield Results(run, rows, run.no_rows() if known is None else known, fresh=False)
+    if rows.is_through:
+        yield Results(run, rows, rows.window.table.slice(0, 0), fresh=False)
         return
-    table = window.table.select(list(inputs))
-    pieces, dead = _piecewise(run.engine, table)
+    step, ordinals = run.at(rows), rows.ordinals
+    if (known := step.from_checkpoint(ordinals)) is not None:
+        yield Results(run, rows, known, fresh=False)
+        return
+    pieces, dead = _piecewise(step.engine, rows.table)
     for good, prepared in pieces:
-        for some in batches(len(good), prepared.lengths, budget):
+        for some in batches(len(good), prepared.lengths, step.settings.budget):
             at = positions(some)
-            ordinals = window.ordinals[good[at]]
-            if (known := run.from_checkpoint(ordinals)) is not None:
+            if (known := step.from_checkpoint(ordinals[good[at]])) is not None:
                 yield Results(run, rows, known, fresh=False)
             else:
                 whole, bad = _batches(prepared, some)
-                yield from (Batch(run, rows, prepared, at_, window.ordinals[good[at_]], load) for at_, load in whole)
+                yield from (Batch(run, rows, prepared, at_, ordinals[good[at_]], load) for at_, load in whole)
                 dead += [(int(good[n]), error) for n, error in bad]
     if dead:  # after the others: the circuit breaker shall see what succeeds first
         at = np.array([n for n, _ in dead], np.intp)
-        yield Results(run, rows, run.dead_rows(window, window.ordinals[at], [e for _, e in dead]), fresh=True)
+        yield Results(run, rows, run.dead_rows(rows, ordinals[at], [e for _, e in dead]), fresh=True)
 
 
 def _piecewise(

@@ -28,7 +28,8 @@ from batchinfer.engines.faults import Fault
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.errors import ModelError, StoppedError
 from batchinfer.job.secrets import Secrets
-from batchinfer.job.spec import Retry, Step
+from batchinfer.job.spec import Retry
+from batchinfer.job.steps import Step
 from batchinfer.worker.child import Start
 from batchinfer.worker.context import RowError
 from batchinfer.worker.failures import Raised, RowFailure, failure_of

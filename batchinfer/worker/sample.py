@@ -10,8 +10,8 @@ import pyarrow as pa
 from batchinfer.data.reader import Reader
 from batchinfer.errors import InputError
 from batchinfer.measure.comparison import Sample
+from batchinfer.pipeline.graph import Graph
 from batchinfer.plan.fingerprint import digest_of
-from batchinfer.plan.plan import input_columns
 from batchinfer.plan.shards import Shard
 from batchinfer.worker.context import Context
 from batchinfer.worker.trial import Trial, open_reader
@@ -27,17 +27,17 @@ class JobSample:
 
     Args:
         context: the job.
+        graph: its steps.
         shards: in input order.
         trial: reads a shard in a child process first; None for shards that have ended no process.
 
     """
 
-    def __init__(self, context: Context, shards: Sequence[Shard], trial: Trial | None) -> None:
+    def __init__(self, context: Context, graph: Graph, shards: Sequence[Shard], trial: Trial | None) -> None:
         self._context, self._shards, self._trial = context, shards, trial
-        step = context.spec.steps[0]
-        self._inputs = input_columns(step)
-        label = step.gate.label if step.gate != "off" else None
-        self._columns = list(dict.fromkeys([*self._inputs, *([label] if label is not None else [])]))
+        self._inputs = list(graph.needed)
+        labels = [step.gate.label for step in context.spec.models if step.gate != "off" and step.gate.label is not None]
+        self._columns = list(dict.fromkeys([*self._inputs, *labels]))
 
     @property
     def rows(self) -> int:

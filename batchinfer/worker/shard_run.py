@@ -7,9 +7,9 @@ import functools
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -24,34 +24,14 @@ from batchinfer.ledger import chunks, parts
 from batchinfer.ledger.host import HERE, Host
 from batchinfer.ledger.parts import Counts, Decision, Part
 from batchinfer.measure.settings import Settings
-from batchinfer.plan.plan import input_columns
+from batchinfer.pipeline.graph import Graph
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Outcome, RowError, Seconds, Usage
+from batchinfer.worker.failures import row_error
 from batchinfer.worker.quotes import without_values
-
-
-@dataclass
-class WindowRows:
-    """The rows of a window that are still out, and the results that are in (tables of the chunk's schema)."""
-
-    window: Window
-    missing: int
-    results: list[pa.Table] = field(default_factory=list)
-
-    def add(self, results: pa.Table) -> bool:
-        """Take results in; True when the window is complete."""
-        self.results.append(results)
-        self.missing -= len(results)
-        return self.missing == 0
-
-    def in_order(self) -> pa.Table:
-        """All results in input order."""
-        table = pa.concat_tables(self.results).combine_chunks()
-        ordinals = table["_ordinal"].to_numpy()
-        if np.any(ordinals[1:] <= ordinals[:-1]):
-            table = table.take(pa.array(np.argsort(ordinals)))
-        return table
+from batchinfer.worker.step_run import StepRun
+from batchinfer.worker.window_rows import WindowRows
 
 
 class ShardRun:
@@ -64,31 +44,39 @@ class ShardRun:
         self,
         shard: Shard,
         context: Context,
+        graph: Graph,
         settings: Settings,
         store: Store,
         outcome: Future[Outcome],
-        engine: Engine,
+        engines: Sequence[Engine],
         host: Host = HERE,
         *,
         quarantined: bool = False,
     ) -> None:
         self.shard = shard
         self.outcome = outcome
-        self.engine, self.quarantined = engine, quarantined
-        self.halved = 0
-        """Batches that did not fit into memory."""
+        self.quarantined = quarantined
         self.error: BaseException | None = None
         self._seconds = dict.fromkeys(Seconds.__dataclass_fields__, 0.0)
-        self._rows = self._batches = self._tokens = self._padded = 0
         self._counting = threading.Lock()
-        self._context, self._settings, self._store, self._host = context, settings, store, host
-        self._step, self._secrets = context.spec.steps[0], context.spec.secrets
-        self._chunk_schema = chunks.schema(settings.outputs)
+        self._context, self._graph, self._settings, self._store, self._host = context, graph, settings, store, host
+        self._secrets = context.spec.secrets
+        known = chunks.load(
+            store,
+            context.job,
+            shard.number,
+            {name: step.outputs for name, step in settings.steps.items()},
+            settings.digest,
+        )
+        self.steps = [
+            StepRun(node, settings.steps[node.name], engine, known[node.name])
+            for node, engine in zip(graph.nodes, engines, strict=True)
+        ]
+        """In running order."""
         carried = [context.reading.schema.field(c) for c in context.reading.carry]
         self._schema = pa.schema([*carried, *settings.outputs])
         compression = context.spec.output.compression
         self._writer = PartWriter(self._schema, compression, context.reading.window)
-        self._unsaved: list[pa.Table] = []
         self._unsaved_since: float | None = None
         self._storing = 0.0
         """Seconds that the last checkpoint took."""
@@ -98,8 +86,8 @@ class ShardRun:
         self._succeeded = self._truncated = 0
         self._complete: dict[int, WindowRows] = {}
         self._next = 0
-        self.checkpointed = chunks.load(store, context.job, shard.number, settings.outputs, settings.digest)
-        self.known = self.checkpointed["_ordinal"].to_numpy()
+        self._open = 0
+        """Windows that were begun and are not complete."""
 
     def fail(self, error: BaseException) -> None:
         """Give the shard up: what is still on its way is dropped. The first error counts."""
@@ -120,43 +108,60 @@ class ShardRun:
         with self._counting:
             self._seconds[stage] += seconds
 
-    def count(self, lengths: NDArray[np.int64] | None, rows: NDArray[np.intp]) -> None:
-        """Count a batch that the model saw: rows, and tokens with and without padding."""
-        some = lengths[rows] if lengths is not None and len(rows) else None
+    def count(self, window: WindowRows, lengths: NDArray[np.int64] | None, rows: NDArray[np.intp]) -> None:
+        """Count a batch that a step saw, see `StepRun.count`."""
         with self._counting:
-            self._batches += 1
-            self._rows += len(rows)
             self._begin_unsaved()
-            if some is not None:
-                self._tokens += int(some.sum())
-                self._padded += int(some.max()) * len(rows)
+        self.at(window).count(lengths, rows)
+
+    def at(self, window: WindowRows) -> StepRun:
+        """The step that a window is at."""
+        return self.steps[window.step]
 
     @property
     def usage(self) -> Usage:
         """What the shard cost so far."""
-        return Usage(Seconds(**self._seconds), self._rows, self._batches, self._tokens, self._padded, self.halved)
+        return Usage(Seconds(**self._seconds), {step.node.name: step.usage for step in self.steps})
 
-    def no_rows(self) -> pa.Table:
-        """Results of a window that has no rows left."""
-        return self._chunk_schema.empty_table()
+    def begin(self, window: Window) -> WindowRows:
+        """A window at the first step that takes rows of it."""
+        rows = WindowRows(window, self._graph)
+        with self._counting:
+            self._open += 1
+        self._to_next(rows)
+        return rows
 
-    def from_checkpoint(self, ordinals: NDArray[np.int64]) -> pa.Table | None:
-        """The checkpointed results of these rows; None unless every one of them is there."""
-        if not len(self.known) or not len(ordinals):
-            return None
-        at = np.searchsorted(self.known, ordinals)
-        if at.max() >= len(self.known) or not np.array_equal(self.known[at], ordinals):
-            return None
-        return self.checkpointed.take(pa.array(at))
+    @property
+    def is_over(self) -> bool:
+        """Whether no window is on its way any more, or what is on its way is of no use."""
+        return self._open == 0 or self.error is not None
+
+    def _to_next(self, rows: WindowRows) -> None:
+        """To the next step that takes rows of a window; the others have given it nothing."""
+        while True:
+            ordinals, errors = rows.go_on()
+            if errors:
+                rows.add(self.dead_rows(rows, ordinals, [row_error(e, attempts=1) for e in errors]))
+            if rows.is_through or rows.missing:
+                return
+            self._leave(rows)
+
+    def _leave(self, rows: WindowRows) -> None:
+        """Have a window leave a step that has answered all that it took."""
+        step = self.at(rows)
+        skip = step.node.step.errors.on_failure == "skip"
+        failed = rows.leave(step.settings.outputs.names, step.schema, skip=skip)
+        step.skipped += failed if skip else 0
 
     def results(
         self,
+        window: WindowRows,
         ordinals: NDArray[np.int64],
         outputs: list[pa.Array],
         truncated: NDArray[np.bool_] | None,
         invalid: dict[int, RowError],
     ) -> pa.Table:
-        """Rows that the model answered, as a table of the chunk's schema; those with an invalid output are dead."""
+        """Rows that a step answered, as a table of its chunk's schema; those with an invalid output are dead."""
         count = len(ordinals)
         dead = (
             pa.array([self._letter(e) if (e := invalid.get(n)) else None for n in range(count)], chunks.DEAD_TYPE)
@@ -167,34 +172,47 @@ class ShardRun:
         if invalid:
             alive = dead.is_null()
             outputs = [_nulled(o, alive) for o in outputs]
-        return pa.Table.from_arrays([pa.array(ordinals), cut, dead, *outputs], schema=self._chunk_schema)
+        return pa.Table.from_arrays([pa.array(ordinals), cut, dead, *outputs], schema=self.at(window).schema)
 
-    def dead_rows(self, window: Window, ordinals: NDArray[np.int64], errors: list[RowError]) -> pa.Table:
-        """Rows of a window that the model could not answer, as a table of the chunk's schema."""
-        count = len(ordinals)
-        empty = [pa.nulls(count, f.type) for f in self._settings.outputs]
+    def dead_rows(self, window: WindowRows, ordinals: NDArray[np.int64], errors: list[RowError]) -> pa.Table:
+        """Rows of a window that its step could not answer, as a table of the chunk's schema."""
+        count, step = len(ordinals), self.at(window)
+        empty = [pa.nulls(count, f.type) for f in step.settings.outputs]
         shown = self._context.reading.key  # it names the row
-        inputs = [name for name in input_columns(self._step) if name != shown]
-        rows = window.table.select(inputs).take(pa.array(np.searchsorted(window.ordinals, ordinals))).to_pylist()
+        seen = window.looked_at(ordinals)
+        rows = seen.select([name for name in seen.column_names if name != shown]).to_pylist()
         told = (replace(e, message=without_values(e.message, r.values())) for e, r in zip(errors, rows, strict=True))
         dead = pa.array([self._letter(e) for e in told], chunks.DEAD_TYPE)
         return pa.Table.from_arrays(
-            [pa.array(ordinals), pa.array(np.zeros(count, np.bool_)), dead, *empty], schema=self._chunk_schema
+            [pa.array(ordinals), pa.array(np.zeros(count, np.bool_)), dead, *empty], schema=step.schema
         )
 
     def _letter(self, error: RowError) -> Mapping[str, object]:
         return replace(error, message=self._secrets.hide(error.message)).to_json()
 
-    def accept(self, rows: WindowRows, results: pa.Table, *, fresh: bool) -> None:
-        """Take the results of a batch; complete windows go into the part, in input order. `fresh`: no checkpoint holds them yet."""
-        if fresh:
-            self._unsaved.append(results)
-            self._begin_unsaved()
-        if rows.add(results):
-            self._complete[rows.window.first] = rows
+    def accept(self, rows: WindowRows, results: pa.Table, *, fresh: bool) -> bool:
+        """Take the results of a batch; True where its window has come to another step, which it must be prepared for.
+
+        Complete windows go into the part, in input order. `fresh`: no checkpoint holds the results yet.
+        """
+        if not rows.is_through:
+            step = self.at(rows)
+            if fresh and step.node.is_model:
+                step.unsaved.append(results)
+                self._begin_unsaved()
+            if not rows.add(results):
+                return False
+            self._leave(rows)
+            self._to_next(rows)
+            if not rows.is_through:
+                return True
+        with self._counting:
+            self._open -= 1
+        self._complete[rows.window.first] = rows
         while (whole := self._complete.pop(self._next, None)) is not None:
             self._write(whole)
             self._next += whole.window.rows
+        return False
 
     def _begin_unsaved(self) -> None:
         """The interval begins with the model's first answer, not when that is taken in: the part before may still be stored."""
@@ -207,7 +225,7 @@ class ShardRun:
         What storing takes belongs to the interval, as the model goes on meanwhile; a slow store is left alone as long as it takes,
         and for an interval at most.
         """
-        if not self._unsaved or self._unsaved_since is None:
+        if self._unsaved_since is None or not any(step.unsaved for step in self.steps):
             return False
         interval, storing = self._context.spec.checkpoint.interval, self._storing
         pause = max(interval - storing, storing + min(storing, interval))
@@ -215,31 +233,33 @@ class ShardRun:
 
     def checkpoint(self) -> None:
         """Make what is finished durable."""
-        if not self._unsaved:
+        unsaved = [step for step in self.steps if step.unsaved]
+        if not unsaved:
             return
-        self._unsaved_since = self._host.monotonic()
-        table = pa.concat_tables(self._unsaved)
-        chunks.put(self._store, self._context.job, self.shard.number, table, self._step.name, self._settings.digest)
-        self._unsaved = []
-        self._storing = self._host.monotonic() - self._unsaved_since
+        self._unsaved_since = began = self._host.monotonic()
+        for step in unsaved:
+            table = pa.concat_tables(step.unsaved)
+            chunks.put(self._store, self._context.job, self.shard.number, table, step.node.name, self._settings.digest)
+            step.unsaved = []
+        self._storing = self._host.monotonic() - began
 
     def _write(self, rows: WindowRows) -> None:
-        results = rows.in_order()
-        window = rows.window
+        window, passage = rows.window, rows.passage
         span = np.arange(window.first, window.first + window.rows)
         self._filtered.append(np.setdiff1d(span, window.ordinals, assume_unique=True))
-        dead = results["_dead"].is_valid()
+        alive = passage.alive
+        for unanswered in rows.unanswered:
+            self._note_dead(window, unanswered.results, self.steps[unanswered.step].node.name)
         carried = window.table.select(list(self._context.reading.carry))
-        if pc.any(dead).as_py():
-            self._note_dead(window, results.filter(dead))
-            alive = pc.invert(dead)
-            results, carried = results.filter(alive), carried.filter(alive)
-        self._succeeded += len(results)
-        self._truncated += pc.sum(results["_truncated"]).as_py() or 0
-        outputs = [results[f.name] for f in self._settings.outputs]
-        self._writer.write(pa.Table.from_arrays([*carried.columns, *outputs], schema=self._schema))
+        if len(alive) < len(passage):
+            carried = carried.take(pa.array(alive))
+        self._succeeded += len(alive)
+        self._truncated += int(rows.truncated[alive].sum())
+        outputs = passage.select(self._graph.written, alive).columns
+        used = [] if self._graph.step_used is None else [passage.used(alive)]
+        self._writer.write(pa.Table.from_arrays([*carried.columns, *outputs, *used], schema=self._schema))
 
-    def _note_dead(self, window: Window, dead: pa.Table) -> None:
+    def _note_dead(self, window: Window, dead: pa.Table, step: str) -> None:
         at = np.searchsorted(window.ordinals, dead["_ordinal"].to_numpy())
         key = self._context.reading.key
         keys = window.table[key].take(pa.array(at)).to_pylist() if key else [None] * len(at)
@@ -254,7 +274,7 @@ class ShardRun:
                     source_file=path,
                     source_row=source_row,
                     key=None if name is None else str(name),
-                    step=self._step.name,
+                    step=step,
                     **error,
                 )
             )
@@ -265,7 +285,7 @@ class ShardRun:
 
     def commit(self) -> Part:
         """Encode the part and decide the shard."""
-        dead_letters = to_bytes(self._dead) if self._dead else None
+        dead_letters = to_bytes(sorted(self._dead, key=lambda row: row.row)) if self._dead else None
         filtered = np.concatenate(self._filtered) if self._filtered else np.empty(0, np.int64)
         counts = Counts(self.shard.rows, self._succeeded, len(self._dead), len(filtered), 0, self._truncated)
         counts.check(f"shard {self.shard.number}")

@@ -25,14 +25,15 @@ from batchinfer.job.secrets import Secrets
 from batchinfer.ledger.host import HERE, Host
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.breaker import CircuitBreaker
-from batchinfer.plan.plan import input_columns
+from batchinfer.pipeline.graph import Graph
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome
-from batchinfer.worker.inference import Inference
+from batchinfer.worker.held import HeldStep
 from batchinfer.worker.items import Batch, End, Outputs, Read, Results, Submitted
 from batchinfer.worker.preparation import prepared_pieces
 from batchinfer.worker.shard_run import ShardRun
+from batchinfer.worker.window_rows import WindowRows
 
 
 class Stages:
@@ -48,9 +49,10 @@ class Stages:
         context: the job.
         store: the output.
         reader: the input.
-        engine_for: the engine for a shard, ready for it, given whether the shard is in quarantine; raises where it can't be run.
+        graph: the steps.
+        engines_for: their engines for a shard, ready for it, given whether the shard is in quarantine; raises where it can't be run.
         on_device: calls a function on the device's thread and gives what it gives.
-        on_cpu: the model's device is the CPU.
+        again: takes what must be prepared for another step.
         host: the machine.
 
     """
@@ -60,52 +62,54 @@ class Stages:
         context: Context,
         store: Store,
         reader: Reader,
-        engine_for: Callable[[Shard, bool], Engine],
+        graph: Graph,
+        engines_for: Callable[[Shard, bool], list[Engine]],
         on_device: Callable[[Callable[[], Any]], Any],
+        again: Callable[[Read | End], None],
         *,
-        on_cpu: bool,
         host: Host = HERE,
     ) -> None:
         self.stopping = threading.Event()
+        self.steps: list[HeldStep] = []
+        """In running order."""
+        self.settings: Settings | None = None
+        """The job's; None before the worker is started."""
+        self.on_cpu = False
+        """Whether the models compute on this process's CPUs."""
         self.shard: int | None = None
         """The shard on the device."""
         self.rows = self.dead = self.in_hand = 0
         """Rows finished, dead ones among them, and those of shards that are not decided yet."""
-        self._context, self._store, self._reader, self._host = context, store, reader, host
-        self._engine_for, self._on_device = engine_for, on_device
-        self._former: Future[Outcome] | None = None
+        self._context, self._store, self._reader, self._graph, self._host = context, store, reader, graph, host
+        self._engines_for, self._on_device, self._again = engines_for, on_device, again
+        self._read: list[Future[Outcome]] = []
+        """Of shards that were read and are not decided."""
         self._quarantined = False
-        self._inputs = input_columns(context.spec.steps[0])
-        self._breaker = CircuitBreaker(enabled=context.breaker)
-        self._model, self._on_cpu = threading.RLock(), on_cpu
-        self.inference = Inference(context.spec, self.stopping, self._turn)
+        self._breakers = [CircuitBreaker(enabled=context.breaker) for _ in graph.nodes]
+        self._model = threading.RLock()
 
-    @property
-    def settings(self) -> Settings | None:
-        """The job's; None before the worker is started."""
-        return self.inference.settings
-
-    def _turn(self) -> contextlib.AbstractContextManager[Any]:
-        """Held by whoever needs the cores: one after the other, unless there is nothing to fight for."""
-        alone = self._on_cpu and self.settings is not None and self.settings.streams == 1
-        return self._model if alone else contextlib.nullcontext()
+    def turn(self, step: HeldStep | None = None) -> contextlib.AbstractContextManager[Any]:
+        """Held by whoever needs the cores, to prepare or for the calls of a step: one after the other, unless there is nothing to fight for."""
+        alone = any(s.is_alone for s in self.steps) if step is None else step.is_alone
+        return self._model if self.on_cpu and alone else contextlib.nullcontext()
 
     def read(self, item: Submitted) -> Iterator[Read | End]:
         """The shard's windows."""
         shard, future = item.shard, item.outcome
         assert self.settings is not None
         try:
-            if item.quarantined != self._quarantined and self._former is not None:
-                concurrent.futures.wait([self._former])  # two engines are never loaded side by side
-            self._former, self._quarantined = future, item.quarantined
-            engine = self._engine_for(shard, item.quarantined)
+            if item.quarantined != self._quarantined:
+                self.drained()  # two engines of a step are never loaded side by side
+            self._read = [*(f for f in self._read if not f.done()), future]
+            self._quarantined = item.quarantined
             run = ShardRun(
                 shard,
                 self._context,
+                self._graph,
                 self.settings,
                 self._store,
                 future,
-                engine,
+                self._engines_for(shard, item.quarantined),
                 self._host,
                 quarantined=item.quarantined,
             )
@@ -117,28 +121,32 @@ class Stages:
             yield Read(run, window)
         yield End(run)
 
-    def _next(self, run: ShardRun, windows: Iterator[Window]) -> Window | None:
+    def drained(self) -> None:
+        """Return once the shards that were read have their outcome."""
+        concurrent.futures.wait(self._read)
+
+    def _next(self, run: ShardRun, windows: Iterator[Window]) -> WindowRows | None:
         """The next window; None at the end of the shard, also where it ends by an error or a stop."""
         if run.error is not None:
             return None
         try:
             with run.timed("read"):
                 window = next(windows, None)
+                rows = None if window is None else run.begin(window)
         except BaseException as e:  # noqa: BLE001 - see _failed
             run.fail(e)
             return None
-        if window is not None and self.stopping.is_set():
+        if rows is not None and self.stopping.is_set():
             run.fail(StoppedError("stopped before the shard was finished"))
             return None
-        return window
+        return rows
 
     def prepare(self, item: Read | End) -> Iterator[Batch | Results | End]:
         """The window's batches, and the results of rows that need no model."""
         if isinstance(item, End):
             yield item
             return
-        assert self.settings is not None
-        prepared = prepared_pieces(item.run, item.window, self._inputs, self.settings.budget)
+        prepared = prepared_pieces(item.run, item.window)
         while (piece := self._next_prepared(item.run, prepared)) is not None:
             yield piece
 
@@ -147,7 +155,7 @@ class Stages:
         if run.error is not None:
             return None
         try:
-            with self._turn(), run.timed("prepare"):
+            with self.turn(), run.timed("prepare"):
                 return next(prepared, None)
         except BaseException as e:  # noqa: BLE001 - see _failed
             run.fail(e)
@@ -157,7 +165,7 @@ class Stages:
         """What the model gives for the batch."""
         if isinstance(item, Batch):
             self.shard = item.run.shard.number
-            yield from self.inference.outputs(item)
+            yield from self.steps[item.window.step].inference.outputs(item)
         else:
             yield item
 
@@ -166,7 +174,10 @@ class Stages:
         run = item.batch.run if isinstance(item, Outputs) else item.run
         try:
             if isinstance(item, End):
-                self._finish(run)
+                if run.is_over:
+                    self._finish(run)
+                else:  # behind the windows that are on their way to another step
+                    self._again(item)
             elif isinstance(item, Results):
                 self._accept(item)
             else:
@@ -178,31 +189,46 @@ class Stages:
                 run.outcome.set_result(_failed(run.shard.number, e, self._context.spec.secrets))
 
     def _finished(self, item: Outputs) -> Iterable[Results]:
-        results = self.inference.finished(item)
+        inference = self.steps[item.batch.window.step].inference
+        results = inference.finished(item)
         if isinstance(results, Results):
             return [results]
         # Frameworks keep much by thread: the model is called on the device's alone.
-        mended: Iterable[Results] = self._on_device(lambda: list(self.inference.mended(item.batch, results)))
+        mended: Iterable[Results] = self._on_device(lambda: list(inference.mended(item.batch, results)))
         return mended
 
     def _accept(self, item: Results) -> None:
         run = item.run
-        if run.error is not None and not (item.fresh and _is_kept(run.error)):
+        if run.outcome.done() or (run.error is not None and not (item.fresh and _is_kept(run.error))):
             return
-        dead = item.table["_dead"]
-        if dead.null_count:
-            self._breaker.succeeded()
-        elif len(dead):
-            self._breaker.failed(dead.combine_chunks().field("error_type").to_pylist(), dead[0]["message"].as_py())
+        window = item.window
+        answered, dead, through = len(item.table), 0, window.is_last
+        if not window.is_through:
+            failures = item.table["_dead"]
+            dead = answered - failures.null_count
+            if failures.null_count:
+                self._breakers[window.step].succeeded()
+            elif answered:
+                kinds = failures.combine_chunks().field("error_type").to_pylist()
+                self._breakers[window.step].failed(kinds, failures[0]["message"].as_py())
         with run.timed("write"):
-            run.accept(item.window, item.table, fresh=item.fresh)
-        self.rows += len(dead)
-        self.dead += len(dead) - dead.null_count
-        self.in_hand += len(dead)
-        found = run.quarantined and item.fresh and dead.null_count < len(dead)  # it took processes to find
+            more = run.accept(window, item.table, fresh=item.fresh)
+        self._count(window, answered if through else 0, dead)
+        if more:
+            self._again(Read(run, window))
+        found = run.quarantined and item.fresh and dead  # it took processes to find
         if found or run.checkpoint_due():
             with run.timed("commit"):
                 run.checkpoint()
+
+    def _count(self, window: WindowRows, finished: int, dead: int) -> None:
+        """Count finished rows for people: those of the last step as they come, the others with their window."""
+        if window.is_through:
+            finished = len(window.window.ordinals) - window.counted
+        window.counted += finished
+        self.rows += finished
+        self.in_hand += finished
+        self.dead += dead
 
     def _finish(self, run: ShardRun) -> None:
         self.in_hand = 0  # first: whoever has the outcome counts the shard as decided

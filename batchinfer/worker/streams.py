@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -43,6 +44,21 @@ class Streams:
     def wait(self, seconds: float) -> bool:
         """Wait for a thread that has nothing to do, and keep it for `submit`; False where there is none within so many seconds."""
         return self._free.acquire(timeout=seconds)
+
+    @contextlib.contextmanager
+    def none(self, meanwhile: Callable[[], None], seconds: float) -> Iterator[None]:
+        """For the block none of the threads has anything to do; `meanwhile` is called every so many seconds until that is so."""
+        kept = 0
+        try:
+            while kept < self._count:
+                if self._free.acquire(timeout=seconds):
+                    kept += 1
+                else:
+                    meanwhile()
+            yield
+        finally:
+            if kept:
+                self._free.release(kept)
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """Call the function on the thread that was waited for."""

@@ -1,6 +1,8 @@
 """The worker: four stages with bounded queues between them, each a thread, all shards through the same four.
 
     reading  ──windows──▶  preparing  ──batches──▶  the device  ──outputs──▶  writing ──▶ Outcome
+                               ▲                                                 │
+                               └───────── windows, for their next step ──────────┘
 
 A shard that is read while another is on the device costs no waiting between the two. What happens in a stage is in `stages`.
 Where the settings have several streams, the device's thread hands its batches to as many threads, and what comes of them goes on in
@@ -16,21 +18,23 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from batchinfer.engines import device, registry
 from batchinfer.engines.protocol import Description, Engine
-from batchinfer.measure.choose import choose
-from batchinfer.measure.settings import Settings
-from batchinfer.measure.timing import load
+from batchinfer.measure.settings import Settings, StepSettings
+from batchinfer.measure.settle import JobInput, Settling
 from batchinfer.pipeline.breaker import CircuitBreaker
+from batchinfer.pipeline.graph import Node, graph_of
 from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
 from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store, open_store
-from batchinfer.worker.apart import Apart, Models
+from batchinfer.worker.apart import Models
 from batchinfer.worker.context import Context, Outcome, Progress, Served
 from batchinfer.worker.device_thread import DeviceThread
+from batchinfer.worker.held import HeldStep
 from batchinfer.worker.items import Submitted
+from batchinfer.worker.lanes import Lanes
 from batchinfer.worker.memory import Held
+from batchinfer.worker.pace import SILENT_SECONDS, Paces
 from batchinfer.worker.quarantine import Quarantine
 from batchinfer.worker.sample import JobSample
 from batchinfer.worker.serving import Serving
@@ -43,61 +47,54 @@ AHEAD = 2
 
 
 class Worker:
-    """Holds a model and turns shards into parts. Give it `AHEAD` shards at a time; outcomes come in the order given.
+    """Holds the models and turns shards into parts. Give it `AHEAD` shards at a time; outcomes come in the order given.
 
     Args:
         context: the job.
         number: among the workers.
-        models: those that hold the model in place of this worker; None for a model of its own.
+        models: those that hold the model in place of this worker; None for models of its own.
 
     """
 
     def __init__(self, context: Context, number: int = 0, models: Models | None = None) -> None:
         self._context, self._number = context, number
         self._spec = context.spec
-        self._step = context.spec.steps[0]
+        self._graph = graph_of(context.spec)
         store = open_store(self._spec.output.path, self._spec.storage, scratch=paths.SCRATCH)
         self._store: Store = SingleWriterStore(store) if context.single_writer else store
-        self._device = registry.device_for(self._step, context.gpus)
-        self._loaded: str | None = None
         self._note = "idle"
-        timeout = self._spec.retry.timeout
-        self._engine: Watched | Apart = (
-            Watched(lambda: registry.open_engine(self._step, self._spec.code), timeout)
-            if models is None
-            else Apart(models, timeout)
-        )
         self._to_write: queue.Queue[Any] = queue.Queue(8)
+        self._to_prepare = Lanes(2)
         self._device_thread = DeviceThread(
             lambda item: self._stages.infer(item),
             self._to_write,
-            lambda: self._engine.paces.overdue,
+            lambda: self._overdue,
             holds_model=models is None,
         )
         self._stages = Stages(
             context,
             self._store,
             open_reader(context),
-            self._engine_for,
+            self._graph,
+            self._engines_for,
             self._device_thread.call_now,
-            on_cpu=self._device == "cpu" and models is None,
+            self._to_prepare.put_back,
         )
-        self._quarantine = Quarantine(
-            self._step, self._spec.code, self._device, self._spec.retry, self._stages.stopping, self._spec.secrets
-        )
-        self._trial = Trial(context, self._stages.stopping)
-        self.serving = (
-            Serving(self._engine, lambda: self.has_loaded, self._device_thread.inbox.put)
-            if isinstance(self._engine, Watched)
-            else None
-        )
-        """The model for batches that other workers have prepared; None where it isn't here."""
-        self._to_read: queue.Queue[Any] = queue.Queue()
-        self._to_prepare: queue.Queue[Any] = queue.Queue(2)
         stages = self._stages
+        stages.steps = self._steps = [
+            HeldStep(node, context, stages.stopping, stages.turn, models) for node in self._graph.nodes
+        ]
+        stages.on_cpu = models is None and all(step.device == "cpu" for step in self._steps)
+        self._trial = Trial(context, stages.stopping)
+        only = self._steps[0].engine if len(self._steps) == 1 else None
+        self.serving = (
+            Serving(only, lambda: self.has_loaded, self._device_thread.inbox.put) if isinstance(only, Watched) else None
+        )
+        """The model for batches that other workers have prepared; None where it isn't here, or isn't the only step."""
+        self._to_read: queue.Queue[Any] = queue.Queue()
         work: list[tuple[str, Callable[[], None]]] = [
-            ("read", lambda: self._pass_on(self._to_read, stages.read, self._to_prepare)),
-            ("prepare", lambda: self._pass_on(self._to_prepare, stages.prepare, self._device_thread.inbox)),
+            ("read", self._read),
+            ("prepare", lambda: self._pass_on(self._to_prepare.get, stages.prepare, self._device_thread.inbox.put)),
             ("device", self._device_thread.run),
             ("write", self._write),
         ]
@@ -109,106 +106,109 @@ class Worker:
             thread.start()
 
     def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:
-        """Load the model, find out on its rows what is left to choose, and say it. Raises ModelError, GateError, HungError,
+        """Load the models, find out on their rows what is left to choose, and say it. Raises ModelError, GateError, HungError,
         DeviceError.
 
-        `quarantined`: in a child process, where one of these rows may have ended a process before.
+        `quarantined`: in child processes, where one of these rows may have ended a process before.
         """
         self._note, before = "measuring", Held.now()
-        sample = JobSample(self._context, shards, self._trial if quarantined else None)
-        breaker = CircuitBreaker(enabled=self._context.breaker)
-        engine: Quarantine | Watched | Apart = self._quarantine if quarantined else self._engine
+        sample = JobSample(self._context, self._graph, shards, self._trial if quarantined else None)
         if not quarantined:  # a child process has its own imports, and may die of them
-            self._device_thread.call(lambda: registry.import_libraries(self._step))
-        settings: Settings = self._device_thread.call(
-            lambda: choose(
-                engine,
-                self._step,
-                sample.first(),
-                self._spec.batching,
-                self._device,
-                self._context.threads,
-                -(-sample.rows // self._context.workers),
-                breaker,
-                self._context.outputs,
-                sample=sample.spread,
-                # The times of a child process are no others'.
-                known=None if quarantined or not self._context.model else self._known(),
-                side_by_side=not quarantined,
-            )
+            for step in self._steps:
+                self._device_thread.call(step.import_libraries)
+        settling = Settling(
+            self._graph,
+            {step.node.name: step.place(quarantined=quarantined) for step in self._steps},
+            JobInput(
+                sample.first, sample.spread, -(-sample.rows // self._context.workers), self._context.reading.schema
+            ),
+            self._spec.batching,
+            lambda: CircuitBreaker(enabled=self._context.breaker),
+            self._context.outputs,
+            lambda node, settings: self._told(node, settings, quarantined=quarantined),
         )
-        told: dict[str, Any] = {
+        settings: Settings = self._device_thread.call(settling.settings)
+        for step in self._steps:
+            step.measured(settings.steps[step.node.name], quarantined=quarantined)
+        need = before.need() if not quarantined and before is not None else None
+        return settings if need is None else replace(settings, memory=need.to_json())
+
+    def _told(self, node: Node, settings: StepSettings, *, quarantined: bool) -> StepSettings:
+        """A step's settings with the pace of its calls, and without secrets."""
+        hidden: dict[str, Any] = {
             key: {name: self._spec.secrets.hide(why) for name, why in settings.measured[key].items()}
             for key in ("failed", "skipped")
             if settings.measured.get(key)
         }
-        self._loaded = None if quarantined else settings.precision
-        if by_row := engine.paces.infer.by_row:
-            told["seconds_per_row"] = by_row
-        if not quarantined and before is not None and (need := before.need()) is not None:
-            told["memory"] = need.to_json()
-        return replace(settings, measured={**settings.measured, **told})
-
-    def _known(self) -> dict[str, str]:
-        return {"model": self._context.model, "machine": device.name_of(self._device)}
+        step = next(step for step in self._steps if step.node is node)
+        engine = step.quarantine if quarantined else step.engine
+        if isinstance(engine, Watched | Quarantine) and (by_row := engine.paces.infer.by_row):
+            hidden["seconds_per_row"] = by_row
+        return replace(settings, measured={**settings.measured, **hidden})
 
     def start(self, settings: Settings, *, quarantined: bool = False, tried: bool = False) -> None:
-        """Load the model as the settings say; not yet where the first shards are in quarantine. Raises ModelError, HungError.
+        """Load the models as the settings say; not yet where the first shards are in quarantine. Raises ModelError, HungError.
 
-        `tried`: in a child process first, which says what ends a process that loads it.
+        `tried`: in child processes first, which say what ends a process that loads them.
         """
         settings = settings.within(self._context.threads)
-        self._stages.inference.settings = settings
-        self._device_thread.begin(settings.streams, f"batchinfer-{self._number}-stream")
-        for engine in (self._engine, self._quarantine):
-            engine.paces.settle(settings.measured.get("seconds_per_row"), settings.budget.rows)
+        self._stages.settings = settings
+        self._device_thread.begin(self._streams, f"batchinfer-{self._number}-stream")
+        for step in self._steps:
+            step.settle(settings.steps[step.node.name])
         if tried:
             self._note = "loading"
-            self._quarantine.load(self._device, settings.precision, settings.threads)
-            self._quarantine.close()
+            for step in self._steps:
+                step.try_to_load()
         if not quarantined:
-            self._quarantine.close()
-            self._load(settings)
+            self._load()
         self._note = "idle"
 
-    def _load(self, settings: Settings) -> None:
+    @property
+    def _streams(self) -> int:
+        """Calls at a time of the step that makes the most."""
+        settings = self._stages.settings
+        assert settings is not None
+        return max(step.streams for step in settings.steps.values())
+
+    def _load(self) -> None:
+        """Have the models here, and none in a child process: there may be no memory for both."""
         self._note = "loading"
-        if self._loaded != settings.precision:
-            self._device_thread.call(
-                lambda: load(self._engine, self._step, self._device, settings.precision, settings.threads)
-            )
-            self._loaded = settings.precision
+        for step in self._steps:
+            step.close_child()
+        for step in self._steps:
+            if not step.has_loaded:
+                self._device_thread.call(step.load)
         if self.serving is not None:
-            self.serving.begin(settings.streams)
+            self.serving.begin(self._streams)
 
     @property
     def has_loaded(self) -> bool:
-        """Whether the model is here."""
-        return self._loaded is not None
+        """Whether the models are here."""
+        return all(step.has_loaded for step in self._steps if step.node.is_model)
 
     @property
     def without_model(self) -> tuple[Engine, Description]:
-        """The loaded engine for `prepare` and `finish` alone, and what it says of itself."""
-        assert isinstance(self._engine, Watched)
-        return self._engine.without_model()
+        """The loaded engine of the only step for `prepare` and `finish` alone, and what it says of itself."""
+        engine = self._steps[0].engine
+        assert isinstance(engine, Watched)
+        return engine.without_model()
 
-    def _engine_for(self, shard: Shard, quarantined: bool) -> Engine:
-        """The engine that a shard needs, loaded; the other one is let go of, as there may be no memory for both.
+    def _engines_for(self, shard: Shard, quarantined: bool) -> list[Engine]:
+        """The engines that a shard needs, loaded; the others are let go of.
 
         Raises InputError for a shard in quarantine that can't be read.
         """
-        settings = self._stages.settings
-        assert settings is not None
         if not quarantined:
-            self._quarantine.close()
-            self._load(settings)
-            return self._engine if isinstance(self._engine, Watched) else self._engine.of(shard.number)
-        if self._loaded is not None:
-            self._loaded = None  # first: batches of other workers that come now must find another model
-            self._device_thread.call(self._engine.drop)
-        self._trial.read(shard)
-        self._quarantine.use(settings.precision, settings.threads)
-        return self._quarantine
+            self._load()
+        else:
+            held = [step for step in self._steps if step.has_loaded]
+            for step in held:
+                step.leave()  # first: batches of other workers that come now must find another model
+            for step in held:
+                self._device_thread.call(step.drop)
+            self._trial.read(shard)
+        return [step.engine_for(shard.number, quarantined=quarantined) for step in self._steps]
 
     def submit(self, shard: Shard, *, quarantined: bool = False) -> Future[Outcome]:
         """Take a shard in; the future never raises. `start` must have been called.
@@ -223,7 +223,16 @@ class Worker:
     @property
     def has_seen_deaths(self) -> bool:
         """Whether a row or a file has ended a process in quarantine."""
-        return self._quarantine.ended + self._trial.ended > 0
+        return self._trial.ended > 0 or any(s.quarantine is not None and s.quarantine.ended for s in self._steps)
+
+    @property
+    def _overdue(self) -> str | None:
+        """That a call in hand takes too long, in words; None where none does."""
+        return next((said for paces in self._paces if (said := paces.overdue)), None)
+
+    @property
+    def _paces(self) -> list[Paces]:
+        return [paces for step in self._steps for paces in step.paces[:1]]
 
     def progress(self) -> Progress:
         """What the worker is doing now."""
@@ -238,8 +247,8 @@ class Worker:
             stages.dead,
             stages.in_hand,
             note,
-            overdue=self._engine.paces.overdue,
-            patience=self._engine.paces.patience,
+            overdue=self._overdue,
+            patience=max((paces.patience for paces in self._paces), default=SILENT_SECONDS),
             broken="" if serving is None else serving.broken,
             served=Served() if serving is None else serving.served,
         )
@@ -252,17 +261,27 @@ class Worker:
         """End the threads, after the shards that were taken in; a call that hangs is left alone."""
         self._to_read.put(None)
         for thread in self._threads:
-            while thread.is_alive() and self._engine.paces.overdue is None:
+            while thread.is_alive() and self._overdue is None:
                 thread.join(0.2)
         self._device_thread.close()
-        self._quarantine.close()
+        for step in self._steps:
+            step.close_child()
         self._trial.close()
 
-    def _pass_on(self, inbox: queue.Queue[Any], work: Callable[[Any], Iterator[Any]], outbox: queue.Queue[Any]) -> None:
-        while (item := inbox.get()) is not None:
+    def _read(self) -> None:
+        while (item := self._to_read.get()) is not None:
+            for result in self._stages.read(item):
+                self._to_prepare.put(result)
+        self._stages.drained()  # windows may come back to be prepared for another step
+        self._to_prepare.put(None)
+
+    def _pass_on(
+        self, get: Callable[[], Any], work: Callable[[Any], Iterator[Any]], put: Callable[[Any], None]
+    ) -> None:
+        while (item := get()) is not None:
             for result in work(item):
-                outbox.put(result)
-        outbox.put(None)
+                put(result)
+        put(None)
 
     def _write(self) -> None:
         while (item := self._to_write.get()) is not None:

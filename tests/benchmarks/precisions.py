@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchinfer.engines import registry
-from batchinfer.job.spec import Gate, Step
+from batchinfer.job.steps import Gate, Step
 from batchinfer.measure import gate
 from batchinfer.measure.choose import CPU_TOKENS, TOKEN_ROWS
 from batchinfer.pipeline.batching import Budget, batches, positions

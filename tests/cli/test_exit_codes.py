@@ -47,7 +47,7 @@ def test_an_unexpected_exception_exits_1_with_its_traceback(workplace):
     workplace.batchinfer("run", "job.yaml")
     (record,) = workplace.output.glob("_batchinfer/*/settings.json")
     value = records.from_bytes(record.read_bytes(), str(record))
-    del value["precision"]  # a sound record, and none that batchinfer writes
+    del value["output_schema"]  # a sound record, and none that batchinfer writes
     record.write_bytes(records.to_bytes(value))
     done = workplace.program("run", "job.yaml", "--progress", "none")
     assert done.returncode == 1

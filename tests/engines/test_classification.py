@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.testing.engines import EngineContract
 from tests.engines.models import loaded, run, step, texts, tiny
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchinfer.engines.inputs import columns_of, has_null, matrix, take, to_numpy
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 NUMBERS = {"b": pa.int8(), "i": pa.int64(), "f": pa.float32(), "d": pa.float64()}
 

@@ -13,7 +13,7 @@ import pytest
 from batchinfer.engines.checks import check
 from batchinfer.engines.registry import identify, pin
 from batchinfer.errors import MissingExtraError, ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from tests.engines.models import MINILM, loaded, run, step, texts, tiny
 
 

@@ -18,7 +18,7 @@ from batchinfer.engines.onnx_file import structure
 from batchinfer.engines.protocol import Engine
 from batchinfer.engines.registry import device_for, identify, open_engine, precisions
 from batchinfer.errors import MissingExtraError, ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.testing.engines import EngineContract
 from tests.engines.graphs import FLOAT, affine, one
 

@@ -13,7 +13,7 @@ import pytest
 from batchinfer.engines.checks import check
 from batchinfer.engines.registry import identify, open_engine
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.testing.engines import EngineContract
 from tests.engines.graphs import FLOAT, export_text, one
 from tests.engines.models import assert_same_findings, loaded, minilm_folder, run, step, texts, tiny, vectors

@@ -20,7 +20,7 @@ from batchinfer.engines.checks import check
 from batchinfer.engines.protocol import Engine
 from batchinfer.engines.registry import identify, open_engine, precisions
 from batchinfer.errors import MissingExtraError, ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.precision import openvino_int8
 from batchinfer.testing.engines import EngineContract
 from tests.engines.graphs import affine, export_text

@@ -13,7 +13,7 @@ from batchinfer.engines.protocol import Engine
 from batchinfer.engines.registry import identify, open_engine
 from batchinfer.engines.travel import pack, unpack
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.testing.engines import EngineContract
 
 SCORER = """

@@ -16,7 +16,7 @@ from batchinfer.engines.checks import check
 from batchinfer.engines.protocol import Engine
 from batchinfer.engines.registry import identify, open_engine
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.testing.engines import EngineContract
 
 NETS = """

@@ -15,7 +15,7 @@ import pytest
 
 from batchinfer.engines.registry import open_engine
 from batchinfer.engines.tokens import Format, tokenise
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.testing.engines import EngineContract
 from tests.engines.models import MINILM, loaded, minilm_folder, run, step, texts, tiny, vectors
 
@@ -162,7 +162,7 @@ def test_the_models_default_prompt_stands_before_each_text(tmp_path: Path) -> No
 _FIRST_LOAD = """
 import json, sys
 from batchinfer.engines.registry import import_libraries, open_engine
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 step = Step.model_validate(json.loads(sys.argv[1]))
 import_libraries(step)
 before = set(sys.modules)

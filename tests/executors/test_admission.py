@@ -16,12 +16,13 @@ from batchinfer.executors.admission import admit, fits
 from batchinfer.executors.inline import InlineExecutor
 from batchinfer.executors.protocol import Executor
 from batchinfer.job import load
-from batchinfer.measure.settings import Settings
+from batchinfer.measure.settings import Settings, StepSettings
 from batchinfer.pipeline.batching import Budget
 from batchinfer.plan.plan import make_plan
 from batchinfer.storage.paths import JobPaths
 from batchinfer.worker.context import Context
 from batchinfer.worker.memory import Need, Room, free_bytes
+from tests.settings import of_one
 
 GB = 1_000_000_000
 SOURCE = """
@@ -127,7 +128,7 @@ def opened(folder: Path, need: Need, workers: int, **options: Any) -> tuple[Exec
 
     plan = make_plan(load.from_fields(fields(folder, **options)))
     context = Context(plan.spec, plan.reading, JobPaths("0123abcd"), threads=1, gpus=0, workers=workers)
-    settings = Settings("native", Budget(8), 1, pa.schema([("y", pa.int64())]), measured={"memory": need.to_json()})
+    settings = of_one(StepSettings("native", Budget(8), 1, pa.schema([("y", pa.int64())])), need.to_json())
     return InlineExecutor(context) if workers == 0 else RayExecutor(context, workers, None), settings
 
 
@@ -139,7 +140,7 @@ def _loads(tmp_path: Path) -> Path:
 def test_the_first_load_is_measured(tmp_path: Path) -> None:
     run = Job(**fields(tmp_path, gigabytes=0.3)).run()
     assert run.exit_code == 0
-    memory = run.record["settings"]["measured"]["memory"]
+    memory = run.record["settings"]["memory"]
     assert 0.3 * GB <= memory["process"] < 0.7 * GB
     assert memory["peak"] >= memory["process"]
 
@@ -188,6 +189,6 @@ def test_models_that_fit_are_loaded_side_by_side(tmp_path: Path, loads: Path) ->
 
 def test_a_need_is_what_the_settings_say() -> None:
     need = Need(5, 7, 9)
-    assert Need.of({"memory": need.to_json()}) == need
-    assert Need.of({"memory": replace(need, device=None).to_json()}) == replace(need, device=None)
-    assert Need.of({}) is None
+    assert Need.of(need.to_json()) == need
+    assert Need.of(replace(need, device=None).to_json()) == replace(need, device=None)
+    assert Need.of(None) is None

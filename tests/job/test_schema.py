@@ -71,5 +71,5 @@ def test_a_mistake_is_found_at_its_place(good, edit, place):
 
 def test_every_key_that_needs_a_word_has_a_description():
     definitions = json_schema()["$defs"]
-    for name in ("Input", "Step", "Batching", "OutputColumn"):
+    for name in ("Input", "Step", "RulesStep", "CombineStep", "StepErrors", "StepBatching", "Batching", "OutputColumn"):
         assert all("description" in value for value in definitions[name]["properties"].values()), name

@@ -115,7 +115,7 @@ MISTAKES = {
         11,
         ["input.key"],
     ),
-    "two steps": (TWO_STEPS, "steps.1", 12, ["runs one step"]),
+    "two steps of one name": (TWO_STEPS, "steps.1.name", 12, ["called model too"]),
     "python without a class": ([PYTHON[0], NO_TASK], "model.uri", 8, ["module:Class"]),
     "transformers without a task": ([NO_TASK], "model.task", 6, ["is missing", "embedding"]),
     "task for another engine": (PYTHON, "model.task", 9, ["takes no task"]),

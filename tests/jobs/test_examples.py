@@ -71,7 +71,7 @@ def test_the_quickstart_gives_the_embeddings_that_transformers_gives(
     arguments = ["--set", f"model.precision={precision}", "--set", f"input.limit={rows}"]
     result = run(jobs / "quickstart.yaml", *arguments)
     assert (result["state"], result["rows"]["succeeded"]) == ("SUCCEEDED", rows)
-    assert result["settings"]["precision"] == precision
+    assert result["settings"]["steps"][0]["precision"] == precision
     frame = pl.read_parquet(jobs / "out/quickstart/data/*.parquet")
     given = pl.read_parquet(jobs / "data/speeches.parquet").head(rows)
     assert frame["id"].to_list() == given["id"].to_list()
@@ -103,7 +103,7 @@ def test_the_digits_are_recognised_by_onnx_runtime(
     python(str(jobs / "make_onnx_model.py"))
     result = run(jobs / "onnx.yaml", "--set", f"model.precision={precision}")
     assert result["rows"]["succeeded"] == 1437
-    assert result["settings"]["precision"] == ("fp32" if precision == "auto" else "int8")
+    assert result["settings"]["steps"][0]["precision"] == ("fp32" if precision == "auto" else "int8")
     frame = pl.read_parquet(jobs / "out/onnx/data/*.parquet")
     unseen = frame.slice(1000)  # the classifier was fitted to the first 1,000
     assert (unseen["digit"] == unseen["label"]).mean() > 0.85
@@ -114,9 +114,9 @@ def test_texts_get_their_vectors_from_openvino(jobs: Path, tmp_path: Path, monke
     monkeypatch.setenv("BATCHINFER_CACHE", str(tmp_path / "cache"))
     result = run(jobs / "openvino.yaml")
     assert result["rows"]["succeeded"] == 400
-    assert result["settings"]["precision"] == "int8"
-    assert result["settings"]["measured"]["gate"]["passed"]
-    assert result["settings"]["measured"]["provider"] == "OpenVINO CPU"
+    assert result["settings"]["steps"][0]["precision"] == "int8"
+    assert result["settings"]["steps"][0]["measured"]["gate"]["passed"]
+    assert result["settings"]["steps"][0]["measured"]["provider"] == "OpenVINO CPU"
 
 
 def test_the_table_gets_the_scores_that_the_network_gives(jobs: Path) -> None:

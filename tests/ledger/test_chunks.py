@@ -32,7 +32,7 @@ def rows(*ordinals: int, score: float = 0.5, outputs: pa.Schema = OUTPUTS, dead:
 
 
 def load(store: Any, job: JobPaths, settings: str = "s1", shard: int = 3) -> pa.Table:
-    return chunks.load(store, job, shard, OUTPUTS, settings)
+    return chunks.load(store, job, shard, {"model": OUTPUTS}, settings)["model"]
 
 
 def only(store: Any) -> str:
@@ -134,7 +134,7 @@ def test_batches_with_dictionaries_of_their_own_go_into_one_chunk(store: Any, jo
 
     table = pa.concat_tables([batch(0, "good"), batch(1, "bad")])
     chunks.put(store, job, 3, table, "model", "s1")
-    assert chunks.load(store, job, 3, outputs, "s1")["label"].to_pylist() == ["good", "bad"]
+    assert chunks.load(store, job, 3, {"model": outputs}, "s1")["model"]["label"].to_pylist() == ["good", "bad"]
 
 
 def test_deleting_takes_one_shards_chunks_alone(store: Any, job: JobPaths) -> None:

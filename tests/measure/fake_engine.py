@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.pipeline.batching import positions
 
 Model = Callable[[list[int]], Mapping[str, Any]]

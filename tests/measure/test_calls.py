@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from batchinfer.job.spec import Batching, Step
+from batchinfer.job.steps import Batching, Step
 from batchinfer.measure.candidates import Candidate
 from batchinfer.measure.choose import choose
-from batchinfer.measure.settings import Settings
+from batchinfer.measure.settings import StepSettings
 from tests.measure.fake_engine import FLOAT, FakeEngine, doubled, step, table
 
 
@@ -27,7 +27,7 @@ def test_a_gpu_gets_two_calls_at_a_time_where_that_is_faster_and_its_model_stays
     assert engine.loads == ["fp32"]
 
 
-def with_eight_threads(engine: FakeEngine, of: Step, device: str = "cpu", *, side_by_side: bool = True) -> Settings:
+def with_eight_threads(engine: FakeEngine, of: Step, device: str = "cpu", *, side_by_side: bool = True) -> StepSettings:
     """The settings of a job that is too small for trying anything."""
     compiled = Candidate("fp32-compiled", 32, compiles=True)
     rows, some = [table(range(8))], [Candidate("fp32", 32), compiled]

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pytest
 
 from batchinfer.errors import ModelError, StorageError
-from batchinfer.job.spec import Batching, Step
+from batchinfer.job.steps import Batching, Step
 from batchinfer.measure.candidates import Candidate
 from batchinfer.measure.choose import choose
 from batchinfer.measure.output_types import NULL_ROWS
-from batchinfer.measure.settings import Settings, schema_from_text, schema_to_text
+from batchinfer.measure.settings import Settings, StepSettings, schema_from_text, schema_to_text
 from batchinfer.pipeline.batching import Budget
 from batchinfer.precision.recipes import bits
 from tests.measure.fake_engine import FLOAT, FakeEngine, doubled, step, table
+from tests.settings import of_one
 
 
 def chosen(
@@ -29,7 +30,7 @@ def chosen(
     batching: Batching | None = None,
     windows: list[pa.Table] | None = None,
     candidates: tuple[str, ...] = ("fp32", "bf16"),
-) -> Settings:
+) -> StepSettings:
     tables = windows if windows is not None else [table(values)]
     return choose(
         engine,
@@ -257,7 +258,7 @@ def test_a_job_without_rows_has_settings_too() -> None:
 
 # The record.
 
-SETTINGS = Settings(
+STEP = StepSettings(
     "bf16",
     Budget(512, 1024),
     4,
@@ -272,12 +273,14 @@ SETTINGS = Settings(
     ),
     measured={"rows_per_second": {"bf16": 10.5}},
 )
+SETTINGS = of_one(STEP, {"process": 1, "peak": 2})
 
 
 def test_settings_read_back_from_their_record_with_the_same_digest() -> None:
     back = Settings.from_json(json.loads(json.dumps(SETTINGS.to_json())))
     assert back == SETTINGS
-    assert back.measured == SETTINGS.measured
+    assert back.steps["model"].measured == STEP.measured
+    assert back.memory == SETTINGS.memory
     assert back.digest == SETTINGS.digest
     assert back.outputs.equals(SETTINGS.outputs, check_metadata=True)
     assert schema_from_text(schema_to_text(back.outputs)) == back.outputs
@@ -294,16 +297,17 @@ def test_settings_read_back_from_their_record_with_the_same_digest() -> None:
     ],
 )
 def test_all_that_decides_about_results_is_in_the_digest(change: dict[str, Any]) -> None:
-    assert replace(SETTINGS, **change).digest != SETTINGS.digest
+    assert of_one(replace(STEP, **change)).digest != SETTINGS.digest
 
 
 def test_figures_for_people_are_not_in_the_digest() -> None:
-    assert replace(SETTINGS, measured={}).digest == SETTINGS.digest
+    assert of_one(replace(STEP, measured={})).digest == SETTINGS.digest
 
 
 @pytest.mark.parametrize(("threads", "streams"), [(16, 4), (8, 4), (7, 3), (4, 2), (2, 1), (1, 1)])
 def test_a_machine_with_fewer_cores_makes_fewer_calls_at_a_time_of_as_many_threads(threads: int, streams: int) -> None:
-    measured = Settings("fp32", Budget(8), 2, pa.schema([]), 4)
+    measured = of_one(StepSettings("fp32", Budget(8), 2, pa.schema([]), 4))
     there = measured.within(threads)
-    assert (there.streams, there.threads) == (streams, 2)
+    assert (there.steps["model"].streams, there.steps["model"].threads) == (streams, 2)
     assert there.digest == measured.digest
+    assert measured.threads == 8

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from batchinfer.errors import GateError
-from batchinfer.job.spec import Gate
+from batchinfer.job.steps import Gate
 from batchinfer.measure.gate import compare
 from batchinfer.measure.verdict import Verdict
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.errors import GateError, ModelError
-from batchinfer.job.spec import Batching, Step
+from batchinfer.job.steps import Batching, Step
 from batchinfer.measure.candidates import Candidate
 from batchinfer.measure.choose import choose
 from batchinfer.measure.comparison import Sample

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from batchinfer.data.inputs import InputFile, RowRange
 from batchinfer.engines.protocol import Identity
-from batchinfer.job.spec import JobSpec, Step
+from batchinfer.job.spec import JobSpec
+from batchinfer.job.steps import CombineStep, RulesStep, Step
 from batchinfer.plan.fingerprint import Fingerprint, differences, fingerprint
 from batchinfer.plan.generation import Generation, first_generation
 from batchinfer.plan.plan import Plan, Reading
@@ -23,7 +24,11 @@ JOB: dict[str, Any] = {
     "version": 1,
     "name": "reviews",
     "input": {"path": "/in"},
-    "steps": [{"engine": "torch", "uri": "/m.pt", "inputs": {"x": "x"}, "outputs": {"y": "y"}}],
+    "steps": [
+        {"engine": "torch", "uri": "/m.pt", "inputs": {"x": "x"}, "outputs": {"y": "y"}},
+        {"name": "rules", "rules": {"z": "y + 1"}},
+        {"name": "both", "combine": "mean", "inputs": ["y", "z"], "outputs": {"value": "w"}},
+    ],
     "output": {"path": "/out"},
 }
 
@@ -40,6 +45,25 @@ IN: dict[str, Any] = {
     "steps.0.input_format": "arrow",
     "steps.0.precision": "bf16",
     "steps.0.gate": "off",
+    "steps.0.when": "x > 1",
+    "steps.0.errors.on_failure": "skip",
+    "steps.0.errors.on_invalid_output": "keep",
+    "steps.0.batching.rows": 7,
+    "steps.0.batching.tokens": 7,
+    "steps.1.name": "other",
+    "steps.1.when": "x > 1",
+    "steps.1.errors.on_failure": "skip",
+    "steps.1.errors.on_invalid_output": "keep",
+    "steps.1.rules": {"z": "y + 2"},
+    "steps.2.name": "other",
+    "steps.2.when": "x > 1",
+    "steps.2.errors.on_failure": "skip",
+    "steps.2.errors.on_invalid_output": "keep",
+    "steps.2.combine": "max",
+    "steps.2.inputs": ["z", "y"],
+    "steps.2.outputs": {"value": "v"},
+    "steps.2.weights": [2, 1],
+    "steps.2.labels": ["a", "b"],
     "steps.0.options": {"pooling": "max"},
     "batching.rows": 7,
     "batching.tokens": 7,
@@ -47,6 +71,8 @@ IN: dict[str, Any] = {
     "batching.shard": 7,
     "errors.on_invalid_output": "keep",
     "output.carry": "none",
+    "output.columns": ["y"],
+    "output.step_used": "used",
     "output.compression": "gzip",
 }
 """Keys that decide about results, each with another value than the job's."""
@@ -59,6 +85,7 @@ OUT: dict[str, Any] = {
     "steps.0.workers": (1, 2),
     "steps.0.cpus": 3,
     "steps.0.gpus": 2.0,
+    "steps.0.timeout": 9,
     "resources.executor": "ray",
     "resources.workers": 1,
     "resources.cpus": 3,
@@ -85,8 +112,11 @@ SINGLE = {"version", "run.inputs_changed"}
 def keys_of(model: type[BaseModel], prefix: str = "") -> set[str]:
     found: set[str] = set()
     for name, field in model.model_fields.items():
-        kind = Step if name == "steps" else field.annotation
-        key = f"{prefix}{name}" + (".0" if name == "steps" else "")
+        if name == "steps":
+            for n, step in enumerate((Step, RulesStep, CombineStep)):
+                found |= keys_of(step, f"steps.{n}.")
+            continue
+        kind, key = field.annotation, f"{prefix}{name}"
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found |= keys_of(kind, f"{key}.")
         else:
@@ -110,7 +140,7 @@ def spec(*changes: tuple[str, Any]) -> JobSpec:
 
 
 def mark(job: JobSpec, files: list[InputFile] = FILES, identity: Identity = IDENTITY) -> Fingerprint:
-    return fingerprint(job, files, {s.name: identity for s in job.steps})
+    return fingerprint(job, files, {s.name: identity for s in job.models})
 
 
 @pytest.mark.parametrize("key", IN)
@@ -171,7 +201,7 @@ def test_a_default_that_is_written_out_is_the_same_job() -> None:
 
 
 def test_a_fingerprint_reads_back_without_a_difference() -> None:
-    job = spec(*((k, v) for k, v in IN.items() if k != "steps.0.engine"))
+    job = spec(*((k, v) for k, v in IN.items() if k not in ("steps.0.engine", "steps.1.name", "steps.2.name")))
     new = mark(job)
     old = Fingerprint.from_json(json.loads(json.dumps(new.to_json())))
     assert old.digest == new.digest

@@ -13,7 +13,7 @@ import torch
 
 from batchinfer.engines import checks, registry
 from batchinfer.errors import MissingExtraError, ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.precision import recipes
 from batchinfer.precision.layers import load_torchao
 from tests.engines.models import run, texts, tiny, vectors

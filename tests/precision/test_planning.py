@@ -14,7 +14,8 @@ import torch
 from batchinfer.engines import checks, registry
 from batchinfer.engines.device import foresee_device
 from batchinfer.errors import MissingExtraError, ModelError
-from batchinfer.job.spec import Resources, Step
+from batchinfer.job.spec import Resources
+from batchinfer.job.steps import Step
 from batchinfer.precision import recipes
 from tests.engines.models import MINILM
 from tests.engines.models import step as text_step

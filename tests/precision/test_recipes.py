@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 from batchinfer.precision import recipes
 from batchinfer.precision.artefacts import cache_folder
 from batchinfer.precision.layers import count_quantized

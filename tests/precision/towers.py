@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from batchinfer.job.spec import Step
+from batchinfer.job.steps import Step
 
 SOURCE = """
 import torch

@@ -83,7 +83,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_that_fits_is_kept(lab:
     sizes = [rows for _, _, rows in lab.calls()]
     assert sizes[:4] == [16, 8, 4, 4]  # the first batch finds the size, with one half of eight still to come
     assert sum(size > 5 for size in sizes) == 3
-    assert run.record["usage"]["halved"] == 3
+    assert run.record["usage"]["steps"]["model"]["halved"] == 3
 
 
 def test_a_row_that_never_fits_is_dead_and_leaves_the_size_of_batches_alone(lab: Lab) -> None:

@@ -14,7 +14,7 @@ import pytest
 from batchinfer import Job
 from batchinfer.cli.progress import precision as said
 from batchinfer.errors import GateError
-from batchinfer.measure.settings import Settings
+from batchinfer.measure.settings import StepSettings
 
 pytest.importorskip("torchao")
 
@@ -97,30 +97,30 @@ def test_a_good_int8_model_runs_and_its_verdict_is_in_settings_results_and_manif
     run = job(folder, "int8-weight", 0.0).run()
     assert run.exit_code == 0
     (state,) = (folder / "out" / "_batchinfer").glob("*/run_results.json")
-    settings = json.loads(state.read_text())["settings"]
+    settings = json.loads(state.read_text())["settings"]["steps"][0]
     assert settings["precision"] == "int8-weight"
     verdict = settings["measured"]["gate"]
     assert verdict["passed"]
     assert verdict["rows"] == 512
     manifest = json.loads((state.parent / "manifests" / "0001.json").read_text())
-    assert manifest["precision"] == {"name": "int8-weight", "gate": verdict}
+    assert manifest["precision"] == {"model": {"name": "int8-weight", "gate": verdict}}
 
 
 def test_fallback_runs_at_the_next_precision_that_passes(folder: Path) -> None:
     run = job(folder, "int4-weight", 1000.0, gate={"on_fail": "fallback"}).run()
     assert run.exit_code == 0
     (state,) = (folder / "out" / "_batchinfer").glob("*/run_results.json")
-    recorded = json.loads(state.read_text())["settings"]
+    recorded = json.loads(state.read_text())["settings"]["steps"][0]
     assert recorded["precision"] in ("bf16", "fp16", "tf32")
     assert "in place of int4-weight, which failed the gate" in recorded["measured"]["choice"]
-    assert "int4-weight isn't taken: the gate failed" in said(Settings.from_json(recorded))
+    assert "int4-weight isn't taken: the gate failed" in said(StepSettings.from_json(recorded))
 
 
 def test_gate_off_runs_what_is_asked_for_uncompared(folder: Path) -> None:
     run = job(folder, "int4-weight", 1000.0, gate="off").run()
     assert run.exit_code == 0
     (state,) = (folder / "out" / "_batchinfer").glob("*/run_results.json")
-    recorded = json.loads(state.read_text())["settings"]
+    recorded = json.loads(state.read_text())["settings"]["steps"][0]
     assert recorded["precision"] == "int4-weight"
     assert "gate" not in recorded["measured"]
 

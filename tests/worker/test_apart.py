@@ -109,7 +109,7 @@ def test_a_batch_that_does_not_fit_where_the_model_is_is_halved_and_the_size_kep
     (outcome,), _ = outcomes(tmp_path, list(range(20)))
     assert isinstance(outcome, Done)
     assert outcome.part.counts.succeeded == 20
-    assert 1 <= outcome.usage.halved <= 5
+    assert 1 <= outcome.usage.total.halved <= 5
     assert outcome.usage.seconds.infer > 0
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from batchinfer.errors import ModelError
-from batchinfer.job.spec import Step
-from batchinfer.worker.check import OnInvalid, check
+from batchinfer.job.steps import OnInvalidOutput, Step
+from batchinfer.worker.check import check
 
 NAN, INF = math.nan, math.inf
 F32 = pa.float32()
@@ -23,7 +23,7 @@ def step(*outputs: str) -> Step:
 
 
 def checked(
-    values: Any, kind: pa.DataType | None = None, policy: OnInvalid = "dead"
+    values: Any, kind: pa.DataType | None = None, policy: OnInvalidOutput = "dead"
 ) -> tuple[pa.Array, dict[int, str]]:
     """The column and the dead rows' error types, of one output that is pinned to `kind`."""
     array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, kind)

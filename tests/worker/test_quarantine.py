@@ -15,7 +15,8 @@ import pytest
 from batchinfer.engines.faults import Fault
 from batchinfer.errors import ModelError, StoppedError
 from batchinfer.job.secrets import Secrets
-from batchinfer.job.spec import Retry, Step
+from batchinfer.job.spec import Retry
+from batchinfer.job.steps import Step
 from batchinfer.worker.failures import RowFailure, fault
 from batchinfer.worker.quarantine import Quarantine
 

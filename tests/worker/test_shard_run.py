@@ -20,19 +20,23 @@ from batchinfer.job.spec import JobSpec
 from batchinfer.ledger import parts
 from batchinfer.ledger.host import HERE, Host
 from batchinfer.ledger.parts import Counts, Decision, Part
-from batchinfer.measure.settings import Settings
+from batchinfer.measure.settings import Settings, StepSettings
 from batchinfer.pipeline.batching import Budget
+from batchinfer.pipeline.graph import graph_of
 from batchinfer.plan.plan import Reading
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store, open_store
-from batchinfer.worker.context import Context, RowError
-from batchinfer.worker.shard_run import ShardRun, WindowRows
+from batchinfer.worker.context import Context, Outcome, RowError
+from batchinfer.worker.shard_run import ShardRun
+from batchinfer.worker.window_rows import WindowRows
+from tests.settings import of_one
 
 JOB = JobPaths("0123abcd")
 WINDOW = 4
 INPUT = pa.schema([("id", pa.int64()), ("text", pa.string())])
-SETTINGS = Settings("fp32", Budget(4), 1, pa.schema([("score", pa.float32())]))
+STEP = StepSettings("fp32", Budget(4), 1, pa.schema([("score", pa.float32())]))
+SETTINGS = of_one(STEP)
 FILE = InputFile("/in/a.parquet", 1, "1", "f", 100)
 SHARD = Shard(7, 1000, (RowRange(FILE, 50, 10),))
 ERROR = RowError("exception", "ValueError", "no", 2)
@@ -60,13 +64,28 @@ def windows(filtered: set[int] = frozenset()) -> list[Window]:  # type: ignore[a
     return made
 
 
+def shard_run(
+    store: Any,
+    outcome: Future[Outcome],
+    of: Context,
+    settings: Settings = SETTINGS,
+    host: Host = HERE,
+    engine: Any = None,
+) -> ShardRun:
+    return ShardRun(SHARD, of, graph_of(of.spec), settings, store, outcome, [engine], host)
+
+
 def begin(store: Store, interval: float = 1000.0, settings: Settings = SETTINGS, host: Host = HERE) -> ShardRun:
-    return ShardRun(SHARD, context(interval), settings, store, Future(), None, host)  # type: ignore[arg-type]
+    return shard_run(store, Future(), context(interval), settings, host)
 
 
-def good(run: ShardRun, ordinals: list[int], invalid: dict[int, RowError] | None = None, cut: bool = False) -> pa.Table:
+def good(
+    run: ShardRun, rows: WindowRows, ordinals: list[int], invalid: dict[int, RowError] | None = None, cut: bool = False
+) -> pa.Table:
     at = np.array(ordinals, np.int64)
-    return run.results(at, [pa.array(at / 10, pa.float32())], np.array([cut] * len(at)) if cut else None, invalid or {})
+    return run.results(
+        rows, at, [pa.array(at / 10, pa.float32())], np.array([cut] * len(at)) if cut else None, invalid or {}
+    )
 
 
 def batches_of(window: Window, dead: set[int]) -> list[list[int]]:
@@ -84,14 +103,14 @@ def feed(run: ShardRun, dead: set[int] = frozenset(), filtered: set[int] = froze
     """All rows, in batches whose order `order` decides across windows."""
     todo = []
     for window in windows(filtered):
-        rows = WindowRows(window, len(window.table))
+        rows = run.begin(window)
         if not len(window.table):
-            todo.append((rows, run.no_rows()))
+            todo.append((rows, pa.table({})))
         for some in batches_of(window, dead):
             table = (
-                run.dead_rows(window, np.array(some, np.int64), [ERROR] * len(some))
+                run.dead_rows(rows, np.array(some, np.int64), [ERROR] * len(some))
                 if dead.issuperset(some)
-                else good(run, some)
+                else good(run, rows, some)
             )
             todo.append((rows, table))
     for rows, table in order(todo):
@@ -157,8 +176,8 @@ def test_invalid_outputs_are_dead_and_their_values_are_not_kept(store: Store) ->
     run = begin(store)
     invalid = RowError("invalid_output", "NotFinite", "NaN", 1)
     for window in windows():
-        rows = WindowRows(window, len(window.table))
-        run.accept(rows, good(run, window.ordinals.tolist(), {1: invalid}), fresh=True)
+        rows = run.begin(window)
+        run.accept(rows, good(run, rows, window.ordinals.tolist(), {1: invalid}), fresh=True)
     part = run.commit()
     assert part.counts == Counts(10, 7, 3)
     assert read(store, part)["text"].to_pylist() == ["t0", "t2", "t3", "t4", "t6", "t7", "t8"]
@@ -167,8 +186,8 @@ def test_invalid_outputs_are_dead_and_their_values_are_not_kept(store: Store) ->
 def test_truncated_rows_are_counted_where_they_succeed(store: Store) -> None:
     run = begin(store)
     for window in windows():
-        rows = WindowRows(window, len(window.table))
-        run.accept(rows, good(run, window.ordinals.tolist(), {0: ERROR}, cut=True), fresh=True)
+        rows = run.begin(window)
+        run.accept(rows, good(run, rows, window.ordinals.tolist(), {0: ERROR}, cut=True), fresh=True)
     assert run.commit().counts == Counts(10, 7, 3, 0, 0, 7)
 
 
@@ -191,7 +210,8 @@ def test_a_shard_whose_rows_are_all_filtered_has_a_part_of_no_rows(store: Store)
 def test_a_shard_that_misses_rows_is_never_committed(store: Store) -> None:
     run = begin(store)
     window = windows()[0]
-    run.accept(WindowRows(window, 4), good(run, window.ordinals.tolist()), fresh=True)
+    rows = run.begin(window)
+    run.accept(rows, good(run, rows, window.ordinals.tolist()), fresh=True)
     with pytest.raises(BatchinferError, match="not accounted for"):
         run.commit()
     assert store.list("data") == []
@@ -245,7 +265,7 @@ class SlowStore:
 def test_the_interval_begins_with_the_models_first_answer(store: Store) -> None:
     clock = Clock()
     run = begin(store, interval=5, host=clock)
-    run.count(None, np.arange(4))
+    run.count(run.begin(windows()[0]), None, np.arange(4))
     clock.time += 5  # the writing thread was busy with the part before
     feed(run)
     assert run.checkpoint_due()
@@ -272,21 +292,21 @@ def resumed(store: Store, dead: set[int], filtered: set[int]) -> Part:
     """The shard by a second worker, which takes what it can from checkpoints."""
     run = begin(store)
     for window in windows(filtered):
-        rows = WindowRows(window, len(window.table))
-        known = run.from_checkpoint(window.ordinals)
+        rows = run.begin(window)
+        known = run.steps[0].from_checkpoint(window.ordinals)
         if known is not None:
             run.accept(rows, known, fresh=False)
             continue
         if not len(window.table):
-            run.accept(rows, run.no_rows(), fresh=False)
+            run.accept(rows, pa.table({}), fresh=False)
         for some in batches_of(window, dead):
-            known = run.from_checkpoint(np.array(some, np.int64))
+            known = run.steps[0].from_checkpoint(np.array(some, np.int64))
             fresh = known is None
             if known is None:
                 known = (
-                    run.dead_rows(window, np.array(some), [ERROR] * len(some))
+                    run.dead_rows(rows, np.array(some), [ERROR] * len(some))
                     if dead.issuperset(some)
-                    else good(run, some)
+                    else good(run, rows, some)
                 )
             run.accept(rows, known, fresh=fresh)
     return run.commit()
@@ -313,17 +333,18 @@ def test_checkpoints_of_other_settings_are_not_used(store: Store) -> None:
     run = begin(store)
     feed(run)
     run.checkpoint()
-    other = Settings("bf16", Budget(4), 1, SETTINGS.outputs)
-    assert len(begin(store, settings=other).known) == 0
-    assert len(begin(store).known) == 10
+    other = of_one(StepSettings("bf16", Budget(4), 1, SETTINGS.outputs))
+    assert len(begin(store, settings=other).steps[0].known) == 0
+    assert len(begin(store).steps[0].known) == 10
 
 
 def test_a_batch_is_taken_from_a_checkpoint_only_as_a_whole(store: Store) -> None:
     run = begin(store)
     window = windows()[0]
-    run.accept(WindowRows(window, 4), good(run, [3, 1]), fresh=True)
+    rows = run.begin(window)
+    run.accept(rows, good(run, rows, [3, 1]), fresh=True)
     run.checkpoint()
-    again = begin(store)
+    again = begin(store).steps[0]
     assert again.known.tolist() == [1, 3]
     taken = again.from_checkpoint(np.array([3, 1]))
     assert taken is not None

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from batchinfer.errors import BatchinferError, CircuitBreakerError, InputError, StoppedError, StorageError
+from batchinfer.pipeline.graph import graph_of
 from batchinfer.storage.store import Store, open_store
 from batchinfer.worker.context import Failed, Failure, Outcome
 from batchinfer.worker.items import End, Results
-from batchinfer.worker.shard_run import ShardRun, WindowRows
+from batchinfer.worker.shard_run import ShardRun
 from batchinfer.worker.stages import Stages
-from tests.worker.test_shard_run import JOB, SETTINGS, SHARD, context, good, windows
+from tests.worker.test_shard_run import JOB, SHARD, context, good, shard_run, windows
 
 
 class FailingStore:
@@ -36,13 +37,15 @@ class FailingStore:
 
 def begun(store: Any, interval: float) -> tuple[Stages, ShardRun]:
     outcome: Future[Outcome] = Future()
-    run = ShardRun(SHARD, context(interval), SETTINGS, store, outcome, None)  # type: ignore[arg-type]
-    return Stages(context(interval), store, None, None, None, on_cpu=True), run  # type: ignore[arg-type]
+    of = context(interval)
+    run = shard_run(store, outcome, of)
+    return Stages(of, store, None, graph_of(of.spec), None, None, None), run  # type: ignore[arg-type]
 
 
 def write(stages: Stages, run: ShardRun, number: int) -> None:
     window = windows()[number]
-    stages.write(Results(run, WindowRows(window, window.rows), good(run, window.ordinals.tolist()), fresh=True))
+    rows = run.begin(window)
+    stages.write(Results(run, rows, good(run, rows, window.ordinals.tolist()), fresh=True))
 
 
 def test_a_store_that_is_away_is_asked_once_and_not_again_for_each_batch_that_is_computed(tmp_path: Path) -> None:
@@ -78,6 +81,6 @@ def test_what_was_computed_is_saved_after_an_error_that_says_nothing_against_it(
     write(stages, run, 1)  # it was on the device
     stages.write(End(run))
     assert store.puts == kept
-    again = ShardRun(SHARD, context(), SETTINGS, store, Future(), None)  # type: ignore[arg-type]
-    assert len(again.known) == (8 if kept else 0)
+    again = shard_run(store, Future(), context())
+    assert len(again.steps[0].known) == (8 if kept else 0)
     assert len(store.list(JOB.chunks(SHARD.number))) == kept

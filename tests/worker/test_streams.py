@@ -14,12 +14,13 @@ import pytest
 from batchinfer.errors import ModelError
 from batchinfer.executors.inline import InlineExecutor
 from batchinfer.job import load
-from batchinfer.measure.settings import Settings
+from batchinfer.measure.settings import StepSettings
 from batchinfer.pipeline.batching import Budget
 from batchinfer.plan.plan import Plan, make_plan
 from batchinfer.storage.paths import JobPaths
 from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome
 from batchinfer.worker.streams import Streams
+from tests.settings import of_one
 
 MODEL = """
 import time
@@ -75,7 +76,7 @@ def outcomes(plan: Plan, streams: int) -> list[Outcome]:
     context = Context(plan.spec, plan.reading, JobPaths("0123abcd"), threads=streams, gpus=0)
     executor = InlineExecutor(context)
     try:
-        executor.start(Settings("fp32", Budget(10), 1, pa.schema([("y", pa.float32())]), streams))
+        executor.start(of_one(StepSettings("fp32", Budget(10), 1, pa.schema([("y", pa.float32())]), streams)))
         waiting, found = list(plan.shards), []
         while len(found) < len(plan.shards):
             while waiting and executor.wants() > 0:

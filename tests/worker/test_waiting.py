@@ -17,9 +17,8 @@ from batchinfer.testing.executors import ExecutorContract
 from batchinfer.worker.context import Done, Seconds
 from batchinfer.worker.inference import Inference
 from batchinfer.worker.items import Batch
-from batchinfer.worker.shard_run import ShardRun, WindowRows
 from batchinfer.worker.worker import Worker
-from tests.worker.test_shard_run import SETTINGS, SHARD, context, windows
+from tests.worker.test_shard_run import context, shard_run, windows
 
 SECONDS = 0.5
 
@@ -73,10 +72,10 @@ def test_loading_the_model_is_no_waiting(tmp_path: Path) -> None:
 
 
 def test_a_device_that_must_leave_the_cores_to_preparing_waits_and_does_not_compute(tmp_path: Path) -> None:
-    cores, spec, window = threading.RLock(), context().spec, windows()[0]
-    run = ShardRun(SHARD, context(), SETTINGS, open_store(str(tmp_path)), Future(), Instant())  # type: ignore[arg-type]
+    cores, step, window = threading.RLock(), context().spec.steps[0], windows()[0]
+    run = shard_run(open_store(str(tmp_path)), Future(), context(), engine=Instant())
     rows = np.arange(4)
-    batch = Batch(run, WindowRows(window, 4), Prepared(), rows, window.ordinals, pa.array(rows))
+    batch = Batch(run, run.begin(window), Prepared(), rows, window.ordinals, pa.array(rows))
     held, answered = threading.Event(), threading.Event()
 
     def prepare() -> None:
@@ -88,7 +87,7 @@ def test_a_device_that_must_leave_the_cores_to_preparing_waits_and_does_not_comp
     preparing = threading.Thread(target=prepare)
     preparing.start()
     held.wait()
-    assert len(list(Inference(spec, threading.Event(), lambda: cores).outputs(batch))) == 1
+    assert len(list(Inference(step, "dead", threading.Event(), lambda: cores).outputs(batch))) == 1
     answered.set()
     preparing.join()
     assert run.usage.seconds.wait >= 0.9 * SECONDS

@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from batchinfer.ledger.host import Host
-from batchinfer.measure.settings import Settings
+from batchinfer.measure.settings import Settings, StepSettings
 from batchinfer.pipeline.batching import Budget
+from batchinfer.pipeline.graph import graph_of
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
 from batchinfer.testing.simulator.model import BATCH, OUTPUTS, Input, Model
 from batchinfer.testing.simulator.scheduler import Process, Scheduler, Task
 from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress, Served
-from batchinfer.worker.items import Submitted
+from batchinfer.worker.held import HeldStep
+from batchinfer.worker.items import End, Read, Submitted
 from batchinfer.worker.stages import Stages
 from batchinfer.worker.worker import AHEAD
 
@@ -27,11 +29,12 @@ class SimulatedWorker:
         scheduler: Scheduler,
         process: Process,
         stages: Stages,
+        back: deque[Read | End],
         told: Callable[[SimulatedWorker, Outcome], None],
         *,
         cautious: bool,
     ) -> None:
-        self.process, self.stages = process, stages
+        self.process, self.stages, self.back = process, stages, back
         self.room = 1 if cautious else AHEAD
         self.taken: deque[Shard] = deque()
         self._scheduler, self._told = scheduler, told
@@ -61,11 +64,15 @@ class SimulatedWorker:
             self._told(self, future.result())
 
     def _through(self, shard: Shard, future: Future[Outcome]) -> None:
-        stages = self.stages
-        for read in stages.read(Submitted(shard, future)):
-            for batch in stages.prepare(read):
-                for outputs in stages.infer(batch):
-                    stages.write(outputs)
+        for read in self.stages.read(Submitted(shard, future)):
+            self._on(read)
+            while self.back:
+                self._on(self.back.popleft())
+
+    def _on(self, item: Read | End) -> None:
+        for batch in self.stages.prepare(item):
+            for outputs in self.stages.infer(batch):
+                self.stages.write(outputs)
 
 
 class SimulatedExecutor:
@@ -85,6 +92,7 @@ class SimulatedExecutor:
     ) -> None:
         self.name, self.workers = "ray" if on_ray else "inline", workers
         self._scheduler, self._context, self._on_ray = scheduler, context, on_ray
+        self._graph = graph_of(context.spec)
         self._process, self._host, self._store, self._parts = process, host, store, parts
         self._driver = scheduler.me()
         self._settings: Settings | None = None
@@ -95,7 +103,8 @@ class SimulatedExecutor:
     def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:  # noqa: ARG002 - no row kills here
         """See Executor."""
         self._scheduler.pause(0.5)
-        return Settings("fp32", Budget(BATCH), len(shards) or 1, OUTPUTS)
+        step = StepSettings("fp32", Budget(BATCH), len(shards) or 1, OUTPUTS)
+        return Settings({self._graph.nodes[0].name: step}, OUTPUTS)
 
     def start(self, settings: Settings, *, quarantined: bool = False) -> None:  # noqa: ARG002 - no row kills here
         """See Executor."""
@@ -107,19 +116,22 @@ class SimulatedExecutor:
         process = self._process()
         reader, model = self._parts(process)
         store, host = self._store(process), self._host(process)
+        back: deque[Read | End] = deque()
         stages = Stages(
             self._context,
             store,
             reader,  # type: ignore[arg-type]
-            lambda _shard, _quarantined: model,
+            self._graph,
+            lambda _shard, _quarantined: [model],
             lambda function: function(),
-            on_cpu=True,
+            back.append,
             host=host,
         )
-        stages.inference.settings = self._settings
+        stages.steps = [HeldStep(n, self._context, stages.stopping, stages.turn, None) for n in self._graph.nodes]
+        stages.settings, stages.on_cpu = self._settings, True
         if self._stopping:
             stages.stopping.set()
-        return SimulatedWorker(self._scheduler, process, stages, self._told, cautious=cautious)
+        return SimulatedWorker(self._scheduler, process, stages, back, self._told, cautious=cautious)
 
     def _told(self, worker: SimulatedWorker, outcome: Outcome) -> None:
         if not self._driver.process.dead and worker in self._crew:

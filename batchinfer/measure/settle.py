@@ -1,0 +1,238 @@
+"""Settle all steps of a job, one after the other: each is measured on what those before it make of the job's rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from batchinfer.data.types import parse_type
+from batchinfer.engines.derived import DerivedEngine
+from batchinfer.engines.inputs import is_number
+from batchinfer.engines.protocol import Engine
+from batchinfer.errors import ModelError
+from batchinfer.job.steps import Batching, CombineStep, RulesStep, Step
+from batchinfer.measure.candidates import SHARE
+from batchinfer.measure.choose import choose
+from batchinfer.measure.comparison import Sample
+from batchinfer.measure.settings import Settings, StepSettings
+from batchinfer.measure.timing import answers
+from batchinfer.pipeline.batching import Budget
+from batchinfer.pipeline.breaker import CircuitBreaker
+from batchinfer.pipeline.graph import Graph, Node
+from batchinfer.pipeline.passage import Passage, Positions
+
+_LEAST_ROWS = 64
+"""That steps after the first are measured on; more where measuring may take more of the job."""
+DERIVED_ROWS = 1 << 16
+"""Of a batch of a step without a model."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a step is measured, and with what."""
+
+    engine: Engine
+    device: str
+    threads: int
+    known: Mapping[str, Any] | None
+    """What says that the model and the device are those of another job; None: nothing is remembered."""
+    side_by_side: bool
+    """Whether the engine can be called from several threads at a time."""
+
+
+@dataclass(frozen=True)
+class JobInput:
+    """The rows that there are to measure on."""
+
+    first: Callable[[], Iterator[pa.Table]]
+    """Windows from the first row on, read as far as needed."""
+    sample: Callable[[int], Sample | None]
+    """At most so many rows, spread over the job, with the columns of labels."""
+    rows: int
+    """Of the job, for one worker."""
+    schema: pa.Schema
+    """Of what is read."""
+
+
+class Settling:
+    """The steps of a job in running order, as far as they are settled.
+
+    Args:
+        graph: the steps.
+        places: by the step's name.
+        rows: of the job.
+        batching: what the job file says of batches.
+        breaker: makes one that opens when all of the first rows fail alike.
+        pinned: output columns whose types stand already.
+        told: is called with a step's settings once they are there, and gives them as they are kept.
+
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        places: Mapping[str, Place],
+        rows: JobInput,
+        batching: Batching,
+        breaker: Callable[[], CircuitBreaker],
+        pinned: pa.Schema | None,
+        told: Callable[[Node, StepSettings], StepSettings],
+    ) -> None:
+        self._graph, self._places, self._rows, self._batching = graph, places, rows, batching
+        self._breaker, self._pinned, self._told = breaker, pinned, told
+        self._settled: dict[str, StepSettings] = {}
+
+    def settings(self) -> Settings:
+        """The job's settings; leaves the engines loaded accordingly.
+
+        Raises:
+            CircuitBreakerError: the first rows all fail with one error type.
+            GateError: a precision that is asked for fails the quality gate.
+            ModelError: a model can't be loaded, or lacks an output.
+            InputError: a rule or condition doesn't go with the types of its columns.
+
+        """
+        passage: Passage | None = None
+        for node in self._graph.nodes:
+            if passage is None and node is not self._graph.nodes[0]:
+                passage = self._some()
+                self._bring(passage, before=node)
+            self._settled[node.name] = self._told(node, self._settle(node, passage))
+            if passage is not None:
+                self._apply(node, passage)
+        fields = {f.name: f for step in self._settled.values() for f in step.outputs}
+        used = [] if self._graph.step_used is None else [pa.field(self._graph.step_used, pa.string())]
+        return Settings(self._settled, pa.schema([*(fields[name] for name in self._graph.written), *used]))
+
+    def _some(self) -> Passage:
+        """Rows of the first window, spread over it: as many as measuring may take of the job."""
+        first = next(self._rows.first(), self._rows.schema.empty_table())
+        most = max(_LEAST_ROWS, int(SHARE * self._rows.rows))
+        if len(first) > most:
+            first = first.take(np.unique(np.linspace(0, len(first) - 1, most).astype(np.int64))).combine_chunks()
+        return Passage(self._graph, first)
+
+    def _bring(self, passage: Passage, before: Node) -> None:
+        """Take rows through the steps before one."""
+        for node in self._graph.nodes:
+            if node is before:
+                return
+            self._apply(node, passage)
+
+    def _apply(self, node: Node, passage: Passage) -> None:
+        positions, failed = passage.for_step(node)
+        passage.drop(np.array([row for row, _ in failed], np.intp))
+        settings, engine = self._settled[node.name], self._places[node.name].engine
+        if not len(positions):
+            passage.give(positions, settings.outputs.empty_table())
+            return
+        given = answers(engine, passage.rows(node, positions), settings.budget)
+        answered = positions[given.positions.to_numpy()]
+        if len(answered) < len(positions) and node.step.errors.on_failure == "dead":
+            passage.drop(np.setdiff1d(positions, answered))
+        columns = [
+            given.outputs[name].cast(field.type, safe=False) if len(answered) else pa.nulls(0, field.type)
+            for name, field in zip(node.step.outputs, settings.outputs, strict=True)
+        ]
+        passage.give(answered, pa.Table.from_arrays(columns, schema=settings.outputs))
+
+    def _taken(self, node: Node, passage: Passage) -> Positions:
+        """What a step takes of these rows; where that is nothing, all that are left: it must be measured on something."""
+        positions, _ = passage.for_step(node)
+        return positions if len(positions) else passage.alive
+
+    def _windows(self, node: Node, some: Passage | None) -> Iterator[pa.Table]:
+        """What a step sees of the job's windows; of the first one only `some`, where steps come before it."""
+        tables = self._rows.first()
+        if some is not None:
+            yield some.rows(node, self._taken(node, some))
+            next(tables, None)
+        for table in tables:
+            passage = Passage(self._graph, table)
+            self._bring(passage, before=node)
+            positions, _ = passage.for_step(node)
+            if len(positions):
+                yield passage.rows(node, positions)
+
+    def _settle(self, node: Node, some: Passage | None) -> StepSettings:
+        if not isinstance(node.step, Step):
+            return self._derived(node, node.step)
+        step, place = node.step, self._places[node.name]
+        return choose(
+            place.engine,
+            step,
+            self._windows(node, some),
+            _batching(step, self._batching),
+            place.device,
+            place.threads,
+            self._rows.rows if some is None else self._count(node, some),
+            self._breaker(),
+            pa.schema(list(self._standing(node).items())),
+            sample=lambda most: self._sample(node, step, most),
+            known=place.known,
+            side_by_side=place.side_by_side,
+        )
+
+    def _count(self, node: Node, some: Passage) -> int:
+        """Rows of the job that a step will take, as far as some of them tell."""
+        positions, _ = some.for_step(node)
+        return -(-self._rows.rows * len(positions) // max(1, len(some)))
+
+    def _sample(self, node: Node, step: Step, most: int) -> Sample | None:
+        found = self._rows.sample(most)
+        if found is None:
+            return None
+        passage = Passage(self._graph, found.table)
+        self._bring(passage, before=node)
+        label = step.gate.label if step.gate != "off" else None
+        columns = dict.fromkeys([*node.reads, *([label] if label is not None else [])])
+        table = passage.select(list(columns), self._taken(node, passage)).combine_chunks()
+        return Sample(table, found.whole, self._digest(node, found.digest)) if len(table) else None
+
+    def _digest(self, node: Node, rows: str) -> str:
+        """Of what says which rows a step sees: the job's, and what was made of them."""
+        if not rows or node is self._graph.nodes[0]:
+            return rows
+        before = [self._places[name].known for name in self._settled if self._graph.node(name).is_model]
+        if None in before:
+            return ""
+        made = [[name, step.deciding] for name, step in self._settled.items()]
+        steps = [n.step.model_dump(mode="json") for n in self._graph.nodes if not n.is_model]
+        text = json.dumps([rows, [dict(b or {}) for b in before], made, steps], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _standing(self, node: Node) -> dict[str, pa.DataType]:
+        """Types that stand: those of parts that were written before, and of the alternatives before a step."""
+        before = [f for name in node.before for f in self._settled[name].outputs]
+        return {f.name: f.type for f in [*before, *(self._pinned or ())] if not pa.types.is_null(f.type)}
+
+    def _derived(self, node: Node, step: RulesStep | CombineStep) -> StepSettings:
+        """Of a step without a model: its types follow from those of its columns."""
+        known = {f.name: f.type for f in self._rows.schema}
+        known |= {f.name: f.type for settled in self._settled.values() for f in settled.outputs}
+        engine = self._places[node.name].engine
+        assert isinstance(engine, DerivedEngine)
+        types = engine.types(pa.schema(list(known.items())))
+        stands = self._standing(node)
+        fields = []
+        for name, output in step.outputs.items():
+            kind = parse_type(output.type) if output.type else types[name]
+            other = stands.get(output.column, kind)
+            if other != kind and not (is_number(other) and is_number(kind)):
+                raise ModelError(
+                    f"{node.name}: it gives {kind} for the column {output.column!r}, which is {other} elsewhere: CAST it to that"
+                )
+            fields.append(pa.field(output.column, other))
+        return StepSettings("", Budget(DERIVED_ROWS), 1, pa.schema(fields))
+
+
+def _batching(step: Step, batching: Batching) -> Batching:
+    """As the step has it, else as the job does."""
+    own = {key: value for key, value in step.batching.model_dump().items() if value is not None}
+    return batching.model_copy(update=own)
