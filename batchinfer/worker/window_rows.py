@@ -100,13 +100,13 @@ class WindowRows:
 
         """
         results = self._in_order(schema)
-        dead = results["_dead"].is_valid()
-        self.truncated[self._positions] |= np.asarray(results["_truncated"])
-        if not pc.any(dead).as_py():
+        if pc.any(results["_truncated"]).as_py():
+            self.truncated[self._positions] |= np.asarray(results["_truncated"])
+        if results["_dead"].null_count == len(results):
             self.passage.give(self._positions, results.select(columns))
             return 0
-        alive = pc.invert(dead)
-        failed = np.asarray(dead)
+        dead = results["_dead"].is_valid()
+        alive, failed = pc.invert(dead), np.asarray(dead)
         self.passage.give(self._positions[~failed], results.filter(alive).select(columns))
         if not skip:
             self.passage.drop(self._positions[failed])

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from batchinfer import Job, Run
-from batchinfer.errors import InputError, JobFileError
+from batchinfer.errors import InputError, JobFileError, ModelError
 
 MODELS = '''
 import os
@@ -103,12 +103,6 @@ def given(folder: Path) -> pl.DataFrame:
     return pl.read_parquet(folder / "in.parquet")
 
 
-def measured(folder: Path, *steps: dict[str, Any], **more: Any) -> Run:
-    """A run whose calls were made for rows alone: types and settings are known from a first one."""
-    run = job(folder, *steps, **more).run()
-    return run
-
-
 def test_a_cascade_sends_the_unsure_rows_to_the_big_model_and_keeps_the_order(folder: Path) -> None:
     run = job(folder, SMALL, BIG, REST, output={"step_used": "used"}).run()
     assert run.exit_code == 0
@@ -193,17 +187,14 @@ def test_a_rule_or_condition_that_can_not_be_evaluated_for_a_row_costs_that_row(
         assert run.errors().select("row", "step").rows() == [(1, step["name"])]
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_row_that_ends_the_process_of_a_later_step_is_found(folder: Path) -> None:
     killing = {**BIG, "options": {"kills": [6]}}
     run = job(folder, SMALL, killing, REST, errors={"threshold": 1}, resources={"executor": "ray", "workers": 1}).run()
     letters = run.errors()
     assert letters.select("step", "exit_signal").rows() == [("big", "SIGKILL")]
     assert run.counts.succeeded == 199
-
-
-test_a_row_that_ends_the_process_of_a_later_step_is_found = pytest.mark.ray(
-    pytest.mark.slow(test_a_row_that_ends_the_process_of_a_later_step_is_found)
-)
 
 
 def test_what_a_step_has_answered_is_not_asked_again_after_an_interruption(folder: Path) -> None:
@@ -254,6 +245,19 @@ def test_a_column_that_is_computed_anew_is_read_by_one_step_alone(folder: Path) 
         InputError, match="anew: it reads the column 'x' and computes it anew, and small would read either"
     ):
         job(folder, anew, SMALL).plan()
+
+
+def test_alternatives_have_one_type_or_are_refused(folder: Path) -> None:
+    one = {"name": "one", "when": "x > 100", "rules": {"y": "CAST(x AS DOUBLE) / 2"}}
+    two = {"name": "two", "when": "otherwise", "rules": {"y": "x"}}
+    made = results(job(folder, one, two).run())
+    assert made.schema["y"] == pl.Float64
+    assert made["y"].to_list() == [x / 2 if x > 100 else x for x in given(folder)["x"]]
+    text = {**two, "rules": {"y": "kind"}}
+    with pytest.raises(
+        ModelError, match=r"two: it gives string for the column 'y', which is double elsewhere: CAST it"
+    ):
+        job(folder, one, text, output={"path": str(folder / "text")}).run()
 
 
 def test_a_changed_rule_is_another_job(folder: Path) -> None:
