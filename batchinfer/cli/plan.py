@@ -20,6 +20,10 @@ def validate(job: JobFile, param: Params = None, set_: Sets = None, as_json: Jso
     from batchinfer.job.load import load
 
     spec = load(job, assignments(param), set_ or ())
+    if len(spec.steps) > 1 or spec.steps[0].when is not None or not spec.models:
+        from batchinfer.pipeline.graph import check  # needs polars, which takes its time
+
+        check(spec)
     if as_json:
         show_json({"ok": True, "name": spec.name})
     else:

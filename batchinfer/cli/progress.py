@@ -120,10 +120,12 @@ def note(event: Event) -> str | None:
 
 def precisions(settings: Settings) -> str:
     """The precision of each model, and why."""
-    models = settings.models
-    if len(models) == 1:
-        return "".join(map(precision, models.values()))
-    return "\n  ".join(["", *(f"{name}: {precision(step)}" for name, step in models.items())])
+    alike: dict[str, list[str]] = {}
+    for name, step in settings.models.items():
+        alike.setdefault(precision(step), []).append(name)
+    if len(alike) <= 1:
+        return "".join(alike) or "no model"
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in alike.items())
 
 
 def precision(settings: StepSettings) -> str:

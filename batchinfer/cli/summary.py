@@ -103,8 +103,10 @@ def _speed(result: RunResult, work_seconds: float) -> str:
         words.append(rate(result.usage.rows / work_seconds))
     if result.workers:
         words.append(f"{count(result.workers, 'worker')} ({result.executor})")
-    if result.settings is not None:
-        words.append(f"precision {', '.join(step.precision for step in result.settings.models.values())}")
+    if result.settings is not None and (
+        ran := dict.fromkeys(step.precision for step in result.settings.models.values())
+    ):
+        words.append(f"precision {', '.join(ran)}")
     if (total := result.usage.total).padded_tokens:
         words.append(f"{(1 - total.tokens / total.padded_tokens) * 100:.1f} % padding")
     return ", ".join(words)

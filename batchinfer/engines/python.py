@@ -1,4 +1,4 @@
-"""The python engine: any class of the user's, built once per worker and called with batches.
+"""The python engine: any class of the user's, built once per worker and called with batches, or any function.
 
 A class may have a static or class method `prepare(batch)`: it is called without the object, beside the calls on batches before it, or in
 another process where the step has a pool of its own. It takes what `__call__` would, and gives values by any names, one for each row;
@@ -7,6 +7,7 @@ another process where the step has a pool of its own. It takes what `__call__` w
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from batchinfer.engines.inputs import columns_of, contiguous, has_null, is_numeric, matrix, take, to_numpy
 from batchinfer.engines.outputs import Outputs, finish, is_tensor, tensor_to_numpy
 from batchinfer.engines.protocol import Description, Rows
-from batchinfer.engines.sources import load_class
+from batchinfer.engines.sources import load_class, load_named
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
 
@@ -114,7 +115,7 @@ class PythonRows:
 
 
 class PythonEngine:
-    """Calls an object of the user's class with each batch; `uri` is `module:Class`, `options` are its arguments."""
+    """Calls an object of the user's class with each batch; `uri` is `module:Class`, `options` are its arguments. Or calls a function."""
 
     def __init__(self, step: Step, code: Sequence[str] = ()) -> None:
         self._step = step
@@ -125,7 +126,7 @@ class PythonEngine:
         self._class: type | None = None
 
     def load(self, device: str, precision: str, threads: int) -> Description:  # noqa: ARG002 - the class's own business
-        """Import the class and build it: `Class(**options)`, with `device` where it has a parameter of this name.
+        """Import the class and build it: `Class(**options)`, with `device` where it has a parameter of this name; or import the function.
 
         Raises ModelError where it can't be imported, called, or built with these options; what its own `__init__`
         raises is raised as it is.
@@ -133,7 +134,16 @@ class PythonEngine:
         step = self._step
         if precision != "native":
             raise ModelError(f"{step.name}.precision: the python engine runs at its own precision; remove {precision}")
-        cls = load_class(step.uri, self._code, f"{step.name}.uri")
+        named = load_named(step.uri, self._code, f"{step.name}.uri")
+        if isinstance(named, type):
+            self._model = self._built(named, device)
+            self._class, self._prepares = named, _prepares(named)
+        else:
+            self._model = self._bound(named)
+        return Description(dict.fromkeys(step.outputs), "native", device, side_by_side=False)
+
+    def _built(self, cls: type, device: str) -> Any:
+        step = self._step
         if not any("__call__" in vars(ancestor) for ancestor in cls.__mro__):
             raise ModelError(f"{step.name}.uri: {step.uri} needs a method __call__(self, batch)")
         options = dict(step.options)
@@ -144,9 +154,20 @@ class PythonEngine:
             signature.bind(**options)
         except TypeError as error:
             raise ModelError(f"{step.name}.options: {step.uri} can't be built with them: {error}") from error
-        self._model = cls(**options)
-        self._class, self._prepares = cls, _prepares(cls)
-        return Description(dict.fromkeys(step.outputs), "native", device, side_by_side=False)
+        return cls(**options)
+
+    def _bound(self, function: Any) -> Any:
+        """A function of the batch with the options as its other arguments."""
+        step = self._step
+        if not callable(function):
+            raise ModelError(f"{step.name}.uri: {step.uri} is neither a class nor a function")
+        try:
+            inspect.signature(function).bind(None, **step.options)
+        except TypeError as error:
+            raise ModelError(
+                f"{step.name}.options: {step.uri} can't be called with a batch and them: {error}"
+            ) from error
+        return functools.partial(function, **step.options)
 
     def without_model(self) -> PythonEngine:
         """See ModelEngine."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 from batchinfer.engines.options import nearest
 from batchinfer.errors import ModelError
@@ -156,14 +157,22 @@ def trace(module: str, code: Sequence[str]) -> Trace:
 
 
 def load_class(uri: str, code: Sequence[str], where: str) -> type:
-    """Import the class that `module:Class` names, as its source is now.
+    """The class that `module:Class` names, see `load_named`. Raises ModelError where it is none, too."""
+    loaded = load_named(uri, code, where)
+    if not isinstance(loaded, type):
+        raise ModelError(f"{where}: {uri} is no class")
+    return loaded
+
+
+def load_named(uri: str, code: Sequence[str], where: str) -> Any:
+    """Import what `module:Class` or `module:function` names, as its source is now.
 
     The code folders go to the front of `sys.path` and stay there: imports inside the class's methods run long after
     this returns, and `pickle` and `multiprocessing` look modules up again. Modules of the code folders that this
     process imported before from other or older sources are imported anew, so that a notebook which edits its code and
     runs again doesn't run the old one.
 
-    Raises ModelError where the module or the class is missing, importing fails in one of the usual ways (the exception
+    Raises ModelError where the module or what is named in it is missing, importing fails in one of the usual ways (the exception
     is the cause), or the module has the name of an installed one.
     """
     module, name = split(uri, where)
@@ -182,10 +191,9 @@ def load_class(uri: str, code: Sequence[str], where: str) -> type:
         raise ModelError(f"{where}: importing {module} failed: {type(error).__name__}: {error}") from error
     for traced in digests.keys() & sys.modules.keys():
         setattr(sys.modules[traced], _MARK, digests[traced])
-    loaded = getattr(imported, name, None)
-    if not isinstance(loaded, type):
-        raise ModelError(f"{where}: {module} has no class {name}")
-    return loaded
+    if not hasattr(imported, name):
+        raise ModelError(f"{where}: {module} has no {name}")
+    return getattr(imported, name)
 
 
 def _forget_other_sources(

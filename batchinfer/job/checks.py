@@ -123,7 +123,9 @@ def name_of(step: Any) -> str:
 def _engine(step: Any, place: Place) -> Iterator[Finding]:
     engine, uri = _at(step, "engine"), _at(step, "uri")
     if engine == "python" and isinstance(uri, str) and uri and not is_class(uri):
-        yield Finding((*place, "uri"), "the python engine takes a class: write module:Class, such as my_model:Model")
+        yield Finding(
+            (*place, "uri"), "the python engine takes a class or a function: write module:Class, such as my_model:Model"
+        )
     if engine == "transformers" and isinstance(step, dict) and step.get("task") is None:
         message = "is missing: write embedding, text-classification or token-classification"
         yield Finding((*place, "task"), message)

@@ -10,7 +10,7 @@ from functools import cached_property
 from batchinfer.data.expressions import Expression
 from batchinfer.data.where import Where
 from batchinfer.engines.inputs import columns_of
-from batchinfer.errors import Problem
+from batchinfer.errors import JobFileError, Problem
 from batchinfer.job.place import nearest
 from batchinfer.job.spec import JobSpec
 from batchinfer.job.steps import OTHERWISE, AnyStep, RulesStep, Step
@@ -126,6 +126,12 @@ def _waits_for(node: Node, others: Mapping[str, Node]) -> list[str]:
     """Names of the others that a step comes after: those that write what it looks at, and its alternatives before it."""
     own = set(node.consumes) - set(node.step.computed)
     return [n.name for n in others.values() if n is not node and (n.name in node.before or own & set(n.step.computed))]
+
+
+def check(spec: JobSpec) -> None:
+    """Check a job's steps among themselves. Raises JobFileError with all that is wrong, InputError for a condition or rule that is none."""
+    if wrong := list(problems(spec)):
+        raise JobFileError(spec.name, wrong)
 
 
 def problems(spec: JobSpec) -> Iterator[Problem]:

@@ -20,7 +20,8 @@ from batchinfer.errors import InputError, JobFileError, Problem
 from batchinfer.job.place import nearest
 from batchinfer.job.spec import JobSpec
 from batchinfer.job.steps import RulesStep, Step
-from batchinfer.pipeline.graph import Graph, Node, graph_of, problems
+from batchinfer.pipeline.graph import Graph, Node, graph_of
+from batchinfer.pipeline.graph import check as check_steps
 from batchinfer.plan import describe
 from batchinfer.plan.fingerprint import Fingerprint, fingerprint
 from batchinfer.plan.shards import Shard, auto_sizes, cut
@@ -91,8 +92,7 @@ def make_plan(spec: JobSpec) -> Plan:
         JobFileError: columns of the output clash, or an output type is unknown.
 
     """
-    if wrong := list(problems(spec)):
-        raise JobFileError(spec.name, wrong)
+    check_steps(spec)
     for step in spec.models:
         checks.check(step, spec.code, foresee_device(spec.resources))
     spec = spec.model_copy(update={"steps": tuple(registry.pin(s) if isinstance(s, Step) else s for s in spec.steps)})

@@ -204,3 +204,15 @@ def test_clean_removes_what_nobody_needs_and_nothing_else(workplace):
     assert {p for p in workplace.output.rglob("*") if p.is_file()} == current | {needed}
     assert workplace.batchinfer("clean", "out").stdout == "nothing to clean\n"
     assert workplace.batchinfer("run", "job.yaml").returncode == 3
+
+
+def test_validate_looks_at_the_steps_among_themselves(workplace):
+    steps = "steps: [{name: one, rules: {a: b}}, {name: two, rules: {b: a}}]"
+    (workplace.folder / "job.yaml").write_text(
+        f"version: 1\nname: round\ninput: {{path: in}}\n{steps}\noutput: {{path: out}}\n"
+    )
+    refused = workplace.batchinfer("validate", "job.yaml")
+    assert refused.returncode == 2
+    assert "one: the steps go round in a circle: one needs 'b' of two, and two needs 'a' of one" in refused.stderr
+    (workplace.folder / "job.yaml").write_text((workplace.folder / "job.yaml").read_text().replace("b: a", "b: x"))
+    assert workplace.batchinfer("validate", "job.yaml").returncode == 0

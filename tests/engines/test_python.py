@@ -364,3 +364,19 @@ def test_a_preparation_without_a_value_for_each_row_is_the_models_fault(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         run(preparing(tmp_path, body))
+
+
+def test_a_function_is_called_with_the_batch_and_the_options(tmp_path: Path) -> None:
+    write(tmp_path, "functions", "def scaled(batch, by=1):\n    return {'y': batch['x'] * by}\n\nTHREE = 3\n")
+    of = step("functions:scaled", {"x": "a"}, options={"by": 3})
+    check(of, [str(tmp_path)])
+    engine = open_engine(of, [str(tmp_path)])
+    engine.load("cpu", "native", 1)
+    given = engine.finish(engine.infer(engine.prepare(TABLE).batch(slice(0, 5))))
+    assert given["y"].to_pylist() == [3.0, 6.0, 9.0, 12.0, 15.0]
+    for uri, options, message in [
+        ("functions:scaled", {"times": 3}, r"model\.options: functions:scaled can't be called with a batch and them"),
+        ("functions:THREE", {}, r"model\.uri: functions:THREE is neither a class nor a function"),
+    ]:
+        with pytest.raises(ModelError, match=message):
+            open_engine(step(uri, {"x": "a"}, options=options), [str(tmp_path)]).load("cpu", "native", 1)
