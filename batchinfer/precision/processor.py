@@ -10,11 +10,6 @@ def name() -> str:
     return _told("model name")
 
 
-def vendor() -> str:
-    """Who made it, such as GenuineIntel or AuthenticAMD."""
-    return _told("vendor_id")
-
-
 def flags() -> frozenset[str]:
     """What it can do beyond the least, by Linux's names."""
     return frozenset((_told("flags") or _told("Features")).split())
