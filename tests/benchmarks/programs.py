@@ -94,12 +94,15 @@ def ours(files: list[str], out: Path, marks: Marks, model: dict[str, Any], setti
                 "done", since=marks.first("ready")["time"]
             )  # Ray's processes still run: of those that end with it, not all are waited for
             usage, settled = event.result.usage, event.result.settings
-            streams = 1 if settled is None else settled.steps["model"].streams  # the device's time, of calls that overlap
+            streams = (
+                1 if settled is None else settled.steps["model"].streams
+            )  # the device's time, of calls that overlap
             FIGURES["infer_s"], FIGURES["wait_s"] = (
                 round(usage.seconds.infer / streams, 3),
                 round(usage.seconds.wait, 3),
             )
-            FIGURES["tokens"], FIGURES["padded_tokens"] = usage.tokens, usage.padded_tokens
+            step = usage.steps["model"]
+            FIGURES["tokens"], FIGURES["padded_tokens"] = step.tokens, step.padded_tokens
 
     job = Job(
         name="benchmark",
