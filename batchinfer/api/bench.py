@@ -19,7 +19,7 @@ from batchinfer.data.where import Where
 from batchinfer.engines import registry
 from batchinfer.engines.protocol import Engine
 from batchinfer.errors import BatchinferError, RefusedError, StoppedError
-from batchinfer.job.spec import JobSpec
+from batchinfer.job.spec import Cache, JobSpec
 from batchinfer.job.steps import AnyStep, Step
 from batchinfer.ledger import manifests, parts
 from batchinfer.measure.bare import BareLoop, LoopSeconds
@@ -160,7 +160,8 @@ def _aside(spec: JobSpec, rows: int, folder: str) -> JobSpec:
         "input": spec.input.model_copy(update={"limit": limit}),
         "output": spec.output.model_copy(update={"path": f"{folder}/runner", "mode": "error"}),
         "errors": spec.errors.model_copy(update={"threshold": -1}),
-        "run": spec.run.model_copy(update={"max_runtime": None}),
+        "run": spec.run.model_copy(update={"max_runtime": None, "inputs_changed": "error"}),
+        "cache": Cache(deduplicate=False),  # the loop predicts every row
     }
     return spec.model_copy(update=changes)
 

@@ -20,6 +20,7 @@ from batchinfer.ledger.cleanup import Leftover
 from batchinfer.ledger.epochs import Standing
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, account
+from batchinfer.plan.extension import files_of, planned_rows, standing_shards, told
 from batchinfer.plan.generation import Generation, Kind
 from batchinfer.plan.plan import make_plan
 from batchinfer.report.results import recorded
@@ -80,6 +81,8 @@ class Summary:
     kind: Kind
     rows: int
     """That it attempts: in a retry, dead rows of the generations before."""
+    changes: str
+    """What an extension found changed in the input, in words; empty for others."""
     selection: tuple[str, ...]
     """Which dead rows a retry was asked for; empty for all."""
     ended: bool
@@ -117,7 +120,7 @@ class Run:
             return manifest.counts
         known = self._generations()
         standing = generations.parts_so_far(self._store, self._job.paths, known, manifest)
-        return account(standing, sum(g.planned for g in known))
+        return account(standing, planned_rows(known))
 
     def _manifest(self) -> Manifest | None:
         return manifests.latest(self._store, self._job.paths)
@@ -136,7 +139,10 @@ class Run:
         known = self._generations() if len(generations.numbers(self._store, self._job.paths)) > 1 else ()
         if not known:
             return self._scan([p.path for p in manifest.parts])
-        standing = generations.parts_so_far(self._store, self._job.paths, known, manifest)
+        if known[-1].kind == "extension" and generations.is_open(known[-1], manifest):
+            standing = list(manifest.parts)  # until it ends, what was before counts as a whole
+        else:
+            standing = generations.parts_so_far(self._store, self._job.paths, known, manifest)
         return in_input_order(self._store, standing, known, self._scan)
 
     def _scan(self, below: Sequence[str]) -> pl.LazyFrame:
@@ -177,13 +183,24 @@ class Run:
     def shards(self) -> tuple[int, int]:
         """How many shards are decided, and how many are planned, over all generations."""
         decided = parts.list_shards(self._store, self._job.paths)
-        return len(decided), sum(len(g.shards) for g in self._generations())
+        standing = standing_shards(self._generations())
+        return len(decided & standing.keys()), len(standing)
 
     @property
     def generations(self) -> tuple[Summary, ...]:
-        """The first run and the retries, in order."""
+        """The first run, its extensions and the retries, in order."""
         ended = manifests.newest(self._store, self._job.paths)
-        return tuple(Summary(g.kind, g.rows, g.selection, g.number <= ended) for g in self._generations())
+        known = self._generations()
+        return tuple(
+            Summary(
+                g.kind,
+                g.rows,
+                told(g, files_of(known[:n])) if g.kind == "extension" else "",
+                g.selection,
+                g.number <= ended,
+            )
+            for n, g in enumerate(known)
+        )
 
     def retry(
         self,

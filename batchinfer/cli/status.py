@@ -80,7 +80,7 @@ def _show_status(run: Run, *, as_json: bool) -> int:
     lines = [
         ("rows", counts(rows)),
         ("shards", f"{done:,} of {planned:,} done"),
-        *(("retry", _retry_text(g)) for g in generations if g.kind == "retry"),
+        *((g.kind, _generation_text(g)) for g in generations if g.kind != "run"),
         ("runner", _runner_text(runner)),
         *([("last run", f"{rate(pace)}, loading included")] if pace else []),
         *(("error", str(error)) for error in record.get("errors", [])),
@@ -91,7 +91,9 @@ def _show_status(run: Run, *, as_json: bool) -> int:
     return 0
 
 
-def _retry_text(generation: Summary) -> str:
+def _generation_text(generation: Summary) -> str:
+    if generation.kind == "extension":
+        return f"{generation.changes}, {'ended' if generation.ended else 'not ended: run the same command to go on'}"
     only = f" ({', '.join(generation.selection)})" if generation.selection else ""
     end = "ended" if generation.ended else "not ended: run the same retry again to go on"
     return f"of {generation.rows:,} dead rows{only}, {end}"

@@ -19,6 +19,8 @@ def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
     result = tally.result
     assert result is not None
     rows = [("rows", counts(result.rows))]
+    if result.changes:
+        rows.append(("input", result.changes))
     if result.rows.truncated:
         rows.append(
             (
@@ -34,6 +36,8 @@ def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
     if result.served is not None and result.served.batches:
         rows.append(("waiting", waiting(result.served, result.usage.seconds.wait)))
     total = result.usage.total
+    if total.reused:
+        rows.append(("reused", f"{count(total.reused, 'row')} had the answer to another row of the same content"))
     if total.halved:
         rows.append(
             (

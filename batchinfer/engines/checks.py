@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
+from batchinfer.engines import sklearn
 from batchinfer.engines.graph_files import find_graph
 from batchinfer.engines.location import locate
 from batchinfer.engines.modules import file_of, weights_of
@@ -15,9 +16,11 @@ from batchinfer.engines.options import (
     TASKS,
     EmbeddingOptions,
     Options,
+    SklearnOptions,
     TorchOptions,
     check_names,
     graph_options,
+    nearest,
     parse,
     runs_own_code,
     task_of,
@@ -33,6 +36,7 @@ from batchinfer.precision import layers, recipes
 
 _PACKAGES = {
     "python": (),
+    "sklearn": ("sklearn",),
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
     "torch": (),
@@ -57,6 +61,13 @@ def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> No
         wrong += _wrong_options(TASKS[step.task].options, step) if step.task in TASKS else []
     elif step.engine == "torch":
         wrong += _wrong_options(TorchOptions, step)
+    elif step.engine == "sklearn":
+        wrong += _wrong_options(SklearnOptions, step)
+        wrong += [
+            f"{step.name}.outputs.{name}: is no method that gives a value for each row; {nearest(name, sklearn.METHODS)}"
+            for name in step.outputs
+            if name not in sklearn.METHODS
+        ]
     elif step.engine in GRAPHS:
         wrong += _wrong_names(step) if step.task is not None else []
         wrong += _wrong_options(graph_options(step), step)
@@ -71,7 +82,7 @@ def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> No
         )
     for package in needed:
         if not _is_installed(package):
-            extra = step.engine if step.engine in GRAPHS else "transformers"
+            extra = step.engine if step.engine in (*GRAPHS, "sklearn") else "transformers"
             raise MissingExtraError(package, extra, f"{step.name}.engine: {step.engine}")
     _check_model(step, code)
     _check_quantized(step)
@@ -82,7 +93,7 @@ def _keys(step: Step) -> list[str]:
     name, wrong = step.name, []
     if step.engine != "python" and step.input_format != "dict":
         wrong.append(f"{name}.input_format: {step.input_format} is for the python engine: remove it")
-    if step.engine in ("python", "torch") and step.task is not None:
+    if step.engine in ("python", "torch", "sklearn") and step.task is not None:
         wrong.append(f"{name}.task: {step.task} is for the transformers engine: remove it")
     if step.engine == "python" and not is_class(step.uri):
         wrong.append(f"{name}.uri: the python engine needs module:Class, not {step.uri}")
@@ -101,8 +112,8 @@ def _wrong_precision(step: Step, device: str | None) -> list[str]:
     if step.precision == "auto":
         return []
     where, recipe = f"{step.name}.precision", recipes.recipe(step.precision)
-    if step.engine == "python":
-        return [f"{where}: the {step.engine} engine runs a class as it is: remove {step.precision}"]
+    if step.engine in ("python", "sklearn"):
+        return [f"{where}: the {step.engine} engine runs a model as it is: remove {step.precision}"]
     if step.engine in GRAPHS:
         return _wrong_for_graph(step)
     reason = recipe.obstacle(device) if device is not None else None
@@ -165,6 +176,10 @@ def _check_model(step: Step, code: Sequence[str]) -> None:
     elif step.engine in GRAPHS:
         if find_graph(step).is_folder and not _is_installed("transformers"):
             raise MissingExtraError("transformers", "transformers", f"{where}: {step.uri}, which is to be converted,")
+    elif step.engine == "sklearn":
+        if sklearn.file_of(step).suffix == sklearn.SKOPS and not _is_installed("skops"):
+            raise MissingExtraError("skops", "sklearn", f"{where}: {step.uri}")
+        sklearn.check_file(step)
     elif is_class(step.uri):
         check_class(step.uri, code, where)
         if step.engine == "torch":

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from batchinfer.engines import sklearn
 from batchinfer.engines.graph_files import find_graph
 from batchinfer.engines.location import locate
 from batchinfer.engines.modules import file_of, weights_of
@@ -39,6 +40,10 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
         names += ["torch", "tokenizers"] if step.task is not None else []
         names += ["transformers"] if graph.is_folder else []
         return _identity(graph.files(), _versions(names), {})
+    if step.engine == "sklearn":
+        path = sklearn.file_of(step)
+        libraries = ["scikit-learn", "numpy", "scipy", "skops" if path.suffix == sklearn.SKOPS else "joblib"]
+        return _identity({path.name: path}, _versions(libraries), {})
     files: dict[str, Path] = {}
     brought: dict[str, str] = {}
     if is_class(step.uri):

@@ -77,6 +77,22 @@ class EmbeddingOptions(Pooling, TextOptions):
     """Options of the transformers engine's task embedding."""
 
 
+class SklearnOptions(Options):
+    """Options of the sklearn engine."""
+
+    allow_pickle: Annotated[
+        str | None,
+        BeforeValidator(_digest),
+        Field(description="SHA-256 of a joblib or pickle file, which can run any code"),
+    ] = None
+    trusted: Annotated[
+        list[str], Field(description="types in a skops file that neither scikit-learn nor skops brings")
+    ] = []
+    nulls: Annotated[
+        Literal["refuse", "nan"], Field(description="rows with a null fail, or the estimator gets NaN and None")
+    ] = "refuse"
+
+
 class OnnxOptions(Options):
     """Options of the onnx engine on columns."""
 

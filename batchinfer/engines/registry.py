@@ -44,6 +44,7 @@ __all__ = [
 
 _ENGINES = {
     "python": "batchinfer.engines.python:PythonEngine",
+    "sklearn": "batchinfer.engines.sklearn:SklearnEngine",
     "onnx": "batchinfer.engines.onnx:engine",
     "openvino": "batchinfer.engines.openvino:engine",
     "torch": "batchinfer.engines.torch:TorchEngine",
@@ -51,6 +52,7 @@ _ENGINES = {
 }
 _LIBRARIES = {
     "python": (),
+    "sklearn": ("joblib", "sklearn.ensemble"),
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
     "torch": ("torch",),
@@ -93,13 +95,13 @@ def import_libraries(step: Step) -> None:
 def precisions(step: Step, device: str) -> tuple[str, ...]:
     """What the step's engine can be loaded at on a device (`cpu`, `cuda`, `mps`), the reference first.
 
-    `native` alone for what runs as it is: a class of the python engine, and a checkpoint that comes quantized. Recipes that quantize only
-    where torchao is installed, and neither these nor those that compile for what is a graph already. Raises ModelError where that depends on
-    a file that can't be read.
+    `native` alone for what runs as it is: a class of the python engine, an estimator, and a checkpoint that comes quantized. Recipes that
+    quantize only where torchao is installed, and neither these nor those that compile for what is a graph already. Raises ModelError where
+    that depends on a file that can't be read.
     """
     if step.engine in GRAPHS:
         return GRAPHS[step.engine](find_graph(step))
-    if step.engine == "python" or quantized_by(step) is not None:
+    if step.engine in ("python", "sklearn") or quantized_by(step) is not None:
         return (recipes.NATIVE,)
     known = (recipes.recipe(name) for name in recipes.possible(device))
     if is_fixed(step):

@@ -35,6 +35,8 @@ def check(data: dict[str, Any]) -> Iterator[Finding]:
     yield from _where(data)
     yield from _repeated_inputs(data)
     yield from _output_beside_input(data)
+    yield from _cache_beside_others(data)
+    yield from _extension(data)
     yield from _templates(data, ())
 
 
@@ -129,9 +131,12 @@ def _engine(step: Any, place: Place) -> Iterator[Finding]:
     if engine == "transformers" and isinstance(step, dict) and step.get("task") is None:
         message = "is missing: write embedding, text-classification or token-classification"
         yield Finding((*place, "task"), message)
-    if engine in ("python", "torch") and _at(step, "task") is not None:
+    if engine in ("python", "torch", "sklearn") and _at(step, "task") is not None:
         yield Finding((*place, "task"), f"the {engine} engine takes no task: remove it, or write engine: transformers")
-    if engine in ("torch", "transformers", "onnx", "openvino") and _at(step, "input_format") in ("arrow", "polars"):
+    if engine in ("torch", "transformers", "onnx", "openvino", "sklearn") and _at(step, "input_format") in (
+        "arrow",
+        "polars",
+    ):
         yield Finding((*place, "input_format"), f"is for the python engine: remove it, {engine} prepares its own input")
 
 
@@ -190,6 +195,33 @@ def _output_beside_input(data: dict[str, Any]) -> Iterator[Finding]:
                 "and input.path lie inside each other: a run would read its own output; write to another directory"
             )
             yield Finding(("output", "path"), message)
+            return
+
+
+def _extension(data: dict[str, Any]) -> Iterator[Finding]:
+    extends = _at(data, "run", "inputs_changed") == "extend"
+    if extends and _at(data, "input", "limit") is not None:
+        message = (
+            "and input.limit don't go together, as the first rows may be others after each change: remove one of them"
+        )
+        yield Finding(("run", "inputs_changed"), message)
+    if not extends and _at(data, "run", "on_removed") in ("keep", "drop"):
+        yield Finding(
+            ("run", "on_removed"), "needs inputs_changed: extend: without it no change of the input is taken over"
+        )
+
+
+def _cache_beside_others(data: dict[str, Any]) -> Iterator[Finding]:
+    """Whoever reads a folder would take what the cache has for data of theirs."""
+    cache = _at(data, "cache", "path")
+    if not isinstance(cache, str) or not cache:
+        return
+    paths = _at(data, "input", "path")
+    read = [paths] if isinstance(paths, str) else [path for _, path in _texts(paths)]
+    for key, path in [*(("input.path", path) for path in read), ("output.path", _at(data, "output", "path"))]:
+        if isinstance(path, str) and path and not _GLOB.search(path) and _overlap(comparable(path), comparable(cache)):
+            message = f"and {key} lie inside each other: give the cache a directory of its own"
+            yield Finding(("cache", "path"), message)
             return
 
 

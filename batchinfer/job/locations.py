@@ -42,7 +42,8 @@ def resolve(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     data = _with(data, "code", lambda code: paths(code) if isinstance(code, list) else code)
     data = _with(data, "input", lambda section: _with(section, "path", paths))
-    data = _with(data, "output", lambda section: _with(section, "path", path))
+    for key in ("output", "cache"):
+        data = _with(data, key, lambda section: _with(section, "path", path))
     resolved: dict[str, Any] = _with(
         data, "steps", lambda steps: [step(s) for s in steps] if isinstance(steps, list) else steps
     )

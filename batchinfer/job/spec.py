@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 from batchinfer.job.scalar import Scalar
 from batchinfer.job.secrets import Secrets
 from batchinfer.job.steps import AnyStep, Batching, Step
-from batchinfer.job.values import AutoCount, Duration, Model, Share, Switch, Text, Texts, Threshold
+from batchinfer.job.values import AutoCount, Bytes, Duration, Model, Share, Switch, Text, Texts, Threshold
 from batchinfer.job.written import Written
 
 
@@ -105,11 +105,35 @@ class Output(Model):
     ] = "error"
 
 
+class Cache(Model):
+    """What is not computed twice."""
+
+    path: Annotated[
+        Text | None, Field(description="a directory or URL prefix where predictions are kept for other runs and jobs")
+    ] = None
+    max_bytes: Annotated[Bytes, Field(description="of all that is kept there; what was used least recently goes")] = (
+        10 * 1000**3
+    )
+    deduplicate: Annotated[
+        Literal["auto"] | Switch,
+        Field(description="predict rows of equal content once; auto: where that is measured to pay"),
+    ] = "auto"
+
+
 class RunOptions(Model):
     """Bounds of one run."""
 
     max_runtime: Annotated[Duration | None, Field(description="stop then; the same command resumes")] = None
-    inputs_changed: Annotated[Literal["error"], Field(description="since the job was planned")] = "error"
+    inputs_changed: Annotated[
+        Literal["error", "extend"],
+        Field(
+            description="since the job was planned; extend: predict the files that are new or rewritten, and only these"
+        ),
+    ] = "error"
+    on_removed: Annotated[
+        Literal["error", "keep", "drop"],
+        Field(description="where inputs_changed is extend: what becomes of the rows of files that are gone"),
+    ] = "error"
     single_writer: Annotated[
         Switch,
         Field(description="run on a store without conditional creates: you see to it that no second run writes there"),
@@ -138,6 +162,7 @@ class JobSpec(Model):
     checkpoint: Checkpoint = Checkpoint()
     output: Output
     run: RunOptions = RunOptions()
+    cache: Cache = Cache()
     metadata: Annotated[dict[str, Scalar], Field(description="written to the reports as it is", repr=False)] = Field(
         default_factory=dict
     )

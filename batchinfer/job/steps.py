@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
-from batchinfer.job.values import AutoCount, Count, Duration, Model, Share, Text, Texts
+from batchinfer.job.values import AutoCount, Count, Duration, Model, Share, Switch, Text, Texts
 
 Precision = Literal[
     "auto",
@@ -21,7 +21,7 @@ Precision = Literal[
     "fp32-compiled",
     "bf16-compiled",
 ]
-EngineName = Literal["python", "torch", "transformers", "onnx", "openvino"]
+EngineName = Literal["python", "torch", "transformers", "onnx", "openvino", "sklearn"]
 Task = Literal["embedding", "text-classification", "token-classification"]
 OnInvalidOutput = Literal["dead", "keep", "fail"]
 OTHERWISE = "otherwise"
@@ -155,6 +155,10 @@ class Step(BaseStep):
     gpus: Annotated[Share | None, Field(description="of each model actor")] = None
     batching: Annotated[StepBatching, Field(description="batches of this step")] = StepBatching()
     timeout: Annotated[Duration | None, Field(description="one call of this model; default: as retry has it")] = None
+    cache: Annotated[
+        Switch,
+        Field(description="false: rows of equal content are predicted each for itself, as of a model that draws lots"),
+    ] = True
 
     @property
     def has_pool(self) -> bool:

@@ -23,6 +23,12 @@ Switch = Annotated[bool, Field(strict=True)]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = r"^\s*(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h|d)\s*$"
+_BYTES = (
+    {"B": 1}
+    | {f"{p}B": 1000 ** (n + 1) for n, p in enumerate("kMGT")}
+    | {f"{p}iB": 1024 ** (n + 1) for n, p in enumerate("KMGT")}
+)
+_SIZE = r"^\s*(\d{1,9}(?:\.\d{1,9})?)\s*(B|[kMGT]B|[KMGT]iB)\s*$"
 _SHARE = r"^\s*(\d{1,3}(?:\.\d{1,9})?)\s*%\s*$"
 
 
@@ -33,6 +39,15 @@ def _seconds(value: object) -> object:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
         raise ValueError("write a duration above zero such as 5s, 200ms, 10m or 6h")
     return seconds
+
+
+def _bytes(value: object) -> object:
+    """`10GB`, `500MiB`, or a bare number of bytes."""
+    match = re.match(_SIZE, value) if isinstance(value, str) else None
+    size = int(float(match[1]) * _BYTES[match[2]]) if match else value
+    if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
+        raise ValueError("write a size above zero such as 500MB, 10GB or 1TiB")
+    return size
 
 
 def _threshold(value: object) -> object:
@@ -50,6 +65,10 @@ Duration = Annotated[
         _seconds,
         json_schema_input_type=Annotated[str, Field(pattern=_DURATION)] | Annotated[float, Field(gt=0)],
     ),
+]
+Bytes = Annotated[
+    int,
+    BeforeValidator(_bytes, json_schema_input_type=Annotated[str, Field(pattern=_SIZE)] | Annotated[int, Field(ge=1)]),
 ]
 Threshold = Annotated[
     int | str,

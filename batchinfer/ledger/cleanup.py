@@ -43,6 +43,7 @@ def clean(store: Store, job: Job) -> list[Leftover]:
 def _find(store: Store, job: Job) -> Iterator[Leftover]:
     former = jobs.former(store, job)
     decided = parts.list_shards(store, job.paths)
+    manifest = manifests.latest(store, job.paths)
     for folder in (paths.DATA, paths.DEAD_LETTERS, paths.STATE):
         for entry in store.list(folder):
             path = entry.path
@@ -54,7 +55,8 @@ def _find(store: Store, job: Job) -> Iterator[Leftover]:
                 yield Leftover(path, entry.size, "files of former jobs")
             elif job.paths.shard_of_chunk(path) in decided:
                 yield Leftover(path, entry.size, "checkpoints of finished shards")
-    manifest = manifests.latest(store, job.paths)
+            elif manifest is not None and job.paths.shard_of_part(path) in manifest.replaced:
+                yield Leftover(path, entry.size, "parts of files that were rewritten or removed")
     if manifest is not None:  # which tells those that count from those of runners that lost a decision
-        for entry in parts.unnamed_dead_letters(store, job.paths, manifest.parts):
+        for entry in parts.unnamed_dead_letters(store, job.paths, manifest.parts, manifest.replaced):
             yield Leftover(entry.path, entry.size, "dead letters that no part names")

@@ -41,15 +41,24 @@ def is_open(generation: Generation, manifest: Manifest | None) -> bool:
 
 
 def accepts(store: Store, job: JobPaths, first: Fingerprint, other: Fingerprint) -> bool:
-    """Whether a run of this fingerprint is one of the job that began with `first`: its own, or what a retry was made with.
+    """Whether a run of this fingerprint is one of the job that began with `first`: its own, that of its newest extension, or what a retry
+    since was made with.
 
     A retry over other input files than were planned makes no run over those files one of this job: their rows aren't in it.
     """
-    if other.digest == first.digest:
-        return True
-    if _size(other) != _size(first):
-        return False
-    return any(read(store, job, n).fingerprint.digest == other.digest for n in numbers(store, job) if n > 1)
+    return other.digest in {mark.digest for mark in marks(store, job, first) if _size(mark) == _size(other)}
+
+
+def marks(store: Store, job: JobPaths, first: Fingerprint) -> list[Fingerprint]:
+    """What the job's rows are planned by, and what retries of them since were made with."""
+    found = [first]
+    for number in numbers(store, job)[1:]:
+        generation = read(store, job, number)
+        if generation.kind == "extension":
+            found = [generation.fingerprint]
+        elif _size(generation.fingerprint) == _size(found[0]):
+            found.append(generation.fingerprint)
+    return found
 
 
 def _size(fingerprint: Fingerprint) -> tuple[int, int] | None:
@@ -61,8 +70,11 @@ def _size(fingerprint: Fingerprint) -> tuple[int, int] | None:
 def parts_so_far(
     store: Store, job: JobPaths, generations: tuple[Generation, ...], manifest: Manifest | None
 ) -> list[Part]:
-    """The parts of the manifest and, while a generation is open, those of it that stand, which costs reading them."""
-    listed = list(manifest.parts) if manifest is not None else []
+    """The parts of the manifest and, while a generation is open, those of it that stand, which costs reading them; without those that
+    it replaces.
+    """
+    replaced = set(generations[-1].replaced) if generations else set()
+    listed = [p for p in manifest.parts if p.shard not in replaced] if manifest is not None else []
     if not generations or not is_open(generations[-1], manifest):
         return listed
     standing = parts.list_shards(store, job)

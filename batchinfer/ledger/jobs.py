@@ -98,10 +98,13 @@ def find_or_create(
     elif overwrite:
         number = job.number + 1
     else:
-        changes = "\n".join(f"  {line}" for line in differences(job.fingerprint, fingerprint))
+        lines = differences(generations.marks(store, job.paths, job.fingerprint)[0], fingerprint)
+        changes = "\n".join(f"  {line}" for line in lines)
+        only_files = all(line.startswith("input.files.") for line in lines)
+        advice = "Predict what is new or rewritten alone: run.inputs_changed: extend. " if only_files else ""
         raise FingerprintError(
             f"{store.root} holds the output of a job that differs from this one in:\n{changes}\n"
-            "Give another output.path, undo the change, start afresh with --restart (removes the former output), or, where dead "
+            f"{advice}Give another output.path, undo the change, start afresh with --restart (removes the former output), or, where dead "
             "rows are what the change is for, predict them alone: batchinfer retry."
         )
     if number > 1:

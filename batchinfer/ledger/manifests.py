@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,6 +28,8 @@ class Manifest:
     """`proven`: the store keeps conditional creates; `assumed`: the user said that nobody else writes."""
     precision: Mapping[str, Any] = field(default_factory=dict)
     """What the generation's model ran at (`name`), and the quality gate's verdict on it (`gate`) where there is one."""
+    replaced: tuple[int, ...] = ()
+    """Shards of all generations so far whose parts were replaced, and must not stand any more."""
 
     def to_json(self) -> dict[str, Any]:
         """A value that `from_json` reads."""
@@ -38,6 +40,7 @@ class Manifest:
             "verdict": self.verdict,
             "exclusive": self.exclusive,
             "precision": dict(self.precision),
+            "replaced": list(self.replaced),
         }
 
     @classmethod
@@ -50,6 +53,7 @@ class Manifest:
             value["verdict"],
             value.get("exclusive", "proven"),
             value.get("precision", {}),
+            tuple(value.get("replaced", ())),
         )
 
 
@@ -71,11 +75,14 @@ def create(
     generation: int,
     verdict: int,
     precision: Mapping[str, Any] | None = None,
+    replaced: Iterable[int] = (),
 ) -> Manifest:
     """End a generation. Where another runner ended it first, its manifest is returned."""
     ordered = tuple(sorted(parts, key=lambda p: p.shard))
     exclusive = "assumed" if isinstance(store, SingleWriterStore) else "proven"
-    manifest = Manifest(generation, ordered, account(ordered), verdict, exclusive, precision or {})
+    manifest = Manifest(
+        generation, ordered, account(ordered), verdict, exclusive, precision or {}, tuple(sorted(replaced))
+    )
     for part in ordered:
         part.counts.check(f"{store.root}/{part.path}")
     manifest.counts.check(f"{store.root}/{job.manifest(generation)}")

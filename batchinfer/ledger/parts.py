@@ -16,6 +16,7 @@ from batchinfer.data import footer, ordinals
 from batchinfer.data import part as files
 from batchinfer.errors import InputError, OutputError
 from batchinfer.ledger import chunks
+from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Entry, Store
@@ -165,6 +166,14 @@ def commit(store: Store, job: JobPaths, decision: Decision, data: bytes, dead_le
     return standing
 
 
+def give_up(store: Store, job: JobPaths, shard: Shard, schema: pa.Schema, compression: str) -> Part:
+    """Decide a shard by a part without rows: none of its rows was attempted, and no late runner can decide otherwise."""
+    counts, none = Counts(shard.rows, not_attempted=shard.rows), np.empty(0, np.int64)
+    decision = Decision(shard.number, shard.first, counts, none, none, None)
+    data = files.PartWriter(schema, compression).finish(decision.to_metadata())
+    return commit(store, job, decision, data, None)
+
+
 def read(store: Store, job: JobPaths, shard: int) -> Part:
     """The part of a shard, from its bytes. Raises FileNotFoundError where there is none, OutputError where it is damaged."""
     path = job.part(shard)
@@ -218,12 +227,14 @@ def list_shards(store: Store, job: JobPaths) -> set[int]:
     return {shard for e in store.list(paths.DATA) if (shard := job.shard_of_part(e.path)) is not None}
 
 
-def unnamed_dead_letters(store: Store, job: JobPaths, parts: Iterable[Part]) -> list[Entry]:
-    """Dead-letter files of these parts' shards that no part names: those of runners that lost the decision.
+def unnamed_dead_letters(
+    store: Store, job: JobPaths, parts: Iterable[Part], replaced: Iterable[int] = ()
+) -> list[Entry]:
+    """Dead-letter files that no part names, of these parts' shards (those of runners that lost the decision) and of shards that were replaced.
 
     Those of other shards are left alone: a runner may be about to create the part that names them.
     """
-    named = {p.shard: p.dead_letters for p in parts}
+    named = {**dict.fromkeys(replaced), **{p.shard: p.dead_letters for p in parts}}
     return [
         e
         for e in store.list(paths.DEAD_LETTERS)

@@ -29,6 +29,8 @@ class StepSettings:
     """Calls of the model that a worker makes at a time; together they have `threads` times as many threads."""
     measured: dict[str, Any] = field(default_factory=dict, compare=False)
     """The figures behind the choices, for the report."""
+    deduplicate: bool = False
+    """Whether rows of equal content are predicted once."""
 
     def to_json(self) -> dict[str, Any]:
         """A value that `from_json` reads; `output_types` is there for people."""
@@ -38,6 +40,7 @@ class StepSettings:
             "batch_tokens": self.budget.tokens,
             "threads": self.threads,
             "streams": self.streams,
+            "deduplicate": self.deduplicate,
             "output_types": {f.name: str(f.type) for f in self.outputs},
             "output_schema": schema_to_text(self.outputs),
             "measured": self.measured,
@@ -52,6 +55,7 @@ class StepSettings:
             threads=value["threads"],
             outputs=schema_from_text(value["output_schema"]),
             streams=value["streams"],
+            deduplicate=value.get("deduplicate", False),
             measured=value["measured"],
         )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from batchinfer.job.steps import Batching, CombineStep, RulesStep, Step
 from batchinfer.measure.candidates import SHARE
 from batchinfer.measure.choose import choose
 from batchinfer.measure.comparison import Sample
+from batchinfer.measure.duplicates import LEAST_SECONDS, duplicates
 from batchinfer.measure.settings import Settings, StepSettings
 from batchinfer.measure.timing import answers
 from batchinfer.pipeline.batching import Budget
@@ -71,6 +72,7 @@ class Settling:
         breaker: makes one that opens when all of the first rows fail alike.
         pinned: output columns whose types stand already.
         told: is called with a step's settings once they are there, and gives them as they are kept.
+        deduplicate: whether rows of equal content are predicted once; auto: where that pays.
 
     """
 
@@ -83,7 +85,9 @@ class Settling:
         breaker: Callable[[], CircuitBreaker],
         pinned: pa.Schema | None,
         told: Callable[[Node, StepSettings], StepSettings],
+        deduplicate: Literal["auto"] | bool = False,
     ) -> None:
+        self._deduplicate = deduplicate
         self._graph, self._places, self._rows, self._batching = graph, places, rows, batching
         self._breaker, self._pinned, self._told = breaker, pinned, told
         self._settled: dict[str, StepSettings] = {}
@@ -103,12 +107,27 @@ class Settling:
             if passage is None and node is not self._graph.nodes[0]:
                 passage = self._some()
                 self._bring(passage, before=node)
-            self._settled[node.name] = self._told(node, self._settle(node, passage))
+            settled = self._told(node, self._settle(node, passage))
+            self._settled[node.name] = self._deduplicated(node, settled, passage)
             if passage is not None:
                 self._apply(node, passage)
         fields = {f.name: f for step in self._settled.values() for f in step.outputs}
         used = [] if self._graph.step_used is None else [pa.field(self._graph.step_used, pa.string())]
         return Settings(self._settled, pa.schema([*(fields[name] for name in self._graph.written), *used]))
+
+    def _deduplicated(self, node: Node, settings: StepSettings, some: Passage | None) -> StepSettings:
+        """Settings that say whether rows of equal content are predicted once. Of itself not with a user's class, which may answer as it likes."""
+        step, pace = node.step, settings.measured.get("seconds_per_row", 0.0)
+        if not isinstance(step, Step) or not step.cache or self._deduplicate is False:
+            return settings
+        if self._deduplicate is True:
+            return replace(settings, deduplicate=True)
+        first = next(self._windows(node, some), None) if pace > LEAST_SECONDS and step.engine != "python" else None
+        if first is None:
+            return settings
+        found = duplicates(first)
+        measured = {**settings.measured, "duplicates": asdict(found)}
+        return replace(settings, deduplicate=found.pays(pace), measured=measured)
 
     def _some(self) -> Passage:
         """Rows of the first window, spread over it: as many as measuring may take of the job."""

@@ -97,7 +97,7 @@ def _step(step: AnyStep, identity: Identity | None, place: Place, secret: Collec
             values[key] = HIDDEN + digest_of(values[key])
     if identity is None:
         return values
-    for key in ("uri", "workers", "cpus", "gpus", "timeout"):
+    for key in ("uri", "workers", "cpus", "gpus", "timeout", "cache"):
         del values[
             key
         ]  # the digest says what the model is, wherever it lies; nor does it matter where it runs, and how long it may take

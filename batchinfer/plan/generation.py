@@ -11,7 +11,7 @@ from batchinfer.plan.fingerprint import Fingerprint
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
 
-Kind = Literal["run", "retry"]
+Kind = Literal["run", "retry", "extension"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class Generation:
     number: int
     """From 1; each one builds on the manifest of the one before."""
     kind: Kind
-    """`run` plans rows for the first time; `retry` attempts rows again that an earlier generation left dead."""
+    """`run` plans rows for the first time; `retry` attempts rows again that an earlier generation left dead; `extension` plans those of
+    files that came to the input since, or were rewritten.
+    """
     fingerprint: Fingerprint
     window: int
     """Rows of a window."""
@@ -31,6 +33,12 @@ class Generation:
     shards: tuple[Shard, ...]
     selection: tuple[str, ...] = ()
     """Which dead rows a retry was asked for, in words; empty for all."""
+    replaced: tuple[int, ...] = ()
+    """In an extension: shards of generations before whose rows are no longer the job's, as their files were rewritten or removed."""
+    removed: tuple[str, ...] = ()
+    """In an extension: files that are gone from the input, and whose rows are no longer the job's."""
+    kept: tuple[str, ...] = ()
+    """In an extension: files that are gone from the input, and whose rows stay."""
 
     @property
     def rows(self) -> int:
@@ -52,6 +60,9 @@ class Generation:
             "window": self.window,
             "carried": dict(self.carried),
             "selection": list(self.selection),
+            "replaced": list(self.replaced),
+            "removed": list(self.removed),
+            "kept": list(self.kept),
             "rows": self.rows,
             "files": [[f.path, f.size, f.version, f.footer, f.rows, list(f.partition)] for f in self.files],
             "shards": [[s.number, s.first, list(_ranges(s, index)), [list(r) for r in s.retries]] for s in self.shards],
@@ -73,6 +84,7 @@ class Generation:
             files,
             tuple(_shard(files, *shard) for shard in value["shards"]),
             tuple(value["selection"]),
+            *(tuple(value.get(key, ())) for key in ("replaced", "removed", "kept")),
         )
 
 

@@ -114,7 +114,9 @@ def make_plan(spec: JobSpec) -> Plan:
         _check_carried(unified.schema, carry)
         shard_rows, window = _sizes(spec, scanned.files, unified.schema)
         empty = (Shard(0, 0, ()),)  # no rows still make a part, in which readers find the schema
-        shards = cut(scanned.files, where, spec.input.limit, shard_rows) or empty
+        # A part can be replaced when its file is rewritten, where it holds no rows of others.
+        by_file = spec.run.inputs_changed == "extend"
+        shards = cut(scanned.files, where, spec.input.limit, shard_rows, by_file=by_file) or empty
         files = tuple(f.file for f in scanned.files)
         reading = Reading(unified.schema, spec.input.where, carry, spec.input.key, window)
         mark = fingerprint(spec, files, {name: future.result() for name, future in identities.items()})

@@ -52,11 +52,13 @@ def cut(
     where: Where | None,
     limit: int | None,
     shard_rows: int,
+    *,
+    by_file: bool = False,
 ) -> tuple[Shard, ...]:
     """Cut the first `limit` rows of `files` into shards of at most `shard_rows` rows that are read.
 
     Shards end at row groups where they can; a row group that is larger is split evenly. Row groups that `where` can't match
-    ride along without counting.
+    ride along without counting. `by_file`: no shard has rows of two files.
     """
     if shard_rows < 1:
         raise ValueError(f"a shard needs at least one row, not {shard_rows}")
@@ -74,7 +76,7 @@ def cut(
 
     for piece in _pieces(files, where, limit, shard_rows):
         weight = 0 if piece.pruned else piece.rows
-        if counted and counted + weight > shard_rows:
+        if (counted and counted + weight > shard_rows) or (by_file and ranges and ranges[-1].file is not piece.file):
             close()
         _append(ranges, piece)
         counted += weight

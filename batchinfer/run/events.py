@@ -107,6 +107,8 @@ class RunResult:
     seconds: float = 0.0
     executor: str = ""
     workers: int = 0
+    changes: str = ""
+    """What an extension found changed in the input, in words; empty for none."""
     served: Served | None = None
     """By the model actors of the step's own pool; None where it has none."""
     errors: tuple[str, ...] = ()
@@ -126,6 +128,7 @@ class RunResult:
             "workers": self.workers,
             "usage": self.usage.to_json(),
             **({"pool": asdict(self.served)} if self.served is not None else {}),
+            **({"changes": self.changes} if self.changes else {}),
             "seconds": round(self.seconds, 3),
             "errors": list(self.errors),
         }

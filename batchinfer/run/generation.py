@@ -74,8 +74,8 @@ class GenerationRun:
         self._plan = replace(plan, reading=reading, shards=generation.shards)
         self._store, self._job, self._epoch, self._generation = store, job, epoch, generation
         self._listener, self._stop = listener, stop
-        self._listed = () if before is None else before.parts
-        self._planned = generation.planned + (0 if before is None else before.counts.planned)
+        self._listed = () if before is None else tuple(p for p in before.parts if p.shard not in generation.replaced)
+        self._planned = generation.planned + account(self._listed).planned
         self._tried_again = {s.number: s.retries for s in generation.shards}
         self._surroundings, self._host = surroundings, surroundings.host
         self._parts: list[Part] = []
@@ -143,6 +143,7 @@ class GenerationRun:
             outputs=settings.outputs(self._store, self._job, self._generation.number),
             workers=allotment.workers or 1,
             models={s.name: model_digest(self._generation.fingerprint, s.name) for s in self._plan.spec.models},
+            fingerprint=self._generation.fingerprint.digest,
             rows=rows_digest(self._generation.fingerprint),
         )
 

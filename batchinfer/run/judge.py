@@ -29,7 +29,19 @@ def judge(store: Store, spec: JobSpec, job: Job, manifest: Manifest) -> RunResul
     """
     refuse_superseded(store, job, manifest.generation)
     jobs.remove_former(store, job)  # a runner of a replaced job may have woken up since
+    remove_replaced(store, job, manifest)
     code = verdict(manifest.counts.dead, spec.errors.threshold, manifest.counts.planned)
+    missing = (
+        manifest.counts.not_attempted
+    )  # of files that changed while a generation was interrupted: an extension replaces them
+    if missing:
+        store.delete(paths.SUCCESS)
+        errors: tuple[str, ...] = (
+            f"{missing} rows of files that have changed since are not predicted yet: run the same command again",
+        )
+        return RunResult(
+            State.PARTIAL, 3, manifest.counts, job.paths, store.root, _settings(store, job, manifest), errors=errors
+        )
     if code == 0:
         try:
             jobs.refuse_foreign_data(store)
@@ -44,9 +56,25 @@ def judge(store: Store, spec: JobSpec, job: Job, manifest: Manifest) -> RunResul
     said = f"{dead} dead row{'' if dead == 1 else 's'}, more than errors.threshold: {spec.errors.threshold} allows"
     errors = () if code == 0 else (said,)
     state = State.SUCCEEDED if code == 0 else State.PARTIAL
+    return RunResult(
+        state, code, manifest.counts, job.paths, store.root, _settings(store, job, manifest), errors=errors
+    )
+
+
+def _settings(store: Store, job: Job, manifest: Manifest) -> Settings | None:
     recorded = records.find(store, job.paths.settings_of(manifest.generation))
-    settings = Settings.from_json(recorded) if recorded else None
-    return RunResult(state, code, manifest.counts, job.paths, store.root, settings, errors=errors)
+    return Settings.from_json(recorded) if recorded else None
+
+
+def remove_replaced(store: Store, job: Job, manifest: Manifest) -> None:
+    """Remove parts of shards that an extension has replaced, also one that a late runner has put there again."""
+    if not manifest.replaced:
+        return
+    stale = parts.list_shards(store, job.paths) & set(manifest.replaced)
+    if stale:
+        store.delete(paths.SUCCESS)
+    for number in stale:
+        store.delete(job.paths.part(number))
 
 
 def refuse_superseded(store: Store, job: Job, generation: int) -> None:
@@ -60,7 +88,7 @@ def refuse_superseded(store: Store, job: Job, generation: int) -> None:
         raise LockedError(f"{store.root}: another job has been started on this output; this one is over")
     if generations.numbers(store, job.paths)[-1] > generation:
         raise LockedError(
-            f"{store.root}: another retry has been started on this output; run again to see what it came to"
+            f"{store.root}: another retry or extension has been started on this output; run again to see what it came to"
         )
 
 
@@ -78,9 +106,12 @@ def end(
     standing = [*listed, *(replace(p, retries=retries[p.shard]) for p in own)]
     counts = account(standing)
     code = verdict(counts.dead, errors.threshold, counts.planned)
+    before = manifests.latest(store, job.paths)
+    replaced = {*(before.replaced if before is not None else ()), *generation.replaced}
     manifest = manifests.create(
-        store, job.paths, standing, generation.number, code, ran_with.told_precision if ran_with else None
+        store, job.paths, standing, generation.number, code, ran_with.told_precision if ran_with else None, replaced
     )
-    for entry in parts.unnamed_dead_letters(store, job.paths, manifest.parts):
+    remove_replaced(store, job, manifest)
+    for entry in parts.unnamed_dead_letters(store, job.paths, manifest.parts, manifest.replaced):
         store.delete(entry.path)
     return manifest

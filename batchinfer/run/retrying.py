@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchinfer.data.part import PartWriter
 from batchinfer.data.types import parse_type
 from batchinfer.errors import FingerprintError, InputError, LockedError, OutputError
 from batchinfer.job.spec import JobSpec
@@ -17,7 +16,6 @@ from batchinfer.ledger import dead, generations, jobs, manifests, parts, setting
 from batchinfer.ledger.host import HERE, Host
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
-from batchinfer.ledger.parts import Counts, Decision
 from batchinfer.plan.fingerprint import differences, fixed, with_files
 from batchinfer.plan.generation import Generation, carried
 from batchinfer.plan.plan import Plan
@@ -143,10 +141,7 @@ def give_up(store: Store, job: Job, interrupted: Generation, before: Manifest, s
         if shard.number in standing:
             own.append(parts.read(store, job.paths, shard.number))
             continue
-        counts, none = Counts(shard.rows, not_attempted=shard.rows), np.empty(0, np.int64)
-        decision = Decision(shard.number, shard.first, counts, none, none, None)
-        data = PartWriter(schema, spec.output.compression).finish(decision.to_metadata())
-        own.append(parts.commit(store, job.paths, decision, data, None))
+        own.append(parts.give_up(store, job.paths, shard, schema, spec.output.compression))
         dropped += shard.rows
     log.warning(
         "%s: a retry that was interrupted ends here; %d of its rows stay dead as they were", store.root, dropped
@@ -178,6 +173,14 @@ def _refuse_other(store: Store, job: Job, plan: Plan, known: tuple[Generation, .
             f"{store.root}: a retry may change the model, its code and options, and values of the input, but not:\n{changes}\n"
             "Undo that, or start afresh: batchinfer run --restart (removes the former output)."
         )
+    refuse_other_columns(store, job, plan, known)
+
+
+def refuse_other_columns(store: Store, job: Job, plan: Plan, known: Sequence[Generation]) -> None:
+    """Refuse a plan whose parts would have other columns or types than those that stand.
+
+    Raises InputError for carried columns, FingerprintError for those of the model.
+    """
     columns = carried(plan)
     for name, kind in known[0].carried.items():
         if columns[name] != kind:
@@ -198,5 +201,5 @@ def _refuse_other(store: Store, job: Job, plan: Plan, known: tuple[Generation, .
         if output.type is not None and not pa.types.is_null(stands) and parse_type(output.type) != stands:
             raise FingerprintError(
                 f"{store.root}: the column {output.column!r} is {stands} in the parts that stand, and {output.type} is asked "
-                "for now: a retry adds rows to them, so leave the type as it is"
+                "for now: rows are added to them, so leave the type as it is"
             )

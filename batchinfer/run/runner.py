@@ -19,8 +19,8 @@ from batchinfer.ledger.manifests import Manifest
 from batchinfer.plan.fingerprint import differences
 from batchinfer.plan.generation import Generation, first_generation
 from batchinfer.plan.plan import Plan
-from batchinfer.run import interrupts, retrying
-from batchinfer.run.events import Finished, Listener, RunResult
+from batchinfer.run import extending, interrupts, retrying
+from batchinfer.run.events import Finished, Listener, RunResult, State
 from batchinfer.run.generation import GenerationRun
 from batchinfer.run.judge import judge
 from batchinfer.run.retrying import Selection
@@ -68,14 +68,7 @@ def run(
         stop = StopRequest() if stop is None else stop
         with _epoch(store, job, stop, host) as epoch, interrupts.heard(stop):
             jobs.remove_former(store, job)
-            generation = _generation(store, job, plan)
-            before = manifests.latest(store, job.paths)
-            # Another runner may have ended it while we waited for our epoch.
-            if before is not None and not generations.is_open(generation, before):
-                result = judge(store, plan.spec, job, before)
-            else:
-                mine = GenerationRun(plan, store, job, epoch, generation, before, listener, stop, surroundings)
-                result = mine.result()
+            result = _brought_up(store, job, plan, epoch, listener, stop, surroundings)
     return _told(result, host.monotonic() - began, listener)
 
 
@@ -125,6 +118,31 @@ def retry(
     return _told(result, host.monotonic() - began, listener)
 
 
+def _brought_up(
+    store: Store,
+    job: Job,
+    plan: Plan,
+    epoch: Epoch,
+    listener: Listener,
+    stop: StopRequest,
+    surroundings: Surroundings,
+) -> RunResult:
+    """Have the job's newest generation end, and after it the extension that the plan is, where it is one."""
+    generation = _generation(store, job, plan)
+    changes = ""
+    while True:
+        before = manifests.latest(store, job.paths)
+        # Another runner may have ended it while we waited for our epoch.
+        if before is not None and not generations.is_open(generation, before):
+            result = judge(store, plan.spec, job, before)
+        else:
+            mine = GenerationRun(plan, store, job, epoch, generation, before, listener, stop, surroundings)
+            result = replace(mine.result(), changes=changes)
+        if result.state not in (State.SUCCEEDED, State.PARTIAL) or not extending.is_needed(store, job, plan):
+            return result
+        generation, changes = extending.begin(store, job, plan)
+
+
 def _told(result: RunResult, seconds: float, listener: Listener) -> RunResult:
     result = replace(result, seconds=seconds)
     listener(Finished(result))
@@ -171,7 +189,7 @@ def _generation(store: Store, job: Job, plan: Plan) -> Generation:
     if generation.fingerprint.digest == plan.fingerprint.digest:
         return generation
     before = manifests.latest(store, job.paths)
-    if not generations.is_open(generation, before):
+    if not generations.is_open(generation, before) or extending.may_go_on(store, job, generation, plan):
         return generation
     if before is not None and parts.list_shards(store, job.paths).isdisjoint(s.number for s in generation.shards):
         retrying.give_up(store, job, generation, before, plan.spec)
@@ -186,6 +204,8 @@ def _generation(store: Store, job: Job, plan: Plan) -> Generation:
 def _take(store: Store, plan: Plan, host: Host, *, restart: bool) -> Job:
     """The job's record; a former job that is to be replaced must have no runner."""
     former = jobs.current(store)
+    if former is not None and not restart and extending.is_needed(store, former, plan):
+        return former
     overwrite = plan.spec.output.mode == "overwrite"
     if former is not None and (
         restart or (overwrite and not generations.accepts(store, former.paths, former.fingerprint, plan.fingerprint))

@@ -12,6 +12,7 @@ from batchinfer.data.reader import Reader
 from batchinfer.data.scan import ScannedInput
 from batchinfer.data.schema import unify
 from batchinfer.data.where import Where
+from batchinfer.data.widen import widen
 from batchinfer.ledger.parts import Decision
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import StorageOptions
@@ -43,7 +44,12 @@ class Original:
         needed = [*carried.schema.names, *(where.columns if where else ())]
         schema = unify(self._scanned.files, list(dict.fromkeys(needed))).schema
         for field in carried.schema:
-            if not schema.field(field.name).type.equals(field.type):
+            at, kind = schema.get_field_index(field.name), schema.field(field.name).type
+            if (
+                not kind.equals(field.type) and widen(kind, field.type) == field.type
+            ):  # as other files of the job have it
+                schema = schema.set(at, field)
+            elif not kind.equals(field.type):
                 yield f"the column {field.name!r} is {field.type}, and {schema.field(field.name).type} in the input"
                 return
         at = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
@@ -61,7 +61,9 @@ class _Verifier:
         self._found += known.findings
         standing = parts.list_shards(self._store, job.paths)
         recorded = {p.shard: p for p in known.manifest.parts} if known.manifest else {}
-        originals = {g.number: self._original(g) for g in known.generations}
+        originals = {
+            g.number: self._original(g, [s for s, of in known.shards.values() if of is g]) for g in known.generations
+        }
         wanted = [pair for n, pair in sorted(known.shards.items()) if n in recorded or n in standing]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="batchinfer-verify") as pool:
             checked = list(
@@ -91,8 +93,8 @@ class _Verifier:
             raise OutputError(f"{self._store.root}: no job of batchinfer has written here")
         return job
 
-    def _original(self, generation: Generation) -> Original | None:
-        """The input of a generation, where it stands as it was planned."""
+    def _original(self, generation: Generation, shards: Sequence[Shard]) -> Original | None:
+        """What shards of a generation read, where it stands as it was planned."""
         where = generation.fingerprint.material["input"]["where"]
         if where is not None and where.startswith(HIDDEN):
             self._made.notes.append(
@@ -100,7 +102,9 @@ class _Verifier:
             )
             return None
         try:
-            scanned = rescan(generation.files, self._options)
+            standing = {r.file.path for s in shards for r in s.ranges}
+            replaced = {r.file.path for s in generation.shards for r in s.ranges} - standing
+            scanned = rescan([f for f in generation.files if f.path not in replaced], self._options)
         except (InputError, AccessError, StorageError) as e:
             self._made.notes.append(f"the output was not compared with its input: {e}")
             return None

@@ -15,6 +15,7 @@ from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import account
 from batchinfer.measure.settings import Settings
+from batchinfer.plan.extension import planned_rows, standing_shards
 from batchinfer.plan.fingerprint import digest_of
 from batchinfer.plan.generation import Generation
 from batchinfer.plan.shards import Shard
@@ -42,8 +43,10 @@ class State:
     """What the sound records say."""
 
     generations: list[Generation] = field(default_factory=list)
+    every: dict[int, tuple[Shard, Generation]] = field(default_factory=dict)
+    """The shards of all generations, by number."""
     shards: dict[int, tuple[Shard, Generation]] = field(default_factory=dict)
-    """Of all generations, by number."""
+    """Those that no generation which has ended has replaced."""
     manifest: Manifest | None = None
     """The newest."""
     outputs: dict[int, pa.Schema] = field(default_factory=dict)
@@ -54,7 +57,7 @@ class State:
     @property
     def planned(self) -> int:
         """Rows of the job."""
-        return sum(g.planned for g in self.generations)
+        return planned_rows(self.generations)
 
     @property
     def open(self) -> Generation | None:
@@ -72,13 +75,16 @@ def read(store: Store, job: Job) -> State:
         generation = Generation.from_json(sound[path])
         state.findings += [_unsound(path, m) for m in _against_job(generation, sound[path]["rows"], state, job)]
         state.generations.append(generation)
-        state.shards |= {s.number: (s, generation) for s in generation.shards}
+        state.every |= {s.number: (s, generation) for s in generation.shards}
         if (settings := sound.get(job.paths.settings_of(number))) is not None:
             state.outputs[number] = Settings.from_json(settings).outputs
     for number in _numbers(sound, job.paths.manifest):
         path = job.paths.manifest(number)
         state.manifest = Manifest.from_json(sound[path])
         state.findings += [_unsound(path, m) for m in _against_plans(state.manifest, number, state, job.paths)]
+    ended = [g for g in state.generations if state.manifest is not None and g.number <= state.manifest.generation]
+    replaced = {n for g in ended for n in g.replaced}
+    state.shards = {n: pair for n, pair in state.every.items() if n not in replaced}
     state.results = sound.get(job.paths.run_results, {})
     return state
 
@@ -161,8 +167,14 @@ def _against_job(generation: Generation, rows: int, state: State, job: Job) -> I
         planned = total if limit is None else min(limit, total)
         if pinned != mark.material["input"]["files"]["digest"] or rows != planned:
             yield "its files or rows aren't those of the job's record"
-        elif not _covers(generation.shards, rows):
+        elif not _covers(generation.shards, 0, rows):
             yield "its shards don't hold each of the first rows of the input once and in order"
+    elif generation.kind == "extension":
+        begin = max((s.first + s.rows for g in state.generations if g.kind != "retry" for s in g.shards), default=0)
+        if rows != sum(f.rows for f in generation.files) or not _covers(generation.shards, begin, begin + rows):
+            yield "its shards don't hold each row of its files once and in order, after those of the generations before"
+        elif not set(generation.replaced) <= standing_shards(state.generations).keys():
+            yield "it replaces parts that don't stand"
 
 
 def _retries_what_is_there(generation: Generation, state: State) -> bool:
@@ -171,9 +183,9 @@ def _retries_what_is_there(generation: Generation, state: State) -> bool:
     for shard in generation.shards:
         rows: list[int] = []
         for number, text in shard.retries:
-            if number not in state.shards:
+            if number not in state.every:
                 return False
-            held = state.shards[number][0].job_rows()
+            held = state.every[number][0].job_rows()
             which = ordinals.decode(text)
             if len(which) and which[-1] >= len(held):
                 return False
@@ -184,9 +196,9 @@ def _retries_what_is_there(generation: Generation, state: State) -> bool:
     return True
 
 
-def _covers(shards: Sequence[Shard], rows: int) -> bool:
-    """Whether the shards hold rows 0 to `rows` of the input, each once, in order."""
-    at = 0
+def _covers(shards: Sequence[Shard], begin: int, end: int) -> bool:
+    """Whether the shards hold the job's rows from `begin` to before `end`, each once, in order, and so those of their files."""
+    at = begin
     file, in_file = None, 0
     for shard in shards:
         if shard.first != at:
@@ -200,11 +212,12 @@ def _covers(shards: Sequence[Shard], rows: int) -> bool:
                 return False
             in_file += span.rows
             at += span.rows
-    return at == rows
+    return at == end
 
 
 def _against_plans(manifest: Manifest, number: int, state: State, job: JobPaths) -> Iterator[str]:
-    shards = {n: s for n, (s, g) in state.shards.items() if g.number <= number}
+    replaced = {n for g in state.generations if g.number <= number for n in g.replaced}
+    shards = {n: s for n, (s, g) in state.every.items() if g.number <= number and n not in replaced}
     if manifest.generation != number:
         yield f"it is the manifest of generation {manifest.generation}"
     elif account(manifest.parts) != manifest.counts:
@@ -215,6 +228,8 @@ def _against_plans(manifest: Manifest, number: int, state: State, job: JobPaths)
         yield "its parts aren't one for each shard of the plans"
     elif any(p.shard in shards and p.retries != shards[p.shard].retries for p in manifest.parts):
         yield "its parts retry other rows than the plans say"
+    elif set(manifest.replaced) != replaced:
+        yield "it says of other parts than the plans that they are replaced"
     elif _twice(manifest):
         yield "a dead row is settled by two of its parts"
 

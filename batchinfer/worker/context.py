@@ -37,6 +37,8 @@ class Context:
     models: Mapping[str, str] = field(default_factory=dict)
     """By step, the digest of what says which model it is: its files, code, options and library versions. Of one that isn't there nothing
     is remembered."""
+    fingerprint: str = ""
+    """Of the generation; empty for none."""
     rows: str = ""
     """Digest of what says which rows the job has."""
 
@@ -99,6 +101,8 @@ class StepUsage:
     """Batches that did not fit into memory, and were cut in two."""
     skipped: int = 0
     """Rows that it failed on and that went on without it (`errors.on_failure: skip`)."""
+    reused: int = 0
+    """Rows that it didn't see, since the answer to their content was there already."""
     infer: float = 0.0
     """Seconds of its calls."""
 

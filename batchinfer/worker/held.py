@@ -19,6 +19,7 @@ from batchinfer.worker.context import Context
 from batchinfer.worker.inference import Inference
 from batchinfer.worker.pace import Paces
 from batchinfer.worker.quarantine import Quarantine
+from batchinfer.worker.recall import Recall, recall_of
 from batchinfer.worker.watched import Watched
 
 
@@ -50,6 +51,8 @@ class HeldStep:
         self.device = "cpu"
         self.settings: StepSettings | None = None
         """None before they are known."""
+        self.recall: Recall | None = None
+        """Of answers that were given before; None where each row has its own."""
         self._loaded: str | None = None
         if isinstance(step, Step):
             timeout = step.timeout if step.timeout is not None else spec.retry.timeout
@@ -104,6 +107,8 @@ class HeldStep:
         self.settings = settings
         for paces in self.paces:
             paces.settle(settings.measured.get("seconds_per_row"), settings.budget.rows)
+        if self.recall is None:
+            self.recall = recall_of(self.node, self._context, settings)
 
     def try_to_load(self) -> None:
         """Load the model in a child process, which says what ends a process that does."""

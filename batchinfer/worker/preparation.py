@@ -27,9 +27,12 @@ def prepared_pieces(run: ShardRun, rows: WindowRows) -> Iterator[Batch | Results
     if rows.is_through:
         yield Results(run, rows, rows.window.table.slice(0, 0), fresh=False)
         return
-    step, ordinals = run.at(rows), rows.ordinals
-    if (known := step.from_checkpoint(ordinals)) is not None:
+    step = run.at(rows)
+    known = step.from_checkpoint(rows.ordinals) if step.recall is None else step.recall.look(rows, step)
+    if known is not None:
         yield Results(run, rows, known, fresh=False)
+    ordinals = rows.ordinals
+    if not len(ordinals) or (known is not None and step.recall is None):
         return
     pieces, dead = _piecewise(step.engine, rows.table)
     for good, prepared in pieces:

@@ -30,6 +30,7 @@ from batchinfer.storage.store import Store
 from batchinfer.worker.context import Context, Outcome, RowError, Seconds, Usage
 from batchinfer.worker.failures import row_error
 from batchinfer.worker.quotes import without_values
+from batchinfer.worker.recall import Recall
 from batchinfer.worker.step_run import StepRun
 from batchinfer.worker.window_rows import WindowRows
 
@@ -49,6 +50,7 @@ class ShardRun:
         store: Store,
         outcome: Future[Outcome],
         engines: Sequence[Engine],
+        recalls: Sequence[Recall | None],
         host: Host = HERE,
         *,
         quarantined: bool = False,
@@ -69,8 +71,8 @@ class ShardRun:
             settings.digest,
         )
         self.steps = [
-            StepRun(node, settings.steps[node.name], engine, known[node.name])
-            for node, engine in zip(graph.nodes, engines, strict=True)
+            StepRun(node, settings.steps[node.name], engine, known[node.name], recall)
+            for node, engine, recall in zip(graph.nodes, engines, recalls, strict=True)
         ]
         """In running order."""
         carried = [context.reading.schema.field(c) for c in context.reading.carry]
@@ -191,7 +193,7 @@ class ShardRun:
         return replace(error, message=self._secrets.hide(error.message)).to_json()
 
     def accept(self, rows: WindowRows, results: pa.Table, *, fresh: bool) -> bool:
-        """Take the results of a batch; True where its window has come to another step, which it must be prepared for.
+        """Take the results of a batch; True where its window must be prepared: for another step, or for rows that waited for others.
 
         Complete windows go into the part, in input order. `fresh`: no checkpoint holds the results yet.
         """
@@ -200,8 +202,10 @@ class ShardRun:
             if fresh and step.node.is_model:
                 step.unsaved.append(results)
                 self._begin_unsaved()
+            if fresh and step.recall is not None:
+                step.recall.note(rows, results)
             if not rows.add(results):
-                return False
+                return rows.waits
             self._leave(rows)
             self._to_next(rows)
             if not rows.is_through:

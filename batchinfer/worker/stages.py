@@ -32,6 +32,7 @@ from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome
 from batchinfer.worker.held import HeldStep
 from batchinfer.worker.items import Batch, End, Outputs, Read, Results, Submitted
 from batchinfer.worker.preparation import prepared_pieces
+from batchinfer.worker.recall import Recall
 from batchinfer.worker.shard_run import ShardRun
 from batchinfer.worker.window_rows import WindowRows
 
@@ -88,6 +89,10 @@ class Stages:
         self._breakers = [CircuitBreaker(enabled=context.breaker) for _ in graph.nodes]
         self._model = threading.RLock()
 
+    @property
+    def _recalls(self) -> list[Recall]:
+        return [step.recall for step in self.steps if step.recall is not None]
+
     def turn(self, step: HeldStep | None = None) -> contextlib.AbstractContextManager[Any]:
         """Held by whoever needs the cores, to prepare or for the calls of a step: one after the other, unless there is nothing to fight for."""
         alone = any(s.is_alone for s in self.steps) if step is None else step.is_alone
@@ -110,6 +115,7 @@ class Stages:
                 self._store,
                 future,
                 self._engines_for(shard, item.quarantined),
+                [step.recall for step in self.steps],
                 self._host,
                 quarantined=item.quarantined,
             )
@@ -216,6 +222,10 @@ class Stages:
         self._count(window, answered if through else 0, dead)
         if more:
             self._again(Read(run, window))
+        for recall in self._recalls:
+            if recall.is_full:
+                with run.timed("commit"):
+                    recall.store()
         found = run.quarantined and item.fresh and dead  # it took processes to find
         if found or run.checkpoint_due():
             with run.timed("commit"):
@@ -235,6 +245,10 @@ class Stages:
         if run.error is None:
             with run.timed("commit"):
                 part = run.commit()
+                # Where no other shard is in hand, the worker's process may not live much longer.
+                last = sum(not future.done() for future in self._read) <= 1
+                for recall in self._recalls:
+                    recall.store(whole=last)
             run.outcome.set_result(Done(run.shard.number, part, run.usage))
         else:
             if _is_kept(run.error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,9 @@ from batchinfer.measure.settings import StepSettings
 from batchinfer.pipeline.graph import Node
 from batchinfer.worker.context import StepUsage
 
+if TYPE_CHECKING:  # a recall looks at the step's checkpoints
+    from batchinfer.worker.recall import Recall
+
 
 class StepRun:
     """See above. Any thread may count.
@@ -23,17 +27,21 @@ class StepRun:
         settings: its.
         engine: that answers its rows.
         checkpointed: what chunks hold of it, sorted by ordinal.
+        recall: answers of other rows; None where each row has its own.
 
     """
 
-    def __init__(self, node: Node, settings: StepSettings, engine: Engine, checkpointed: pa.Table) -> None:
-        self.node, self.settings, self.engine = node, settings, engine
+    def __init__(
+        self, node: Node, settings: StepSettings, engine: Engine, checkpointed: pa.Table, recall: Recall | None
+    ) -> None:
+        self.node, self.settings, self.engine, self.recall = node, settings, engine, recall
         self.schema = chunks.schema(settings.outputs)
         self.checkpointed = checkpointed
         self.known = checkpointed["_ordinal"].to_numpy()
         self.unsaved: list[pa.Table] = []
         self.halved = self.skipped = 0
         """Batches that did not fit into memory, and rows that it failed on and that went on."""
+        self._reused = 0
         self._rows = self._batches = self._tokens = self._padded = 0
         self._seconds = 0.0
         self._counting = threading.Lock()
@@ -50,6 +58,17 @@ class StepRun:
         if at.max() >= len(self.known) or not np.array_equal(self.known[at], ordinals):
             return None
         return self.checkpointed.take(pa.array(at))
+
+    def checkpointed_among(self, ordinals: NDArray[np.int64]) -> tuple[NDArray[np.intp], pa.Table]:
+        """Positions of those of these rows that are checkpointed, and their results in the same order."""
+        at = np.minimum(np.searchsorted(self.known, ordinals), max(0, len(self.known) - 1))
+        there = np.flatnonzero(self.known[at] == ordinals) if len(self.known) else np.empty(0, np.intp)
+        return there, self.checkpointed.take(pa.array(at[there]))
+
+    def reuse(self, rows: int) -> None:
+        """Count rows that have an answer which was there already."""
+        with self._counting:
+            self._reused += rows
 
     def count(self, lengths: NDArray[np.int64] | None, rows: NDArray[np.intp]) -> None:
         """Count a batch that the model saw: rows, and tokens with and without padding."""
@@ -70,5 +89,12 @@ class StepRun:
     def usage(self) -> StepUsage:
         """What it cost so far."""
         return StepUsage(
-            self._rows, self._batches, self._tokens, self._padded, self.halved, self.skipped, round(self._seconds, 6)
+            self._rows,
+            self._batches,
+            self._tokens,
+            self._padded,
+            self.halved,
+            self.skipped,
+            self._reused,
+            round(self._seconds, 6),
         )

@@ -36,6 +36,12 @@ class WindowRows:
     """What the step reads of the rows that it takes."""
     ordinals: NDArray[np.int64] = field(init=False)
     """Of these rows, in the shard."""
+    taken: NDArray[np.int64] = field(init=False)
+    """Of all rows that the step takes; `table` and `ordinals` may have been narrowed to some of them."""
+    keys: list[bytes] | None = None
+    """Of the content of all rows that the step takes; None where it isn't asked for."""
+    followers: NDArray[np.intp] | None = None
+    """Positions in `taken` of rows that wait for the answer to others; None where none may."""
     missing: int = 0
     """Rows that the step still has to answer."""
     counted: int = 0
@@ -46,11 +52,13 @@ class WindowRows:
     """Which rows of the window a model saw only the beginning of."""
     _positions: Positions = field(init=False)
     _results: list[pa.Table] = field(default_factory=list)
+    _whole: pa.Table = field(init=False)
 
     def __post_init__(self) -> None:
         self.passage = Passage(self.graph, self.window.table)
         self.truncated = np.zeros(len(self.passage), np.bool_)
         self.table, self.ordinals = self.window.table.slice(0, 0), self.window.ordinals[:0]
+        self.taken, self._whole = self.ordinals, self.table
         self._positions = np.empty(0, np.intp)
 
     @property
@@ -66,7 +74,7 @@ class WindowRows:
     def go_on(self) -> tuple[NDArray[np.int64], list[InputError]]:
         """To the next step; the ordinals of rows whose condition can't be evaluated, and why: results that say so must be added."""
         self.step += 1
-        self._results = []
+        self._results, self.keys, self.followers = [], None, None
         failed: list[tuple[int, InputError]] = []
         good = np.empty(0, np.intp)
         if not self.is_through:
@@ -77,7 +85,18 @@ class WindowRows:
         self.ordinals = self.window.ordinals if len(good) == len(self.passage) else self.window.ordinals[good]
         if len(good):
             self.table = self.passage.rows(self.graph.nodes[self.step], good)
+        self.taken, self._whole = self.ordinals, self.table
         return self.window.ordinals[at], [error for _, error in failed]
+
+    def narrow(self, positions: NDArray[np.intp], followers: NDArray[np.intp] | None) -> None:
+        """Have the model answer only some of the rows that the step takes now, and others wait, by their positions in `taken`."""
+        self.ordinals, self.followers = self.taken[positions], followers
+        self.table = self._whole if len(positions) == len(self.taken) else self._whole.take(pa.array(positions))
+
+    @property
+    def waits(self) -> bool:
+        """Whether all that is missing are rows that wait for the answer to others."""
+        return self.followers is not None and self.missing == len(self.followers) > 0
 
     def looked_at(self, ordinals: NDArray[np.int64]) -> pa.Table:
         """What the step looks at of some rows, its condition too."""

@@ -36,6 +36,7 @@ from batchinfer.worker.lanes import Lanes
 from batchinfer.worker.memory import Held
 from batchinfer.worker.pace import SILENT_SECONDS, Paces
 from batchinfer.worker.quarantine import Quarantine
+from batchinfer.worker.repeated import RepeatedSettings
 from batchinfer.worker.sample import JobSample
 from batchinfer.worker.serving import Serving
 from batchinfer.worker.stages import Stages
@@ -112,6 +113,9 @@ class Worker:
         `quarantined`: in child processes, where one of these rows may have ended a process before.
         """
         self._note, before = "measuring", Held.now()
+        repeated = RepeatedSettings(self._context, [step.device for step in self._steps if step.node.is_model])
+        if (known := repeated.find()) is not None:
+            return known
         sample = JobSample(self._context, self._graph, shards, self._trial if quarantined else None)
         if not quarantined:  # a child process has its own imports, and may die of them
             for step in self._steps:
@@ -126,12 +130,15 @@ class Worker:
             lambda: CircuitBreaker(enabled=self._context.breaker),
             self._context.outputs,
             lambda node, settings: self._told(node, settings, quarantined=quarantined),
+            self._spec.cache.deduplicate,
         )
         settings: Settings = self._device_thread.call(settling.settings)
         for step in self._steps:
             step.measured(settings.steps[step.node.name], quarantined=quarantined)
         need = before.need() if not quarantined and before is not None else None
-        return settings if need is None else replace(settings, memory=need.to_json())
+        settings = settings if need is None else replace(settings, memory=need.to_json())
+        repeated.keep(settings)
+        return settings
 
     def _told(self, node: Node, settings: StepSettings, *, quarantined: bool) -> StepSettings:
         """A step's settings with the pace of its calls, and without secrets."""
@@ -266,6 +273,8 @@ class Worker:
         self._device_thread.close()
         for step in self._steps:
             step.close_child()
+            if step.recall is not None:
+                step.recall.close()
         self._trial.close()
 
     def _read(self) -> None:

@@ -117,6 +117,7 @@ def ours(files: list[str], out: Path, marks: Marks, model: dict[str, Any], setti
             "gpus": float(settings["gpus"]) if "gpus" in settings else "auto",
         },
         checkpoint={"interval": settings.get("interval", "5s")},
+        cache={"deduplicate": False},  # the others predict every row
         output={"path": str(out), "carry": ["id"]},
     )
     run = job.run(listener=listen)

@@ -44,7 +44,7 @@ MISTAKES = {
         [("transformers", "tensorflow")],
         "model.engine",
         7,
-        ["python, torch, transformers, onnx or openvino"],
+        ["python, torch, transformers, onnx, openvino or sklearn"],
     ),
     "task that doesn't exist": ([("task: embedding", "task: summarise")], "model.task", 9, ["text-classification"]),
     "version of the future": ([("version: 1", "version: 2")], "version", 1, ["write version: 1"]),

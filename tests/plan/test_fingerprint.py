@@ -101,11 +101,17 @@ OUT: dict[str, Any] = {
     "output.mode": "overwrite",
     "run.max_runtime": 60,
     "run.single_writer": True,
+    "run.inputs_changed": "extend",
+    "run.on_removed": "keep",
+    "cache.path": "/cache",
+    "cache.max_bytes": 1000,
+    "cache.deduplicate": True,
+    "steps.0.cache": False,
     "metadata": {"team": "x"},
     "storage": {"s3://": {"anon": True}},
 }
 """Keys that don't: how and where it runs. Input and model count by their content, wherever they lie."""
-SINGLE = {"version", "run.inputs_changed"}
+SINGLE = {"version"}
 """Keys that have one value only."""
 
 

@@ -72,7 +72,7 @@ def shard_run(
     host: Host = HERE,
     engine: Any = None,
 ) -> ShardRun:
-    return ShardRun(SHARD, of, graph_of(of.spec), settings, store, outcome, [engine], host)
+    return ShardRun(SHARD, of, graph_of(of.spec), settings, store, outcome, [engine], [None], host)
 
 
 def begin(store: Store, interval: float = 1000.0, settings: Settings = SETTINGS, host: Host = HERE) -> ShardRun:

@@ -1,0 +1,151 @@
+"""What an extension does: which files are new, rewritten or gone since the job was planned last, and which shards follow from that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from batchinfer.data.inputs import InputFile
+from batchinfer.errors import InputError
+from batchinfer.plan.describe import count
+from batchinfer.plan.generation import Generation, carried
+from batchinfer.plan.plan import Plan
+from batchinfer.plan.shards import Shard
+
+OnRemoved = Literal["error", "keep", "drop"]
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Of a job's input since it was planned last; paths in input order."""
+
+    new: tuple[str, ...]
+    rewritten: tuple[str, ...]
+    gone: tuple[str, ...]
+    """That nothing was decided about yet."""
+
+
+def files_of(generations: Iterable[Generation]) -> dict[str, InputFile]:
+    """The files whose rows are the job's after these generations, by path."""
+    files: dict[str, InputFile] = {}
+    for generation in generations:
+        if generation.kind != "retry":
+            files |= {f.path: f for f in generation.files}
+            for path in generation.removed:
+                files.pop(path, None)
+    return files
+
+
+def standing_shards(generations: Iterable[Generation]) -> dict[int, Shard]:
+    """The shards whose rows are the job's after these generations, by number."""
+    shards: dict[int, Shard] = {}
+    for generation in generations:
+        for number in generation.replaced:
+            shards.pop(number, None)
+        shards |= {s.number: s for s in generation.shards}
+    return shards
+
+
+def planned_rows(generations: Sequence[Generation]) -> int:
+    """Rows of the job after these generations."""
+    retried = {s.number for g in generations if g.kind == "retry" for s in g.shards}
+    return sum(s.rows for n, s in standing_shards(generations).items() if n not in retried)
+
+
+def changes(plan: Plan, known: Sequence[Generation]) -> Changes:
+    """What differs between the input as it is now and as the job has it."""
+    before, kept = files_of(known), {path for g in known for path in g.kept}
+    now = {f.path for f in plan.files}
+    return Changes(
+        tuple(f.path for f in plan.files if f.path not in before),
+        tuple(f.path for f in plan.files if before.get(f.path, f) != f),
+        tuple(path for path in before if path not in now and path not in kept),
+    )
+
+
+def extension(plan: Plan, known: Sequence[Generation], on_removed: OnRemoved) -> Generation:
+    """The generation that brings a job's output up to its input, with shards that are numbered on.
+
+    Args:
+        plan: of the input as it is now, with no shard of several files.
+        known: all generations of the job, which have ended.
+        on_removed: what becomes of the rows of files that are gone.
+
+    Raises:
+        InputError: files are gone and nobody said what becomes of their rows; or a shard has rows of a file that changed and of another.
+
+    """
+    found = changes(plan, known)
+    if found.gone and on_removed == "error":
+        raise InputError(
+            f"input.path: {count(len(found.gone), 'file')} whose rows are predicted {'is' if len(found.gone) == 1 else 'are'} gone: "
+            f"{_named(found.gone)}. Say what becomes of the rows: run.on_removed: keep or drop"
+        )
+    dropped = found.gone if on_removed == "drop" else ()
+    wanted = {*found.new, *found.rewritten}
+    numbered, row = _next(known)
+    shards: list[Shard] = []
+    for shard in plan.shards:
+        if shard.ranges and shard.ranges[0].file.path in wanted:
+            shards.append(replace(shard, number=numbered + len(shards), first=row))
+            row += shard.rows
+    return Generation(
+        known[-1].number + 1,
+        "extension",
+        plan.fingerprint,
+        plan.reading.window,
+        carried(plan),
+        tuple(f for f in plan.files if f.path in wanted),
+        tuple(shards),
+        replaced=_replaced(standing_shards(known), {*found.rewritten, *dropped}),
+        removed=dropped,
+        kept=() if on_removed == "drop" else found.gone,
+    )
+
+
+def told(generation: Generation, known: Mapping[str, InputFile]) -> str:
+    """What an extension does, in words; `known` are the job's files before it."""
+    again = [f.path for f in generation.files if f.path in known]
+    new = [f.path for f in generation.files if f.path not in known]
+    words = [
+        f"{count(len(paths), 'file')} {what} ({_named(paths)})"
+        for paths, what in (
+            (new, "new"),
+            (again, "rewritten"),
+            (generation.removed, "gone, with their rows"),
+            (generation.kept, "gone, whose rows stay"),
+        )
+        if paths
+    ]
+    return f"{', '.join(words)}; {count(generation.rows, 'row')} to predict"
+
+
+def _next(known: Sequence[Generation]) -> tuple[int, int]:
+    """The number of the next shard, and the job's row that it begins with."""
+    shards = [s for g in known for s in g.shards]
+    own = [s for g in known if g.kind != "retry" for s in g.shards]
+    return max((s.number for s in shards), default=-1) + 1, max((s.first + s.rows for s in own), default=0)
+
+
+def _replaced(standing: Mapping[int, Shard], paths: set[str]) -> tuple[int, ...]:
+    """The shards that have rows of these files."""
+    found = []
+    for number, shard in sorted(standing.items()):
+        files = dict.fromkeys(r.file.path for r in shard.ranges)
+        changed = [path for path in files if path in paths]
+        if not changed:
+            continue
+        others = [path for path in files if path not in paths]
+        if others:
+            raise InputError(
+                f"input.path: {changed[0]} was rewritten or removed, and part {number} holds rows of it together with rows of {others[0]}, "
+                "as this job was begun, or dead rows of both were retried, without run.inputs_changed: extend: begin anew with --restart"
+            )
+        found.append(number)
+    return tuple(found)
+
+
+def _named(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:_NAMED]) + (f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else "")
