@@ -10,6 +10,7 @@ from typing import Protocol
 
 from batchinfer.cli.render import duration, percent, rate
 from batchinfer.cli.streams import tell
+from batchinfer.measure.cascade import Point
 from batchinfer.measure.settings import Settings, StepSettings
 from batchinfer.measure.verdict import Verdict
 from batchinfer.plan.describe import count
@@ -19,6 +20,8 @@ from batchinfer.worker.context import Progress
 
 PACE_SECONDS = 20.0
 """The rate shown is that of the last so many seconds."""
+CURVE = 8
+"""Points of a cascade's trade-off that are shown."""
 FIRST_LINE_SECONDS, LINE_SECONDS, LATER_LINE_SECONDS, LATER = 1.0, 5.0, 30.0, 600.0
 
 
@@ -109,7 +112,10 @@ def note(event: Event) -> str | None:
             return f"resumed: {event.decided:,} of {len(plan.shards):,} shards were done before ({event.decided_rows:,} of {plan.rows:,} rows)"
         return f"{plan.rows:,} rows in {count(len(plan.shards), 'shard')}; loading the model"
     if isinstance(event, Settled):
-        return f"running with {count(event.workers, 'worker')}, {precisions(event.settings)}"
+        running = f"running with {count(event.workers, 'worker')}, {precisions(event.settings)}"
+        return "\n".join(
+            [running, *(cascade(*named) for named in event.settings.models.items() if named[1].threshold is not None)]
+        )
     if isinstance(event, Retried):
         where = ", its model in a child process" if event.quarantined else ""
         return f"{event.failed.error}; it was replaced, and shard {event.failed.shard} is tried again{where} (death {event.deaths})"
@@ -126,6 +132,21 @@ def precisions(settings: Settings) -> str:
     if len(alike) <= 1:
         return "".join(alike) or "no model"
     return "; ".join(f"{', '.join(names)}: {text}" for text, names in alike.items())
+
+
+def cascade(name: str, settings: StepSettings) -> str:
+    """The threshold of a cascade, and what others would have done."""
+    found = settings.measured.get("cascade")
+    if found is None:
+        return f"{name} takes every row: there is nothing to compare"
+    points = [Point(**p) for p in found["curve"]]
+    some = points[:: max(1, len(points) // CURVE)]
+    return "\n".join(
+        [
+            f"{name} takes rows of a confidence below {Point(**found['chosen'])}, by {found['rows']:,} rows; others would do:",
+            *(f"  {point}" for point in some),
+        ]
+    )
 
 
 def precision(settings: StepSettings) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
+from batchinfer.job.cascades import with_conditions
 from batchinfer.job.scalar import Scalar
 from batchinfer.job.secrets import Secrets
 from batchinfer.job.steps import AnyStep, Batching, Step
@@ -201,6 +202,12 @@ class JobSpec(Model):
             data = {**data, "steps": [data["model"]]}
             del data["model"]
         return data
+
+    @model_validator(mode="after")
+    def _cascades_have_their_columns(self) -> JobSpec:
+        # Frozen, and validated: the condition that a cascade stands for is that of any other step from here on.
+        object.__setattr__(self, "steps", with_conditions(self.steps))
+        return self
 
     @property
     def carry(self) -> Literal["none", "key", "all"] | tuple[str, ...]:

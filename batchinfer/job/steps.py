@@ -24,6 +24,8 @@ Precision = Literal[
 EngineName = Literal["python", "torch", "transformers", "onnx", "openvino", "sklearn"]
 Task = Literal["embedding", "text-classification", "token-classification"]
 OnInvalidOutput = Literal["dead", "keep", "fail"]
+UNDECIDED = 1e308
+"""A threshold before one is found: every row is below it."""
 OTHERWISE = "otherwise"
 """As a step's `when`: the rows that the steps before it, which write the same columns, didn't take."""
 
@@ -72,6 +74,31 @@ class Gate(Model):
         Literal["refuse", "fallback"],
         Field(description="of a precision that is asked for; fallback: the next one that passes"),
     ] = "refuse"
+
+
+class Cascade(Model):
+    """Which rows of a smaller model come to this one: those that it is least sure of, by a threshold that is found at the start."""
+
+    confidence: Annotated[
+        Text | None,
+        Field(
+            description="column of a step before; default: confidence or score of the one that gives an answer of the same name"
+        ),
+    ] = None
+    answer: Annotated[Text | None, Field(description="column with that step's answer; default: as for confidence")] = (
+        None
+    )
+    agreement: Annotated[
+        float,
+        Field(
+            gt=0,
+            lt=1,
+            description="share of rows on which the cascade must at least give this step's answer, with 95 % certainty",
+        ),
+    ] = 0.99
+    sample: Annotated[int, Field(strict=True, ge=64, description="rows of the job that both answer, at least 64")] = (
+        1024
+    )
 
 
 def _least_and_most(value: tuple[int, int]) -> tuple[int, int]:
@@ -154,6 +181,12 @@ class Step(BaseStep):
     cpus: Annotated[Count | None, Field(description="of each model actor")] = None
     gpus: Annotated[Share | None, Field(description="of each model actor")] = None
     batching: Annotated[StepBatching, Field(description="batches of this step")] = StepBatching()
+    cascade: Annotated[
+        Literal["auto"] | Cascade | None,
+        Field(
+            description="in place of when: rows that a step before isn't sure enough of; auto: as the defaults have it"
+        ),
+    ] = None
     timeout: Annotated[Duration | None, Field(description="one call of this model; default: as retry has it")] = None
     cache: Annotated[
         Switch,

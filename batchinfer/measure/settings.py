@@ -31,6 +31,8 @@ class StepSettings:
     """The figures behind the choices, for the report."""
     deduplicate: bool = False
     """Whether rows of equal content are predicted once."""
+    threshold: float | None = None
+    """Of a cascade: rows that the smaller model is less sure of come to this step."""
 
     def to_json(self) -> dict[str, Any]:
         """A value that `from_json` reads; `output_types` is there for people."""
@@ -41,6 +43,7 @@ class StepSettings:
             "threads": self.threads,
             "streams": self.streams,
             "deduplicate": self.deduplicate,
+            "threshold": self.threshold,
             "output_types": {f.name: str(f.type) for f in self.outputs},
             "output_schema": schema_to_text(self.outputs),
             "measured": self.measured,
@@ -56,6 +59,7 @@ class StepSettings:
             outputs=schema_from_text(value["output_schema"]),
             streams=value["streams"],
             deduplicate=value.get("deduplicate", False),
+            threshold=value.get("threshold"),
             measured=value["measured"],
         )
 
@@ -100,6 +104,11 @@ class Settings:
     def models(self) -> dict[str, StepSettings]:
         """Those of the steps that are models."""
         return {name: step for name, step in self.steps.items() if step.precision}
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Of the steps that have a cascade."""
+        return {name: step.threshold for name, step in self.steps.items() if step.threshold is not None}
 
     @property
     def threads(self) -> int:

@@ -16,8 +16,10 @@ from batchinfer.engines.derived import DerivedEngine
 from batchinfer.engines.inputs import is_number
 from batchinfer.engines.protocol import Engine
 from batchinfer.errors import ModelError
-from batchinfer.job.steps import Batching, CombineStep, RulesStep, Step
+from batchinfer.job.cascades import output_of
+from batchinfer.job.steps import UNDECIDED, Batching, Cascade, CombineStep, RulesStep, Step
 from batchinfer.measure.candidates import SHARE
+from batchinfer.measure.cascade import compared, find
 from batchinfer.measure.choose import choose
 from batchinfer.measure.comparison import Sample
 from batchinfer.measure.duplicates import LEAST_SECONDS, duplicates
@@ -103,17 +105,51 @@ class Settling:
 
         """
         passage: Passage | None = None
-        for node in self._graph.nodes:
+        for name in [node.name for node in self._graph.nodes]:
+            node = self._graph.node(name)
             if passage is None and node is not self._graph.nodes[0]:
                 passage = self._some()
                 self._bring(passage, before=node)
             settled = self._told(node, self._settle(node, passage))
-            self._settled[node.name] = self._deduplicated(node, settled, passage)
+            self._settled[node.name] = settled = self._deduplicated(node, settled, passage)
+            if isinstance(node.step, Step) and isinstance(node.step.cascade, Cascade):
+                self._settled[node.name] = settled = self._with_threshold(node, node.step, node.step.cascade, settled)
+                self._graph = self._graph.with_thresholds({node.name: settled.threshold or 0.0})
+                node = self._graph.node(name)
             if passage is not None:
                 self._apply(node, passage)
         fields = {f.name: f for step in self._settled.values() for f in step.outputs}
         used = [] if self._graph.step_used is None else [pa.field(self._graph.step_used, pa.string())]
         return Settings(self._settled, pa.schema([*(fields[name] for name in self._graph.written), *used]))
+
+    def _with_threshold(self, node: Node, step: Step, cascade: Cascade, settings: StepSettings) -> StepSettings:
+        """Settings with the threshold below which rows come to a step, by what it and the smaller model answer to some of them.
+
+        Raises GateError as `cascade.find` does, and ModelError as `cascade.compared` does.
+        """
+        kind = self._types[str(cascade.confidence)]
+        if not is_number(kind):
+            raise ModelError(
+                f"{step.name}.cascade.confidence: the column {cascade.confidence!r} is {kind}, and must be a number"
+            )
+        found = self._rows.sample(cascade.sample)
+        if found is None:
+            return replace(settings, threshold=UNDECIDED)
+        passage = Passage(self._graph, found.table)
+        self._bring(passage, before=node)
+        positions, _ = passage.for_step(node)
+        told = passage.select([str(cascade.confidence), str(cascade.answer)], positions)
+        given = answers(self._places[node.name].engine, passage.rows(node, positions), settings.budget)
+        ours = given.outputs.get(output_of(step))
+        if ours is None:
+            return replace(settings, threshold=UNDECIDED)
+        sure, theirs = (told.column(n).combine_chunks().take(given.positions) for n in (0, 1))
+        confidence, agrees = compared(step, cascade, sure, theirs, ours)
+        if not len(confidence):
+            return replace(settings, threshold=UNDECIDED)
+        chosen = find(confidence, agrees, cascade.agreement, step.name, whole=found.whole)
+        measured = {**settings.measured, "cascade": chosen.to_json()}
+        return replace(settings, threshold=chosen.chosen.threshold, measured=measured)
 
     def _deduplicated(self, node: Node, settings: StepSettings, some: Passage | None) -> StepSettings:
         """Settings that say whether rows of equal content are predicted once. Of itself not with a user's class, which may answer as it likes."""
@@ -226,6 +262,12 @@ class Settling:
         text = json.dumps([rows, [dict(b or {}) for b in before], made, steps], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def _types(self) -> dict[str, pa.DataType]:
+        """Of the columns that there are so far, by name."""
+        known = {f.name: f.type for f in self._rows.schema}
+        return known | {f.name: f.type for settled in self._settled.values() for f in settled.outputs}
+
     def _standing(self, node: Node) -> dict[str, pa.DataType]:
         """Types that stand: those of parts that were written before, and of the alternatives before a step."""
         before = [f for name in node.before for f in self._settled[name].outputs]
@@ -233,11 +275,9 @@ class Settling:
 
     def _derived(self, node: Node, step: RulesStep | CombineStep) -> StepSettings:
         """Of a step without a model: its types follow from those of its columns."""
-        known = {f.name: f.type for f in self._rows.schema}
-        known |= {f.name: f.type for settled in self._settled.values() for f in settled.outputs}
         engine = self._places[node.name].engine
         assert isinstance(engine, DerivedEngine)
-        types = engine.types(pa.schema(list(known.items())))
+        types = engine.types(pa.schema(list(self._types.items())))
         stands = self._standing(node)
         fields = []
         for name, output in step.outputs.items():

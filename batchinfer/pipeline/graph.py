@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from batchinfer.data.expressions import Expression
 from batchinfer.data.where import Where
 from batchinfer.engines.inputs import columns_of
 from batchinfer.errors import JobFileError, Problem
+from batchinfer.job import cascades
 from batchinfer.job.place import nearest
 from batchinfer.job.spec import JobSpec
-from batchinfer.job.steps import OTHERWISE, AnyStep, RulesStep, Step
+from batchinfer.job.steps import OTHERWISE, AnyStep, Cascade, RulesStep, Step
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Node:
     @property
     def consumes(self) -> tuple[str, ...]:
         """Every column that it looks at: what it reads, and what its condition does."""
-        return tuple(dict.fromkeys([*self.reads, *(self.condition.columns if self.condition else ())]))
+        answer = getattr(getattr(self.step, "cascade", None), "answer", None)  # which its own are compared with
+        told = self.condition.columns if self.condition else ()
+        return tuple(dict.fromkeys([*self.reads, *told, *([answer] if answer else [])]))
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,14 @@ class Graph:
         """The step of a name."""
         return next(node for node in self.nodes if node.name == name)
 
+    def with_thresholds(self, thresholds: Mapping[str, float]) -> Graph:
+        """The same with the thresholds of cascades, by the step's name."""
+        nodes = (
+            replace(n, condition=condition(n.step, thresholds[n.name])) if n.name in thresholds else n
+            for n in self.nodes
+        )
+        return replace(self, nodes=tuple(nodes))
+
 
 def reads(step: AnyStep) -> tuple[str, ...]:
     """The columns that a step's rows are handed over with, each once. Raises InputError for a rule that is no expression."""
@@ -93,8 +104,12 @@ def reads(step: AnyStep) -> tuple[str, ...]:
     return tuple(dict.fromkeys(step.inputs))
 
 
-def condition(step: AnyStep) -> Where | None:
-    """Of a step's `when`. Raises InputError where that is no condition."""
+def condition(step: AnyStep, threshold: float | None = None) -> Where | None:
+    """Of a step's `when`, or of a cascade's threshold once that is found. Raises InputError where that is no condition."""
+    if threshold is not None:
+        assert isinstance(step, Step)
+        assert isinstance(step.cascade, Cascade)
+        return Where(cascades.condition(step.cascade, threshold), f"{step.name}.cascade")
     return Where(step.when, f"{step.name}.when") if step.when not in (None, OTHERWISE) else None
 
 

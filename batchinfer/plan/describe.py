@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.engines import registry
-from batchinfer.job.steps import AnyStep, RulesStep, Step
+from batchinfer.job.steps import AnyStep, Cascade, RulesStep, Step
 from batchinfer.pipeline.graph import graph_of
 
 if TYPE_CHECKING:  # a plan shows itself by this module
@@ -58,7 +58,10 @@ def describe(plan: Plan) -> list[Fact]:
         step = node.step
         label = "model" if len(spec.steps) == 1 else step.name
         facts.append(Fact(None, label, _step(step), step.name))
-        if step.when is not None:
+        if isinstance(step, Step) and isinstance(step.cascade, Cascade):
+            asked = f"{step.cascade.confidence} is below a threshold at which the answers agree on {step.cascade.agreement:.2%} of the rows"
+            facts.append(Fact(None, "when", asked, step.when))
+        elif step.when is not None:
             facts.append(Fact(None, "when", step.when, step.when))
         if isinstance(step, Step):
             facts.append(Fact(None, "precision", _precision(step), step.precision))

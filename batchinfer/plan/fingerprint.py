@@ -125,7 +125,7 @@ def model_digest(mark: Fingerprint, step: str) -> str:
     kept = {
         k: v
         for k, v in mark.material["steps"][step].items()
-        if k not in ("gate", "precision", "outputs", "inputs", "computed", "when", "errors", "batching")
+        if k not in ("gate", "precision", "outputs", "inputs", "computed", "when", "cascade", "errors", "batching")
     }
     return digest_of(kept)
 

@@ -71,6 +71,8 @@ class Stages:
         host: Host = HERE,
     ) -> None:
         self.stopping = threading.Event()
+        self.graph = graph
+        """With the thresholds of the settings, once these are known."""
         self.steps: list[HeldStep] = []
         """In running order."""
         self.settings: Settings | None = None
@@ -81,7 +83,7 @@ class Stages:
         """The shard on the device."""
         self.rows = self.dead = self.in_hand = 0
         """Rows finished, dead ones among them, and those of shards that are not decided yet."""
-        self._context, self._store, self._reader, self._graph, self._host = context, store, reader, graph, host
+        self._context, self._store, self._reader, self._host = context, store, reader, host
         self._engines_for, self._on_device, self._again = engines_for, on_device, again
         self._read: list[Future[Outcome]] = []
         """Of shards that were read and are not decided."""
@@ -110,7 +112,7 @@ class Stages:
             run = ShardRun(
                 shard,
                 self._context,
-                self._graph,
+                self.graph,
                 self.settings,
                 self._store,
                 future,

@@ -160,6 +160,7 @@ class Worker:
         """
         settings = settings.within(self._context.threads)
         self._stages.settings = settings
+        self._stages.graph = self._graph.with_thresholds(settings.thresholds)
         self._device_thread.begin(self._streams, f"batchinfer-{self._number}-stream")
         for step in self._steps:
             step.settle(settings.steps[step.node.name])

@@ -54,6 +54,15 @@ def test_a_cascade_of_digit_models_is_as_good_as_the_big_one_on_a_part_of_the_ro
     assert accuracy >= best - 0.005
 
 
+def test_the_threshold_of_a_cascade_is_found_so_that_it_agrees_as_asked(made: Path, networks: Path) -> None:
+    result = run(made / "cascade_auto.yaml")
+    (big,) = (s for s in result["settings"]["steps"] if s["name"] == "big")
+    frame = pl.read_parquet(made / "out/cascade_auto/data/*.parquet")
+    assert (frame["step_used"] == "big").equals(frame["sure"] < big["threshold"])
+    assert 0 < (frame["step_used"] == "big").mean() < 0.5
+    assert (frame["digit"].to_numpy() == answers(networks, "wide")["digit"]).mean() >= 0.98
+
+
 def test_an_ensemble_votes_as_its_members_do(made: Path, networks: Path) -> None:
     run(made / "ensemble.yaml")
     frame = pl.read_parquet(made / "out/ensemble/data/*.parquet")

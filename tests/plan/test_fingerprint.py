@@ -46,6 +46,7 @@ IN: dict[str, Any] = {
     "steps.0.precision": "bf16",
     "steps.0.gate": "off",
     "steps.0.when": "x > 1",
+    "steps.0.cascade": {"confidence": "x", "answer": "z"},
     "steps.0.errors.on_failure": "skip",
     "steps.0.errors.on_invalid_output": "keep",
     "steps.0.batching.rows": 7,
@@ -207,7 +208,13 @@ def test_a_default_that_is_written_out_is_the_same_job() -> None:
 
 
 def test_a_fingerprint_reads_back_without_a_difference() -> None:
-    job = spec(*((k, v) for k, v in IN.items() if k not in ("steps.0.engine", "steps.1.name", "steps.2.name")))
+    job = spec(
+        *(
+            (k, v)
+            for k, v in IN.items()
+            if k not in ("steps.0.engine", "steps.0.cascade", "steps.1.name", "steps.2.name")
+        )
+    )
     new = mark(job)
     old = Fingerprint.from_json(json.loads(json.dumps(new.to_json())))
     assert old.digest == new.digest
