@@ -15,6 +15,7 @@ from batchinfer.data.inputs import RowRange
 from batchinfer.data.stream import FileStream
 from batchinfer.data.volumes import Volumes
 from batchinfer.data.where import Where
+from batchinfer.storage.kept_bytes import KeptBytes
 from batchinfer.storage.store import StorageOptions
 
 _SMALLEST_BATCH = 4096
@@ -61,6 +62,7 @@ class Reader:
         schema: the unified schema, as made by `unify`.
         where: the filter; None keeps every row.
         columns: those that windows have, in this order; None for all of the schema. Columns of `where` are read besides.
+        kept: where bytes of remote files are kept.
         options: fsspec options by URL prefix.
 
     """
@@ -72,12 +74,13 @@ class Reader:
         options: StorageOptions | None = None,
         *,
         columns: Sequence[str] | None = None,
+        kept: KeptBytes | None = None,
     ) -> None:
         self.columns = tuple(schema.names if columns is None else columns)
         needed = {*self.columns, *(where.columns if where else ())}
         self._schema = pa.schema([f for f in schema if f.name in needed])
         self._where = where
-        self._volumes = Volumes(options)
+        self._volumes = Volumes(options, kept)
         self._stream: FileStream | None = None
 
     @property
@@ -133,7 +136,7 @@ class Reader:
         if self._stream is None or self._stream.file != part.file:
             self._stream = None
             store, path = self._volumes.locate(part.file.path)
-            self._stream = FileStream(store, path, part.file, self._schema)
+            self._stream = FileStream(self._volumes.kept(store, part.file.version), path, part.file, self._schema)
         return self._stream
 
     def _window(

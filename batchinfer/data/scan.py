@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from batchinfer.data.inputs import InputFile
 from batchinfer.data.statistics import UNKNOWN, ColumnStats, Written, of_chunk
 from batchinfer.data.volumes import Volumes
 from batchinfer.errors import InputError
+from batchinfer.storage.kept_bytes import KeptBytes
 from batchinfer.storage.store import Entry, StorageOptions
 
 _SHOWN = 5
@@ -76,6 +77,7 @@ def scan(
     threads: int = _THREADS,
     *,
     statistics: Collection[str] = (),
+    kept: KeptBytes | None = None,
 ) -> ScannedInput:
     """Find the files and read their footers; no row is read.
 
@@ -84,20 +86,21 @@ def scan(
         options: fsspec options by URL prefix.
         threads: footers fetched at once.
         statistics: columns whose statistics are kept, that is those of `where`.
+        kept: where bytes of remote files are kept.
 
     Raises:
         InputError: nothing matches, a file is unreadable, encrypted, hostile or named twice, or partitions differ.
         StorageError, AccessError: the store can't be read.
 
     """
-    volumes = Volumes(options)
+    volumes = Volumes(options, kept)
     found = discover([path] if isinstance(path, str) else path, volumes)
     schemas = _Interned()
     wanted = frozenset(statistics)
 
     def one(file: Found) -> ScannedFile | InputError:
         try:
-            return _scan_file(file, schemas, wanted)
+            return _scan_file(replace(file, store=volumes.kept(file.store, file.entry.version)), schemas, wanted)
         except InputError as e:
             return e
 

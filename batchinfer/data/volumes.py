@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import threading
 
+from batchinfer.storage.kept_bytes import KeepingStore, KeptBytes
+from batchinfer.storage.local import LocalStore
 from batchinfer.storage.store import StorageOptions, Store, is_local, open_store
 
 
 class Volumes:
-    """Opens few stores for many paths: one for the local disk, one for a bucket and set of options. Safe to use from threads."""
+    """Opens few stores for many paths: one for the local disk, one for a bucket and set of options. Safe to use from threads.
 
-    def __init__(self, options: StorageOptions | None = None) -> None:
-        self._options = options or {}
+    Args:
+        options: fsspec options by URL prefix.
+        kept: where bytes of remote files are kept; None: they are fetched each time.
+
+    """
+
+    def __init__(self, options: StorageOptions | None = None, kept: KeptBytes | None = None) -> None:
+        self._options, self._kept = options or {}, kept
         self._stores: dict[str, Store] = {}
         self._lock = threading.Lock()
 
@@ -24,6 +32,12 @@ class Volumes:
             if store is None:
                 store = self._stores[root] = open_store(root, self._options)
         return store, url[len(root) :].strip("/")
+
+    def kept(self, store: Store, version: str) -> Store:
+        """The store for the reads of one version of an object that it holds."""
+        if self._kept is None or isinstance(store, LocalStore) or not version:
+            return store
+        return KeepingStore(store, self._kept, version)
 
     def _root(self, url: str) -> str:
         """The shortest folder of `url` at which open_store picks the options that are meant for `url`."""

@@ -115,6 +115,12 @@ class Cache(Model):
     max_bytes: Annotated[Bytes, Field(description="of all that is kept there; what was used least recently goes")] = (
         10 * 1000**3
     )
+    data: Annotated[
+        Bytes | None,
+        Field(
+            description="of remote input files that each machine keeps for other jobs, under $BATCHINFER_CACHE; default: none"
+        ),
+    ] = None
     deduplicate: Annotated[
         Literal["auto"] | Switch,
         Field(description="predict rows of equal content once; auto: where that is measured to pay"),

@@ -25,6 +25,8 @@ from batchinfer.pipeline.graph import check as check_steps
 from batchinfer.plan import describe
 from batchinfer.plan.fingerprint import Fingerprint, fingerprint
 from batchinfer.plan.shards import Shard, auto_sizes, cut
+from batchinfer.precision.artefacts import cache_folder
+from batchinfer.storage.kept_bytes import KeptBytes
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def make_plan(spec: JobSpec) -> Plan:
     with ThreadPoolExecutor(1, thread_name_prefix="batchinfer-identify") as pool:
         identities = {s.name: pool.submit(registry.identify, s, spec.code) for s in spec.models}
         where = Where(spec.input.where) if spec.input.where else None
-        scanned = scan(spec.input.path, spec.storage, statistics=where.columns if where else ())
+        scanned = scan(spec.input.path, spec.storage, statistics=where.columns if where else (), kept=kept_input(spec))
         names = scanned.columns
         available = _available(names, spec.input.columns)
         carry = _carried(spec, available)
@@ -121,6 +123,11 @@ def make_plan(spec: JobSpec) -> Plan:
         reading = Reading(unified.schema, spec.input.where, carry, spec.input.key, window)
         mark = fingerprint(spec, files, {name: future.result() for name, future in identities.items()})
     return Plan(spec, mark, reading, files, shards, sum(f.size for f in files), (*scanned.notes, *unified.notes))
+
+
+def kept_input(spec: JobSpec) -> KeptBytes | None:
+    """Where this machine keeps bytes of remote input files; None where the job doesn't ask for it."""
+    return None if spec.cache.data is None else KeptBytes(cache_folder() / "data", spec.cache.data)
 
 
 def _available(names: Sequence[str], asked: tuple[str, ...] | None) -> list[str]:

@@ -16,6 +16,7 @@ from batchinfer.data.inputs import RowRange
 from batchinfer.data.reader import Reader
 from batchinfer.data.where import Where
 from batchinfer.errors import BatchinferError, InputError, StoppedError
+from batchinfer.plan.plan import kept_input
 from batchinfer.plan.shards import Shard
 from batchinfer.worker import child, logs
 from batchinfer.worker.context import Context
@@ -31,7 +32,7 @@ def open_reader(context: Context) -> Reader:
     """The reader of a job's input. Raises RefusedError, MissingExtraError."""
     reading = context.reading
     where = Where(reading.where) if reading.where else None
-    return Reader(reading.schema, where, options=context.spec.storage)
+    return Reader(reading.schema, where, options=context.spec.storage, kept=kept_input(context.spec))
 
 
 class Trial:

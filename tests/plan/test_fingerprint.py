@@ -106,6 +106,7 @@ OUT: dict[str, Any] = {
     "run.on_removed": "keep",
     "cache.path": "/cache",
     "cache.max_bytes": 1000,
+    "cache.data": 1000,
     "cache.deduplicate": True,
     "steps.0.cache": False,
     "metadata": {"team": "x"},
