@@ -219,7 +219,7 @@ def _engine(step: AnyStep, spec: JobSpec, settings: Settings, gpus: float | None
     """A step's engine, loaded for one call at a time, which has all the threads."""
     if not isinstance(step, Step):
         return registry.open_derived(step)
-    chosen, engine = settings.steps[step.name], registry.open_engine(step, spec.code)
+    chosen, engine = settings.steps[step.name], registry.open_engine(step, spec.code, spec.storage)
     device, threads = registry.device_for(step, gpus), chosen.threads * chosen.streams
     load(engine, step, device, chosen.precision, threads)
     return engine

@@ -12,8 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batchinfer.engines.graph import Graph, Port, check_outputs
+from batchinfer.engines.images import Images
 from batchinfer.engines.inputs import check_numeric, columns_of, contiguous, matrix, to_numpy
 from batchinfer.engines.outputs import Outputs, finish, single
+from batchinfer.engines.pixels import ImageColumns
 from batchinfer.engines.protocol import Rows
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
@@ -28,21 +30,28 @@ class ArrayBatch:
 
 
 class ArrayRows:
-    """One window as arrays, which share the memory of the Arrow columns where no conversion is needed."""
+    """One window as arrays, which share the memory of the Arrow columns where no conversion is needed, and images."""
 
     lengths = None
     truncated = None
 
-    def __init__(self, rows: int, arrays: Mapping[str, NDArray[Any]], ports: Mapping[str, Port]) -> None:
+    def __init__(
+        self,
+        rows: int,
+        arrays: Mapping[str, NDArray[Any] | Images],
+        ports: Mapping[str, Port],
+        row_bytes: int | None = None,
+    ) -> None:
         self._rows = rows
         self._arrays = arrays
         self._ports = ports
+        self.row_bytes = row_bytes
 
     def __len__(self) -> int:
         return self._rows
 
     def batch(self, rows: Rows) -> ArrayBatch:
-        """These rows, in the types that the graph takes; views where they can be."""
+        """These rows, in the types that the graph takes; views where they can be. Raises what reading and decoding images does."""
         count = len(range(*rows.indices(self._rows))) if isinstance(rows, slice) else len(rows)
         cut = {
             name: np.ascontiguousarray(array[rows], dtype=self._ports[name].dtype)
@@ -52,30 +61,36 @@ class ArrayRows:
 
 
 class Columns:
-    """Numeric columns through a graph."""
+    """Numeric columns, and columns of images, through a graph."""
 
     max_length = None
 
-    def __init__(self, step: Step, graph: Graph) -> None:
+    def __init__(self, step: Step, graph: Graph, images: ImageColumns) -> None:
         """Check names and types. Raises ModelError."""
-        self._step = step
+        self._step, self._images = step, images
+        images.files.open()
         self.graph = graph
         _check_inputs(graph, step)
         check_outputs(graph, step)
         self.types: Mapping[str, pa.DataType | None] = dict.fromkeys(step.outputs)
 
     def prepare(self, rows: pa.Table) -> ArrayRows:
-        """Columns of numbers as (rows,), fixed-size lists of k and lists of k columns as (rows, k), or as the graph shapes k.
+        """Columns of numbers as (rows,), fixed-size lists of k and lists of k columns as (rows, k), or as the graph shapes k; images when a
+        batch takes them.
 
         Raises TypeError naming the input where a value is null, ValueError where it doesn't fit into the graph's integers,
         and ModelError for a column that can't be the input.
         """
         columns = {name: contiguous(rows.column(name)) for name in columns_of(self._step)}
-        arrays = {}
+        arrays: dict[str, NDArray[Any] | Images] = {}
         for name, named in self._step.inputs.items():
             one = isinstance(named, str)
             parts = [columns[column] for column in ([named] if isinstance(named, str) else named)]
             where = f"{self._step.name}.inputs.{name}"
+            if one and self._images.takes(parts[0]):
+                arrays[name] = self._images.images(parts[0], name)
+                _check_images(self._images, self.graph.inputs[name], where)
+                continue
             check_numeric(parts, name, where, f"the {self._step.engine} engine", single=one)
             port = self.graph.inputs[name]
             if pa.types.is_null(parts[0].type):  # no rows: a null among them was raised
@@ -84,7 +99,7 @@ class Columns:
             array = to_numpy(parts[0]) if one else matrix(parts)
             _check_type(array, port, name, where)
             arrays[name] = _shaped(array, port, where)
-        return ArrayRows(rows.num_rows, arrays, self.graph.inputs)
+        return ArrayRows(rows.num_rows, arrays, self.graph.inputs, self._images.row_bytes(arrays))
 
     def infer(self, batch: ArrayBatch) -> Outputs:
         """Run the graph. Raises what the library raises."""
@@ -115,6 +130,19 @@ def _check_inputs(graph: Graph, step: Step) -> None:
 def _sizes(port: Port) -> list[int]:
     """Sizes of the axes behind the rows, those of any size left out."""
     return [size for size in (port.shape or ())[1:] if size is not None]
+
+
+def _check_images(images: ImageColumns, port: Port, where: str) -> None:
+    given = f"images are {images.dtype} of shape ({', '.join(map(str, images.shape))}) as the step's options.images have them"
+    assert port.dtype is not None
+    if not (np.can_cast(images.dtype, port.dtype) or images.dtype.kind == port.dtype.kind == "f"):
+        remedy = "set scale to null there" if port.dtype == np.uint8 else "cast it in the model"
+        raise ModelError(f"{where}: the model takes {port}, and {given}: {remedy}")
+    if port.shape is None:
+        return
+    wanted = port.shape[1:]
+    if len(wanted) != len(images.shape) or any(n not in (None, m) for n, m in zip(wanted, images.shape, strict=True)):
+        raise ModelError(f"{where}: the model takes {port}, and {given}: change size, crop, mode or layout there")
 
 
 def _check_type(array: NDArray[Any], port: Port, name: str, where: str) -> None:

@@ -14,6 +14,7 @@ from batchinfer.engines.location import locate
 from batchinfer.engines.modules import file_of, weights_of
 from batchinfer.engines.options import (
     TASKS,
+    ColumnOptions,
     EmbeddingOptions,
     Options,
     SklearnOptions,
@@ -80,12 +81,19 @@ def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> No
             *(("tokenizers",) if step.task is not None else ()),
             *(("onnx",) if step.engine == "onnx" and step.precision == "int8" else ()),
         )
+    if _takes_images(step) and not _is_installed("PIL"):
+        raise MissingExtraError("pillow", "images", f"{step.name}: an input of images")
     for package in needed:
         if not _is_installed(package):
             extra = step.engine if step.engine in (*GRAPHS, "sklearn") else "transformers"
             raise MissingExtraError(package, extra, f"{step.name}.engine: {step.engine}")
     _check_model(step, code)
     _check_quantized(step)
+
+
+def _takes_images(step: Step) -> bool:
+    """Whether inputs of a step may be images; not of a user's class, which decodes what it likes."""
+    return step.task == "image-classification" or (step.engine != "python" and step.options.get("images") is not None)
 
 
 def _keys(step: Step) -> list[str]:
@@ -95,13 +103,17 @@ def _keys(step: Step) -> list[str]:
         wrong.append(f"{name}.input_format: {step.input_format} is for the python engine: remove it")
     if step.engine in ("python", "torch", "sklearn") and step.task is not None:
         wrong.append(f"{name}.task: {step.task} is for the transformers engine: remove it")
+    if step.engine in GRAPHS and step.task == "image-classification":
+        wrong.append(
+            f"{name}.task: {step.task} is for the transformers engine: remove it, and say in options.images how the graph takes images"
+        )
     if step.engine == "python" and not is_class(step.uri):
         wrong.append(f"{name}.uri: the python engine needs module:Class, not {step.uri}")
     if step.engine == "torch" and not is_class(step.uri):
         wrong.extend(
             f"{name}.options.{option}: goes with a uri module:Class; {step.uri} has it inside: remove it"
             for option in TorchOptions.model_fields
-            if option in step.options
+            if option in step.options and option not in ColumnOptions.model_fields
         )
     wrong.extend(f"{name}.inputs.{model}: lists no column" for model, columns in step.inputs.items() if not columns)
     return wrong
@@ -169,6 +181,10 @@ def _check_model(step: Step, code: Sequence[str]) -> None:
         if "config.json" not in names or not any(name.endswith((".safetensors", ".bin")) for name in names):
             raise ModelError(
                 f"{where}: {location.folder} needs config.json, and weights in *.safetensors or pytorch_model.bin"
+            )
+        if step.task == "image-classification" and "preprocessor_config.json" not in names:
+            raise ModelError(
+                f"{where}: {location.folder} needs preprocessor_config.json, which says how the model takes images"
             )
         check_code(location, step.uri, parse(task_of(step).options, step).trust_remote_code, step.name)
         if step.task == "embedding":

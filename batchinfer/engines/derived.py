@@ -17,6 +17,7 @@ class DerivedRows:
 
     lengths = None
     truncated = None
+    row_bytes = None
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table

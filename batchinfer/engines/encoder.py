@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batchinfer.engines.graph import Graph, Port
-from batchinfer.engines.heads import Embedding, TextOutputs, TokenClassification, head_for
+from batchinfer.engines.heads import Embedding, HeadOutputs, TokenClassification, head_for
 from batchinfer.engines.options import MaxLength, Pooling, check_names, task_of
 from batchinfer.engines.sentence import recipe
 from batchinfer.engines.tokens import Format, TextBatch, TextRows, cut_at, longest, tokenise
@@ -73,7 +73,7 @@ class Texts:
         columns = [rows.column(str(self._step.inputs[name])) for name in names]
         return tokenise(self._tokenizer, columns, self._prompt, self._format)
 
-    def infer(self, batch: TextBatch) -> TextOutputs:
+    def infer(self, batch: TextBatch) -> HeadOutputs:
         """Run the graph, then the head."""
         import torch
 
@@ -85,9 +85,9 @@ class Texts:
         name = "last_hidden_state" if isinstance(self._head, Embedding) else "logits"
         with torch.inference_mode():
             computed = self._head.compute(SimpleNamespace(**{name: value}), batch.tensors["attention_mask"])
-        return TextOutputs(computed, batch)
+        return HeadOutputs(computed, batch)
 
-    def finish(self, outputs: TextOutputs) -> Mapping[str, pa.Array]:
+    def finish(self, outputs: HeadOutputs) -> Mapping[str, pa.Array]:
         """One Arrow array per output that the step names."""
         values: dict[str, NDArray[Any]] = {name: value.numpy() for name, value in outputs.values.items()}
         columns = self._head.columns(values, outputs.batch)

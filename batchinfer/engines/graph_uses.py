@@ -6,14 +6,17 @@ from batchinfer.engines.arrays import Columns
 from batchinfer.engines.encoder import Texts
 from batchinfer.engines.graph import Graph, Use
 from batchinfer.engines.graph_files import find_graph
-from batchinfer.engines.options import MaxLength, Options
+from batchinfer.engines.options import ColumnOptions, MaxLength, Options
+from batchinfer.engines.pixels import ImageColumns
 from batchinfer.job.steps import Step
+from batchinfer.storage.store import StorageOptions
 
 
-def use_for(step: Step, options: Options, graph: Graph, threads: int) -> Use:
-    """On numeric columns, or on texts for a step with a task. Raises ModelError where the graph doesn't fit."""
+def use_for(step: Step, options: Options, storage: StorageOptions, graph: Graph, threads: int) -> Use:
+    """On columns, or on texts for a step with a task. Raises ModelError where the graph doesn't fit."""
     if step.task is None:
-        return Columns(step, graph)
+        assert isinstance(options, ColumnOptions)
+        return Columns(step, graph, ImageColumns(options.images, storage, step.name))
     folder = find_graph(step).texts
     assert folder is not None
     assert isinstance(options, MaxLength)

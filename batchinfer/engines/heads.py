@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from batchinfer.engines.batches import TensorBatch
 from batchinfer.engines.outputs import fixed_size_lists
 from batchinfer.engines.sentence import Recipe
 from batchinfer.engines.tokens import TextBatch
@@ -37,18 +38,18 @@ class Head(Protocol):
         """Types of all the outputs that the task has."""
 
     def compute(self, outputs: Any, mask: Any) -> Mapping[str, Any]:
-        """On the device: the tensors to bring to the CPU; `mask` is (rows, width), 1 at tokens."""
+        """On the device: the tensors to bring to the CPU; `mask` is (rows, width), 1 at tokens; None of images."""
 
-    def columns(self, values: Mapping[str, NDArray[Any]], batch: TextBatch) -> Mapping[str, pa.Array]:
+    def columns(self, values: Mapping[str, NDArray[Any]], batch: TensorBatch) -> Mapping[str, pa.Array]:
         """On the CPU: one column per output."""
 
 
 @dataclass(frozen=True)
-class TextOutputs:
+class HeadOutputs:
     """What `infer` hands to `finish`: the head's tensors on the CPU, and the batch that they are of."""
 
     values: Mapping[str, Any]
-    batch: TextBatch
+    batch: TensorBatch
 
 
 @dataclass(frozen=True)
@@ -76,20 +77,20 @@ class Embedding:
             pooled = (hidden * weights).sum(1) / weights.sum(1)
         return {"embedding": torch.nn.functional.normalize(pooled, dim=1) if self.recipe.normalize else pooled}
 
-    def columns(self, values: Mapping[str, NDArray[Any]], batch: TextBatch) -> Mapping[str, pa.Array]:  # noqa: ARG002
+    def columns(self, values: Mapping[str, NDArray[Any]], batch: TensorBatch) -> Mapping[str, pa.Array]:  # noqa: ARG002
         """The vectors, without a copy."""
         return {"embedding": fixed_size_lists(values["embedding"])}
 
 
 @dataclass(frozen=True)
-class TextClassification:
-    """A label for each text or pair: softmax over the labels, a sigmoid each where they don't exclude one another."""
+class Classification:
+    """A label for each text, pair or image: softmax over the labels, a sigmoid each where they don't exclude one another."""
 
     labels: tuple[str, ...]
     """By id."""
     activation: str
     """`softmax`, `sigmoid`, or `none` for a regression."""
-    model_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    model_class: str
 
     @property
     def types(self) -> Mapping[str, pa.DataType]:
@@ -103,7 +104,7 @@ class TextClassification:
         functions = {"softmax": lambda: logits.softmax(-1), "sigmoid": logits.sigmoid, "none": lambda: logits}
         return {"scores": functions[self.activation]()}
 
-    def columns(self, values: Mapping[str, NDArray[Any]], batch: TextBatch) -> Mapping[str, pa.Array]:  # noqa: ARG002
+    def columns(self, values: Mapping[str, NDArray[Any]], batch: TensorBatch) -> Mapping[str, pa.Array]:  # noqa: ARG002
         """The best label by name, its score, and all scores."""
         scores = values["scores"]
         best = scores.argmax(axis=1)
@@ -132,8 +133,9 @@ class TokenClassification:
         scores, ids = outputs.logits.float().softmax(-1).max(-1)
         return {"scores": scores, "ids": ids}
 
-    def columns(self, values: Mapping[str, NDArray[Any]], batch: TextBatch) -> Mapping[str, pa.Array]:
+    def columns(self, values: Mapping[str, NDArray[Any]], batch: TensorBatch) -> Mapping[str, pa.Array]:
         """The entities of each text: label without its prefix, mean probability of its tokens, place in the text."""
+        assert isinstance(batch, TextBatch)
         assert batch.spans is not None
         assert batch.real is not None
         tags = [label[2:] if label.startswith(("B-", "I-")) else label for label in self.labels]
@@ -190,7 +192,7 @@ def head_for(step: Step, config: Mapping[str, Any], made: Recipe | None, size: i
     if step.task == "token-classification":
         return TokenClassification(labels)
     problem = config.get("problem_type")
-    if problem == "regression":
-        return TextClassification(labels, "none")
     several = problem == "multi_label_classification" or count == 1
-    return TextClassification(labels, "sigmoid" if several else "softmax")
+    activation = "none" if problem == "regression" else "sigmoid" if several else "softmax"
+    kind = "Image" if step.task == "image-classification" else "Sequence"
+    return Classification(labels, activation, f"AutoModelFor{kind}Classification")

@@ -32,13 +32,15 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
     """
     if step.engine == "transformers":
         location = locate(step.uri, f"{step.name}.uri", code=runs_own_code(step))
-        versions = _versions(["torch", "transformers", "tokenizers", *_quantizing(step)])
+        reads = "pillow" if step.task == "image-classification" else "tokenizers"
+        versions = _versions(["torch", "transformers", reads, *_quantizing(step)])
         return _identity(location.files(), versions, {}, location.revision)
     if step.engine in _RUNTIMES:
         graph, (runtimes, quantizer) = find_graph(step), _RUNTIMES[step.engine]
         names = ["numpy", *runtimes, *([quantizer] if step.precision in ("int8", "int8-weight", "auto") else [])]
         names += ["torch", "tokenizers"] if step.task is not None else []
         names += ["transformers"] if graph.is_folder else []
+        names += _decoding(step)
         return _identity(graph.files(), _versions(names), {})
     if step.engine == "sklearn":
         path = sklearn.file_of(step)
@@ -56,11 +58,16 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
         if weights is not None:
             files[f"weights/{weights.name}"] = weights
             libraries += ["safetensors"] if weights.suffix == ".safetensors" else []
-        libraries += _quantizing(step)
+        libraries += [*_quantizing(step), *_decoding(step)]
         if not is_class(step.uri):
             path = file_of(step.uri, f"{step.name}.uri")
             files[path.name] = path
     return _identity(files, _versions(libraries) | brought, brought)
+
+
+def _decoding(step: Step) -> list[str]:
+    """The distribution that decodes the images of a step on columns."""
+    return ["pillow"] if step.options.get("images") is not None else []
 
 
 def _quantizing(step: Step) -> list[str]:

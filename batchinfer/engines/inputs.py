@@ -47,6 +47,25 @@ def is_numeric(kind: pa.DataType) -> bool:
     return is_number(kind) or bool(pa.types.is_fixed_size_list(kind) and is_number(kind.value_type))
 
 
+def is_encoded(kind: pa.DataType) -> bool:
+    """Whether values of a type may be encoded images: bytes, paths, or structs of both, as Hugging Face's datasets have them."""
+    if pa.types.is_dictionary(kind):
+        return is_encoded(kind.value_type)
+    if pa.types.is_struct(kind):
+        fields = {field.name: field.type for field in kind}
+        return set(fields) == {"bytes", "path"} and (is_binary(fields["bytes"]) and _is_string(fields["path"]))
+    return is_binary(kind) or _is_string(kind)
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """True for bytes of any length, however Arrow keeps them."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
 def has_null(column: Column) -> bool:
     """True where a value is null, or a number inside a fixed-size list is."""
     if column.null_count:
@@ -65,7 +84,8 @@ def check_numeric(columns: Sequence[Column], name: str, where: str, engine: str,
         fits = is_numeric(column.type) if single else is_number(column.type)
         if not (fits or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
             wanted = "numbers, booleans or fixed-size lists of numbers" if single else "single numbers or booleans"
-            raise ModelError(f"{where}: {engine} takes columns of {wanted}, not {column.type}")
+            hint = "; of images, say in options.images how they are read" if single and is_encoded(column.type) else ""
+            raise ModelError(f"{where}: {engine} takes columns of {wanted}, not {column.type}{hint}")
         if has_null(column):
             raise TypeError(f"input {name} is null")
 

@@ -12,6 +12,7 @@ from batchinfer.errors import MissingExtraError, ModelError
 
 PATTERNS = (
     "config*.json",
+    "preprocessor_config.json",
     "tokenizer*",
     "vocab*",
     "merges*",

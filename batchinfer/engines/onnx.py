@@ -17,6 +17,7 @@ from batchinfer.engines.options import OnnxOptions, onnx_options, parse
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
 from batchinfer.precision import onnx_int8
+from batchinfer.storage.store import StorageOptions
 
 _DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"} | {
     name: name for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -24,10 +25,14 @@ _DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool"
 _REMEDY = "export it with a first axis of any size (torch.onnx.export: dynamic_shapes={'input': {0: 'rows'}})"
 
 
-def engine(step: Step, code: Sequence[str] = ()) -> GraphEngine:  # noqa: ARG001 - an ONNX file brings no code
+def engine(
+    step: Step,
+    code: Sequence[str] = (),  # noqa: ARG001 - an ONNX file brings no code
+    storage: StorageOptions | None = None,
+) -> GraphEngine:
     """The engine of a step, not loaded yet. Raises ModelError for wrong options."""
     options = parse(onnx_options(step), step)
-    return GraphEngine(step, partial(_open, step, options), partial(use_for, step, options))
+    return GraphEngine(step, partial(_open, step, options), partial(use_for, step, options, storage or {}))
 
 
 def precisions(files: GraphFiles) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from batchinfer.engines.options import openvino_options, parse
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
 from batchinfer.precision import openvino_int8, processor
+from batchinfer.storage.store import StorageOptions
 
 _REMEDY = "make its first axis one of any size (model.reshape({0: [-1, ...]}) of OpenVINO, then save_model)"
 _BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -29,10 +30,14 @@ VNNI, two threads) 1.8 times as fast as rounding weights alone, at a mean cosine
 """
 
 
-def engine(step: Step, code: Sequence[str] = ()) -> GraphEngine:  # noqa: ARG001 - a graph brings no code
+def engine(
+    step: Step,
+    code: Sequence[str] = (),  # noqa: ARG001 - a graph brings no code
+    storage: StorageOptions | None = None,
+) -> GraphEngine:
     """The engine of a step, not loaded yet. Raises ModelError for wrong options."""
     options = parse(openvino_options(step), step)
-    return GraphEngine(step, partial(_open, step), partial(use_for, step, options))
+    return GraphEngine(step, partial(_open, step), partial(use_for, step, options, storage or {}))
 
 
 def precisions(files: GraphFiles) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from batchinfer.engines.image_options import ImageFiles, ImageOptions
 from batchinfer.errors import ModelError
 from batchinfer.job import place
 from batchinfer.job.steps import Step
@@ -29,8 +30,16 @@ def _digest(value: object) -> object:
     return value
 
 
-class TorchOptions(Options):
-    """Options of the torch engine; for `module:Class` only."""
+class ColumnOptions(Options):
+    """Options of every engine on columns."""
+
+    images: Annotated[
+        ImageOptions | None, Field(description="how columns of encoded images, or of paths to them, are read")
+    ] = None
+
+
+class TorchOptions(ColumnOptions):
+    """Options of the torch engine; all but `images` for `module:Class` only."""
 
     weights: Annotated[
         str | None, Field(description="file with the class's state dict: safetensors, or what torch.save wrote")
@@ -63,7 +72,7 @@ class Pooling(MaxLength):
     prompt: Annotated[str | None, Field(description="put before each text; default: the model's default prompt")] = None
 
 
-class TextOptions(MaxLength):
+class OwnCode(Options):
     """Options of every task of the transformers engine."""
 
     trust_remote_code: Annotated[
@@ -73,8 +82,18 @@ class TextOptions(MaxLength):
     ] = None
 
 
+class TextOptions(MaxLength, OwnCode):
+    """Options of the transformers engine's tasks on texts."""
+
+
 class EmbeddingOptions(Pooling, TextOptions):
     """Options of the transformers engine's task embedding."""
+
+
+class ImageTaskOptions(OwnCode):
+    """Options of the transformers engine's task image-classification. How an image is read is in the model's folder."""
+
+    images: Annotated[ImageFiles, Field(description="where the images of a column of paths are")] = ImageFiles()
 
 
 class SklearnOptions(Options):
@@ -94,11 +113,15 @@ class SklearnOptions(Options):
 
 
 class OnnxOptions(Options):
-    """Options of the onnx engine on columns."""
+    """Options of the onnx engine."""
 
     provider: Annotated[
         str | None, Field(description="ONNX Runtime's execution provider; default: CUDA's with GPUs, else the CPU's")
     ] = None
+
+
+class OnnxColumnOptions(ColumnOptions, OnnxOptions):
+    """Options of the onnx engine on columns."""
 
 
 class GraphFile(MaxLength):
@@ -116,7 +139,11 @@ class OnnxEmbeddingOptions(Pooling, OnnxTextOptions):
 
 
 class OpenVINOOptions(Options):
-    """Options of the openvino engine on columns: it has none."""
+    """Options of the openvino engine: it has none."""
+
+
+class OpenVINOColumnOptions(ColumnOptions, OpenVINOOptions):
+    """Options of the openvino engine on columns."""
 
 
 class OpenVINOTextOptions(GraphFile, OpenVINOOptions):
@@ -129,9 +156,9 @@ class OpenVINOEmbeddingOptions(Pooling, OpenVINOTextOptions):
 
 @dataclass(frozen=True)
 class Task:
-    """What a task on texts takes and gives, and its options in the transformers engine."""
+    """What a task takes and gives, and its options in the transformers engine."""
 
-    options: type[TextOptions]
+    options: type[OwnCode]
     outputs: tuple[str, ...]
     inputs: tuple[str, ...] = ("text",)
 
@@ -140,6 +167,7 @@ TASKS = {
     "embedding": Task(EmbeddingOptions, ("embedding",)),
     "text-classification": Task(TextOptions, ("label", "score", "scores"), ("text", "text_pair")),
     "token-classification": Task(TextOptions, ("entities",)),
+    "image-classification": Task(ImageTaskOptions, ("label", "score", "scores"), ("image",)),
 }
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -166,9 +194,16 @@ def parse(kind: type[AnyOptions], step: Step) -> AnyOptions:
             name = ".".join(str(part) for part in wrong["loc"])
             message = wrong["msg"].removeprefix("Value error, ")
             if wrong["type"] == "extra_forbidden":
-                message = f"there is no such option; {nearest(name, kind.model_fields)}"
+                message = f"there is no such option; {nearest(str(wrong['loc'][-1]), _known(kind, wrong['loc']))}"
             lines.append(f"{step.name}.options.{name}: {message}")
         raise ModelError("\n".join(lines)) from error
+
+
+def _known(kind: type[Options], place: tuple[int | str, ...]) -> Iterable[str]:
+    """The options beside a place."""
+    if len(place) > 1:  # of a mapping inside the options, images are the only one with keys of its own
+        return (ImageFiles if issubclass(kind, ImageTaskOptions) else ImageOptions).model_fields
+    return kind.model_fields
 
 
 def graph_options(step: Step) -> type[OnnxOptions] | type[OpenVINOOptions]:
@@ -179,19 +214,19 @@ def graph_options(step: Step) -> type[OnnxOptions] | type[OpenVINOOptions]:
 def onnx_options(step: Step) -> type[OnnxOptions]:
     """The options that a step of the onnx engine may have."""
     if step.task is None:
-        return OnnxOptions
+        return OnnxColumnOptions
     return OnnxEmbeddingOptions if step.task == "embedding" else OnnxTextOptions
 
 
 def openvino_options(step: Step) -> type[OpenVINOOptions]:
     """The options that a step of the openvino engine may have."""
     if step.task is None:
-        return OpenVINOOptions
+        return OpenVINOColumnOptions
     return OpenVINOEmbeddingOptions if step.task == "embedding" else OpenVINOTextOptions
 
 
 def task_of(step: Step) -> Task:
-    """The task on texts that the step asks for. Raises ModelError where it asks for none."""
+    """The task that the step asks for. Raises ModelError where it asks for none."""
     if step.task is None:
         raise ModelError(f"{step.name}.task: the {step.engine} engine needs one of {', '.join(TASKS)}")
     return TASKS[step.task]
@@ -209,7 +244,7 @@ def check_names(step: Step, task: Task) -> list[str]:
         if name not in task.inputs:
             wrong.append(f"{step.name}.inputs.{name}: {step.task} has no such input; {nearest(name, task.inputs)}")
         elif not isinstance(column, str):
-            wrong.append(f"{step.name}.inputs.{name}: is text, so give one column, not a list")
+            wrong.append(f"{step.name}.inputs.{name}: is one column: don't give a list")
     if task.inputs[0] not in step.inputs:
         wrong.append(f"{step.name}.inputs: {step.task} needs the input {task.inputs[0]}")
     wrong.extend(

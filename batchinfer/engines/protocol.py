@@ -61,6 +61,10 @@ class Prepared(Protocol):
     def truncated(self) -> NDArray[np.bool_] | None:
         """Which rows were cut to the model's maximum length, shape (rows,); None where rows are never cut."""
 
+    @property
+    def row_bytes(self) -> int | None:
+        """Bytes of a row in a batch, where that is far more than its columns have, as of images; None: about as many as these."""
+
     def __len__(self) -> int:
         """Number of rows."""
 

@@ -23,6 +23,7 @@ from batchinfer.engines.protocol import Description, Rows
 from batchinfer.engines.sources import load_class, load_named
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
+from batchinfer.storage.store import StorageOptions
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class PythonRows:
 
     lengths = None
     truncated = None
+    row_bytes = None
 
     def __init__(self, table: pa.Table, step: Step, own: Callable[[Any], Any] | None = None) -> None:
         self._step = step
@@ -117,7 +119,12 @@ class PythonRows:
 class PythonEngine:
     """Calls an object of the user's class with each batch; `uri` is `module:Class`, `options` are its arguments. Or calls a function."""
 
-    def __init__(self, step: Step, code: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        step: Step,
+        code: Sequence[str] = (),
+        storage: StorageOptions | None = None,  # noqa: ARG002 - a class reads files as it likes
+    ) -> None:
         self._step = step
         self._code = code
         self._model: Any = None

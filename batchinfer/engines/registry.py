@@ -27,6 +27,7 @@ from batchinfer.engines.rules import rules_engine
 from batchinfer.engines.sources import is_class
 from batchinfer.job.steps import CombineStep, RulesStep, Step
 from batchinfer.precision import layers, recipes
+from batchinfer.storage.store import StorageOptions
 
 __all__ = [
     "GRAPHS",
@@ -68,13 +69,16 @@ GRAPHS: dict[str, Callable[[GraphFiles], tuple[str, ...]]] = {
 """Engines that run graphs, and what one can be loaded at."""
 
 
-def open_engine(step: Step, code: Sequence[str] = ()) -> ModelEngine:
-    """The step's engine, not loaded yet; `code` are the absolute folders that `module:Class` may be imported from.
+def open_engine(step: Step, code: Sequence[str] = (), storage: StorageOptions | None = None) -> ModelEngine:
+    """The step's engine, not loaded yet.
+
+    `code` are the absolute folders that `module:Class` may be imported from; `storage` the fsspec options by URL prefix, for files that
+    rows name.
 
     Raises ModelError for wrong options, inputs or outputs.
     """
     module, _, name = _ENGINES[step.engine].partition(":")
-    return cast(ModelEngine, getattr(importlib.import_module(module), name)(step, code))
+    return cast(ModelEngine, getattr(importlib.import_module(module), name)(step, code, storage))
 
 
 def open_derived(step: RulesStep | CombineStep) -> DerivedEngine:

@@ -25,6 +25,7 @@ from batchinfer.engines.protocol import Description, Rows
 from batchinfer.engines.trust import check_pickle, reason
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
+from batchinfer.storage.store import StorageOptions
 
 SKOPS = ".skops"
 PICKLES = (".joblib", ".pkl", ".pickle")
@@ -74,6 +75,7 @@ class SklearnRows:
 
     lengths = None
     truncated = None
+    row_bytes = None
 
     def __init__(self, rows: int, columns: Mapping[str, pa.Array], *, named: bool) -> None:
         self._rows = rows
@@ -105,7 +107,12 @@ class SklearnEngine:
     as a list.
     """
 
-    def __init__(self, step: Step, code: Sequence[str] = ()) -> None:  # noqa: ARG002 - what a pickle needs must be installed
+    def __init__(
+        self,
+        step: Step,
+        code: Sequence[str] = (),  # noqa: ARG002 - what a pickle needs must be installed
+        storage: StorageOptions | None = None,  # noqa: ARG002 - nor files that rows name
+    ) -> None:
         self._step = step
         self._options = parse(SklearnOptions, step)
         self._model: Any = None

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from batchinfer.engines.batches import TensorBatch
 from batchinfer.engines.inputs import contiguous
 from batchinfer.engines.protocol import Rows
 from batchinfer.errors import ModelError
@@ -47,12 +48,9 @@ class Format:
 
 
 @dataclass(frozen=True)
-class TextBatch:
-    """Rows of one width, padded on the right: token ids, attention mask and perhaps type ids as int64 tensors."""
+class TextBatch(TensorBatch):
+    """Rows of one width, padded on the right: token ids, attention mask and perhaps type ids as int64 tensors of shape (rows, width)."""
 
-    rows: int
-    tensors: Mapping[str, Any]
-    """Model inputs by name, each of shape (rows, width), on the CPU."""
     spans: NDArray[np.int32] | None = None
     """First character of each token and the one after its last, shape (rows, width, 2); where the head needs it."""
     real: NDArray[np.bool_] | None = None
@@ -61,6 +59,8 @@ class TextBatch:
 
 class TextRows:
     """One window of tokenised texts. All tokens lie behind one another, row i from `starts[i]` on for `lengths[i]`."""
+
+    row_bytes = None
 
     def __init__(self, encodings: Iterator[list[Any]], format_: Format) -> None:
         self._format = format_

@@ -3,54 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from batchinfer.engines import modules
+from batchinfer.engines.batches import TensorBatch
+from batchinfer.engines.images import Images
 from batchinfer.engines.inputs import check_numeric, columns_of, contiguous, matrix, to_numpy
 from batchinfer.engines.options import TorchOptions, parse
 from batchinfer.engines.outputs import Outputs, finish, single
+from batchinfer.engines.pixels import ImageColumns
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.engines.replicas import Replicas
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
 from batchinfer.precision import recipes
 from batchinfer.precision.compiled import compiling
-
-
-@dataclass(frozen=True)
-class TensorBatch:
-    """Tensors by input name, each with `rows` rows along its first axis, on the CPU."""
-
-    rows: int
-    tensors: Mapping[str, Any]
+from batchinfer.storage.store import StorageOptions
 
 
 class TensorRows:
-    """One window as tensors, which share the memory of the Arrow columns where no conversion is needed."""
+    """One window as tensors, which share the memory of the Arrow columns where no conversion is needed, and images."""
 
     lengths = None
     truncated = None
 
-    def __init__(self, rows: int, tensors: Mapping[str, Any], dtype: Any, *, pin: bool) -> None:
+    def __init__(
+        self, rows: int, tensors: Mapping[str, Any], dtype: Any, row_bytes: int | None = None, *, pin: bool
+    ) -> None:
         self._rows = rows
         self._tensors = tensors
         self._dtype = dtype
         self._pin = pin
+        self.row_bytes = row_bytes
 
     def __len__(self) -> int:
         return self._rows
 
     def batch(self, rows: Rows) -> TensorBatch:
-        """These rows, floating inputs in the module's precision, pinned for a CUDA device; views where they can be."""
+        """These rows, floating inputs in the module's precision, pinned for a CUDA device; views where they can be.
+
+        Raises what reading and decoding images does.
+        """
         import torch
 
         count = len(range(*rows.indices(self._rows))) if isinstance(rows, slice) else len(rows)
         cut = {}
         for name, whole in self._tensors.items():
-            tensor = whole[rows] if isinstance(rows, slice) else whole[torch.from_numpy(rows)]
+            if isinstance(whole, Images):
+                tensor = torch.from_numpy(whole[rows])
+            else:
+                tensor = whole[rows] if isinstance(rows, slice) else whole[torch.from_numpy(rows)]
             if tensor.is_floating_point() and self._dtype is not None:
                 tensor = tensor.to(self._dtype)
             cut[name] = tensor.pin_memory() if self._pin else tensor
@@ -58,12 +63,13 @@ class TensorRows:
 
 
 class TorchEngine:
-    """Runs a torch module on numeric columns."""
+    """Runs a torch module on numeric columns, and on columns of images."""
 
-    def __init__(self, step: Step, code: Sequence[str] = ()) -> None:
+    def __init__(self, step: Step, code: Sequence[str] = (), storage: StorageOptions | None = None) -> None:
         self._step = step
         self._code = code
         self._options = parse(TorchOptions, step)
+        self._images = ImageColumns(self._options.images, storage or {}, step.name)
         self._module: modules.Loaded | None = None
         self._replicas: Replicas | None = None
         self._device = "cpu"
@@ -77,6 +83,7 @@ class TorchEngine:
 
         if device == "cpu":
             torch.set_num_threads(threads)
+        self._images.files.open()
         loaded = modules.load(self._step, self._options, self._code, device)
         applied = recipes.apply(precision, loaded.module, device)
         floats = (p.dtype for p in applied.module.parameters() if p.is_floating_point())
@@ -93,23 +100,29 @@ class TorchEngine:
     def without_model(self) -> TorchEngine:
         """See ModelEngine."""
         engine = TorchEngine(self._step)
+        engine._images = self._images
         engine._module = replace(self._loaded(), module=None)
         return engine
 
     def prepare(self, rows: pa.Table) -> TensorRows:
-        """Numeric columns as tensors of shape (rows,), fixed-size lists of k and lists of k columns as (rows, k).
+        """Numeric columns as tensors of shape (rows,), fixed-size lists of k and lists of k columns as (rows, k); images when a batch takes
+        them.
 
-        Raises TypeError naming the input where a value is null, and ModelError for a column that isn't numeric.
+        Raises TypeError naming the input where a value is null, and ModelError for a column that is neither numeric nor of images.
         """
         module = self._loaded()
         columns = {name: contiguous(rows.column(name)) for name in columns_of(self._step)}
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for name, named in self._step.inputs.items():
             parts = [columns[column] for column in ((named,) if isinstance(named, str) else named)]
             where = f"{self._step.name}.inputs.{name}"
+            if isinstance(named, str) and self._images.takes(parts[0]):
+                tensors[name] = self._images.images(parts[0], name)
+                continue
             check_numeric(parts, name, where, "the torch engine", single=isinstance(named, str))
             tensors[name] = _tensor(parts[0]) if isinstance(named, str) else _matrix(parts)
-        return TensorRows(rows.num_rows, tensors, module.dtype, pin=self._device.startswith("cuda"))
+        row_bytes = self._images.row_bytes(tensors)
+        return TensorRows(rows.num_rows, tensors, module.dtype, row_bytes, pin=self._device.startswith("cuda"))
 
     def infer(self, batch: TensorBatch) -> Outputs:
         """Run the module, and bring what it gives to the CPU.

@@ -1,4 +1,4 @@
-"""The transformers engine: encoder models of the Hugging Face library on text columns."""
+"""The transformers engine: encoder models of the Hugging Face library on columns of texts and images."""
 
 from __future__ import annotations
 
@@ -13,14 +13,25 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchinfer.engines.heads import DESCRIBED, Embedding, Head, TextOutputs, TokenClassification, head_for
+from batchinfer.engines.batches import TensorBatch
+from batchinfer.engines.heads import DESCRIBED, Embedding, Head, HeadOutputs, TokenClassification, head_for
+from batchinfer.engines.image_files import Files
 from batchinfer.engines.location import Location, locate
-from batchinfer.engines.options import EmbeddingOptions, TextOptions, check_names, parse, task_of
+from batchinfer.engines.options import (
+    EmbeddingOptions,
+    ImageTaskOptions,
+    OwnCode,
+    TextOptions,
+    check_names,
+    parse,
+    task_of,
+)
 from batchinfer.engines.outputs import tensor_to_numpy
-from batchinfer.engines.protocol import Description
+from batchinfer.engines.protocol import Description, Prepared
+from batchinfer.engines.readers import ImageReader, Reader, TextReader, image_processor
 from batchinfer.engines.replicas import Replicas
-from batchinfer.engines.sentence import recipe
-from batchinfer.engines.tokens import Format, TextBatch, TextRows, cut_at, longest, tokenise
+from batchinfer.engines.sentence import Recipe, recipe
+from batchinfer.engines.tokens import Format, cut_at, longest
 from batchinfer.engines.trust import check_code, own_code, reason
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
@@ -30,35 +41,40 @@ from batchinfer.precision.compiled import compiling
 from batchinfer.precision.kept import LEAST_BYTES, kept
 from batchinfer.precision.layers import quiet
 from batchinfer.precision.protocol import Applied
+from batchinfer.storage.store import StorageOptions
 
 
 @dataclass(frozen=True)
 class _Loaded:
     replicas: Replicas | None
     """None where the model is elsewhere."""
-    tokenizer: Any
+    reader: Reader
     head: Head
-    format: Format
-    prompt: str
     device: str
     smallest: int
     """Rows that a batch needs at least."""
 
 
 class TransformersEngine:
-    """Runs a model of transformers for one of the tasks embedding, text-classification and token-classification."""
+    """Runs a model of transformers for one of the tasks embedding, text-, token- and image-classification."""
 
-    def __init__(self, step: Step, code: Sequence[str] = ()) -> None:  # noqa: ARG002 - such models bring no code
+    def __init__(
+        self,
+        step: Step,
+        code: Sequence[str] = (),  # noqa: ARG002 - such models bring no code
+        storage: StorageOptions | None = None,
+    ) -> None:
         task = task_of(step)
         wrong = check_names(step, task)
         if wrong:
             raise ModelError("\n".join(wrong))
         self._step = step
-        self._options: TextOptions = parse(task.options, step)
+        self._options: OwnCode = parse(task.options, step)
+        self._storage = storage or {}
         self._loaded: _Loaded | None = None
 
     def load(self, device: str, precision: str, threads: int) -> Description:
-        """Load tokenizer and model.
+        """Load the model, and its tokenizer or image processor.
 
         Raises ModelError where files or weights lack, or an option doesn't fit the model.
         """
@@ -74,7 +90,7 @@ class TransformersEngine:
         trusted = check_code(location, self._step.uri, self._options.trust_remote_code, self._step.name)
         folder = location.folder
         made = recipe(folder, self._options, where) if isinstance(self._options, EmbeddingOptions) else None
-        config, tokenizer = _open(folder, where, trusted=trusted)
+        config, opened = _open(folder, where, self._step, trusted=trusted)
         # By attribute: some kinds of model have other names for them in their config.json.
         described = {name: getattr(config, name, None) for name in DESCRIBED}
         size = config.num_labels if made is None else config.hidden_size
@@ -91,7 +107,29 @@ class TransformersEngine:
             applied = kept(made_of, precision, applied_now, lambda: _skeleton(config, head))
         else:
             applied = applied_now()
-        takes_types = "token_type_ids" in inspect.signature(applied.module.forward).parameters
+        if isinstance(self._options, ImageTaskOptions):
+            reader: Reader = self._images(opened, self._options, applied, device)
+        else:
+            reader = self._texts(opened, described, head, made, applied.module, device)
+        replicas = Replicas(applied.module, device, threads, compiled=applied.compiled)
+        self._loaded = _Loaded(replicas, reader, head, device, applied.smallest)
+        if applied.compiled:
+            self.infer(reader.sample())  # it takes up to a minute: not in a batch, whose time is bounded
+        types, several = {name: head.types[name] for name in self._step.outputs}, replicas.can_be_several
+        return Description(types, precision, device, reader.max_length, applied.told(), side_by_side=several)
+
+    def _images(self, processor: Any, options: ImageTaskOptions, applied: Applied, device: str) -> ImageReader:
+        files = Files(options.images.root, self._storage, f"{self._step.name}.options.images")
+        files.open()
+        floats = (p.dtype for p in applied.module.parameters() if p.is_floating_point())
+        dtype = applied.dtype if applied.dtype is not None else next(floats)
+        return ImageReader(self._step, processor, files, dtype, pin=device.startswith("cuda"))
+
+    def _texts(
+        self, tokenizer: Any, described: Mapping[str, Any], head: Head, made: Recipe | None, module: Any, device: str
+    ) -> TextReader:
+        assert isinstance(self._options, TextOptions)
+        takes_types = "token_type_ids" in inspect.signature(module.forward).parameters
         asked = f"{self._step.name}.options.max_length"
         wanted = made.max_length if made is not None else self._options.max_length
         length = longest(
@@ -108,28 +146,21 @@ class TransformersEngine:
             spans=isinstance(head, TokenClassification),
             pin=device.startswith("cuda"),
         )
-        prompt = made.prompt if made is not None else ""
-        replicas = Replicas(applied.module, device, threads, compiled=applied.compiled)
-        self._loaded = _Loaded(replicas, backend, head, format_, prompt, device, applied.smallest)
-        if applied.compiled:
-            self._compile()
-        types = {name: head.types[name] for name in self._step.outputs}
-        return Description(types, precision, device, length, applied.told(), side_by_side=replicas.can_be_several)
+        return TextReader(self._step, backend, made.prompt if made is not None else "", format_, length)
 
     def without_model(self) -> TransformersEngine:
         """See ModelEngine."""
         engine, loaded = TransformersEngine(self._step), self._require()
-        engine._loaded = replace(loaded, replicas=None, device="cpu", format=replace(loaded.format, pin=False))
+        engine._loaded = replace(loaded, replicas=None, device="cpu", reader=loaded.reader.elsewhere())
         return engine
 
-    def prepare(self, rows: pa.Table) -> TextRows:
-        """Tokenise one window. Raises TypeError "text is null" or for what is no string, ValueError for no tokens."""
-        loaded = self._require()
-        names = [name for name in ("text", "text_pair") if name in self._step.inputs]
-        columns = [rows.column(str(self._step.inputs[name])) for name in names]
-        return tokenise(loaded.tokenizer, columns, loaded.prompt, loaded.format)
+    def prepare(self, rows: pa.Table) -> Prepared:
+        """Tokenise one window; images are decoded by batches. Raises TypeError "text is null" or for what is no string, ValueError for no
+        tokens.
+        """
+        return self._require().reader.prepare(rows)
 
-    def infer(self, batch: TextBatch) -> TextOutputs:
+    def infer(self, batch: TensorBatch) -> HeadOutputs:
         """Run the model and the head on the device, and bring the result to the CPU."""
         import torch
 
@@ -137,15 +168,14 @@ class TransformersEngine:
         assert loaded.replicas is not None
         with torch.inference_mode(), loaded.replicas.stream():
             inputs = {name: tensor.to(loaded.device, non_blocking=True) for name, tensor in batch.tensors.items()}
-            rows = len(inputs["attention_mask"])
-            if rows < loaded.smallest:
+            if batch.rows < loaded.smallest:
                 inputs = {name: torch.cat([tensor] * loaded.smallest) for name, tensor in inputs.items()}
             with compiling(f"{self._step.name}.precision"):
                 answer = loaded.replicas.here()(**inputs)
-            computed = loaded.head.compute(answer, inputs["attention_mask"])
-            return TextOutputs({name: value[:rows].cpu() for name, value in computed.items()}, batch)
+            computed = loaded.head.compute(answer, inputs.get("attention_mask"))
+            return HeadOutputs({name: value[: batch.rows].cpu() for name, value in computed.items()}, batch)
 
-    def finish(self, outputs: TextOutputs) -> Mapping[str, pa.Array]:
+    def finish(self, outputs: HeadOutputs) -> Mapping[str, pa.Array]:
         """One Arrow array per output that the step names."""
         values = {name: tensor_to_numpy(value) for name, value in outputs.values.items()}
         columns = self._require().head.columns(values, outputs.batch)
@@ -156,21 +186,15 @@ class TransformersEngine:
             raise RuntimeError("load() comes before prepare(), infer() and finish()")
         return self._loaded
 
-    def _compile(self) -> None:
-        """Have the model compiled, which takes up to a minute: while it is loaded, not in a batch, whose time is bounded.
 
-        Two texts of several tokens, so that neither size is taken for a constant.
-        """
-        columns = {str(column): ["a b c d e"] * 2 for column in self._step.inputs.values()}
-        self.infer(self.prepare(pa.table(columns)).batch(slice(0, 2)))
-
-
-def _open(folder: Path, where: str, *, trusted: bool) -> tuple[Any, Any]:
-    """The model's configuration and its fast tokenizer. Raises ModelError."""
+def _open(folder: Path, where: str, step: Step, *, trusted: bool) -> tuple[Any, Any]:
+    """The model's configuration, and its image processor for images, else its fast tokenizer. Raises ModelError."""
     from transformers import AutoConfig, AutoTokenizer
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+        if step.task == "image-classification":
+            return config, image_processor(folder, where, trusted=trusted)
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trusted, use_fast=True
         )

@@ -17,6 +17,8 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 """How the names of files end that `torch.save` wrote."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MOST_NAMES = 3
+_CONFIGURATIONS = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
+"""Files of a model that may name code."""
 
 
 def check_pickle(path: Path, pinned: str, where: str) -> bytes:
@@ -111,7 +113,7 @@ def check_code(location: Location, uri: str, pinned: bool | str | None, where: s
 
 def own_code(folder: Path) -> list[str]:
     """The classes that a model takes from code which it brings, such as `modeling.Model`. Raises ModelError."""
-    return [name for file in ("config.json", "tokenizer_config.json") for name in _references(folder / file)]
+    return [name for file in _CONFIGURATIONS for name in _references(folder / file)]
 
 
 def code_digest(location: Location) -> str:

@@ -129,7 +129,7 @@ def _engine(step: Any, place: Place) -> Iterator[Finding]:
             (*place, "uri"), "the python engine takes a class or a function: write module:Class, such as my_model:Model"
         )
     if engine == "transformers" and isinstance(step, dict) and step.get("task") is None:
-        message = "is missing: write embedding, text-classification or token-classification"
+        message = "is missing: write embedding, text-classification, token-classification or image-classification"
         yield Finding((*place, "task"), message)
     if engine in ("python", "torch", "sklearn") and _at(step, "task") is not None:
         yield Finding((*place, "task"), f"the {engine} engine takes no task: remove it, or write engine: transformers")

@@ -38,7 +38,11 @@ def resolve(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     def step(value: Any) -> Any:
         resolved = _with(value, "uri", uri)
-        return _with(resolved, "options", lambda options: _with(options, "weights", uri))
+        return _with(resolved, "options", options)
+
+    def options(value: Any) -> Any:
+        resolved = _with(value, "weights", uri)
+        return _with(resolved, "images", lambda images: _with(images, "root", path))
 
     data = _with(data, "code", lambda code: paths(code) if isinstance(code, list) else code)
     data = _with(data, "input", lambda section: _with(section, "path", paths))

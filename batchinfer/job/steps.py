@@ -22,7 +22,7 @@ Precision = Literal[
     "bf16-compiled",
 ]
 EngineName = Literal["python", "torch", "transformers", "onnx", "openvino", "sklearn"]
-Task = Literal["embedding", "text-classification", "token-classification"]
+Task = Literal["embedding", "text-classification", "token-classification", "image-classification"]
 OnInvalidOutput = Literal["dead", "keep", "fail"]
 UNDECIDED = 1e308
 """A threshold before one is found: every row is below it."""

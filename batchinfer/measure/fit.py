@@ -27,6 +27,8 @@ TRIES = 6
 ENOUGH = 0.2
 """Seconds that a value is timed for, where there is time and the rows are answered sooner: they are answered again. What lasts some
 milliseconds says more of the moment than of the value."""
+MOST_BYTES = 256 << 20
+"""Of rows that are made larger than their columns: all that a value is timed on are in memory at a time."""
 LEAST_BATCHES = 2
 """A value is timed on so many batches for each stream, at least: fewer say nothing."""
 
@@ -75,6 +77,8 @@ class Fitting:
     clock: Callable[[], float] = time.perf_counter
     _thinned: bool = field(default=False, init=False)
     """Whether there was time for some of the rows alone."""
+    _preparing: float = field(default=0.0, init=False)
+    """Seconds that making the batches took last."""
     _cut_short: bool = field(default=False, init=False)
     """Whether a value was left out for lack of time: a larger job would try it."""
 
@@ -125,26 +129,35 @@ class Fitting:
         if most < 1 or not len(self.rows):
             return None
         self._thinned = most < len(self.rows)
-        some = np.unique(np.linspace(0, len(self.rows) - 1, most).astype(np.int64)) if self._thinned else None
         try:
-            return self.engine.prepare(self.rows if some is None else self.rows.take(pa.array(some)))
+            prepared = self.engine.prepare(self._some(most))
+            fit = len(prepared) if prepared.row_bytes is None else max(1, MOST_BYTES // prepared.row_bytes)
+            return prepared if fit >= len(prepared) else self.engine.prepare(self._some(fit))
         except BatchinferError:
             raise
         except BaseException:  # noqa: BLE001 - a bad row: the run finds and reports it
             return None
+
+    def _some(self, most: int) -> pa.Table:
+        """At most so many of the rows, spread over them."""
+        if most >= len(self.rows):
+            return self.rows
+        return self.rows.take(pa.array(np.unique(np.linspace(0, len(self.rows) - 1, most).astype(np.int64))))
 
     def _pace(self, prepared: Prepared, budget: Budget, streams: int, end: float) -> float | None:
         """Rows per second at a budget with so many streams; None where it doesn't fit, a row is bad, or time is short."""
         cut = list(batches(len(prepared), prepared.lengths, budget))
         enough = min(ENOUGH, self.seconds / TRIES)
         few = len(cut) < LEAST_BATCHES * streams
-        late = self.clock() + max(enough, len(prepared) * self._row_seconds) > end
+        late = self.clock() + self._preparing + max(enough, len(prepared) * self._row_seconds) > end
         if few or late:
             self._cut_short |= late or self._thinned
             return None
         self._spread(streams)
         try:
+            began = self.clock()
             payloads = [prepared.batch(rows) for rows in cut]
+            self._preparing = self.clock() - began
             seconds = self._timed(payloads, streams)
             times = int(enough / max(1e-9, seconds))
             if times > 1:

@@ -23,6 +23,8 @@ _ADVICE = {
     errno.EIO: "the disk reports an input/output error",
 }
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_OBJECT = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+"""Below a file, a folder, and names that no file can have: there is no such object."""
 _ATTEMPTS = 10
 
 
@@ -184,8 +186,10 @@ class LocalStore:
 def _opened(path: Path) -> FileIO:
     try:
         return path.open("rb", buffering=0)
-    except NotADirectoryError as e:  # below a file: no such object
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from e
+    except OSError as e:
+        if e.errno in _NO_OBJECT:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from e
+        raise
 
 
 def _in_folder(target: Path, publish: Callable[[], T]) -> T:

@@ -25,6 +25,7 @@ from batchinfer.engines.protocol import Description
 from batchinfer.errors import BatchinferError
 from batchinfer.job.secrets import Secrets
 from batchinfer.job.steps import Step
+from batchinfer.storage.store import StorageOptions
 from batchinfer.worker import logs, process
 from batchinfer.worker.failures import Raised, row_error
 from batchinfer.worker.memory import free_bytes
@@ -43,6 +44,7 @@ class Start:
     device: str
     threads: int
     secrets: Secrets
+    storage: StorageOptions
 
 
 class _Served:
@@ -50,7 +52,7 @@ class _Served:
 
     def __init__(self, start: Start) -> None:
         self._start = start
-        self._engine = registry.open_engine(start.step, start.code)
+        self._engine = registry.open_engine(start.step, start.code, start.storage)
 
     def load(self, precision: str) -> Description:
         from batchinfer.measure.timing import load
@@ -58,9 +60,9 @@ class _Served:
         start = self._start
         return load(self._engine, start.step, start.device, precision, start.threads)
 
-    def prepare(self, rows: pa.Table) -> tuple[Any, Any]:
+    def prepare(self, rows: pa.Table) -> tuple[Any, Any, Any]:
         prepared = self._engine.prepare(rows)
-        return prepared.lengths, prepared.truncated
+        return prepared.lengths, prepared.truncated, prepared.row_bytes
 
     def infer(self, rows: pa.Table) -> dict[str, pa.Array]:
         batch = self._engine.prepare(rows).batch(slice(0, len(rows)))

@@ -58,12 +58,12 @@ class HeldStep:
             timeout = step.timeout if step.timeout is not None else spec.retry.timeout
             self.device = registry.device_for(step, context.gpus)
             self.engine = (
-                Watched(lambda: registry.open_engine(step, spec.code), timeout)
+                Watched(lambda: registry.open_engine(step, spec.code, spec.storage), timeout)
                 if models is None
                 else Apart(models, timeout)
             )
             retry = spec.retry.model_copy(update={"timeout": timeout})
-            self.quarantine = Quarantine(step, spec.code, self.device, retry, stopping, spec.secrets)
+            self.quarantine = Quarantine(step, spec.code, self.device, retry, stopping, spec.secrets, spec.storage)
         else:
             self.engine = registry.open_derived(step)
         on_invalid = step.errors.on_invalid_output or spec.errors.on_invalid_output

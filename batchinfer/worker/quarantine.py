@@ -30,6 +30,7 @@ from batchinfer.errors import ModelError, StoppedError
 from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import Retry
 from batchinfer.job.steps import Step
+from batchinfer.storage.store import StorageOptions
 from batchinfer.worker.child import Start
 from batchinfer.worker.context import RowError
 from batchinfer.worker.failures import Raised, RowFailure, failure_of
@@ -45,8 +46,14 @@ _FIRST_SECONDS = 3.0
 class _QuarantinedRows:
     """See Prepared. Batches are rows; the child prepares them."""
 
-    def __init__(self, table: pa.Table, lengths: NDArray[np.int64] | None, truncated: NDArray[np.bool_] | None) -> None:
-        self._table, self.lengths, self.truncated = table, lengths, truncated
+    def __init__(
+        self,
+        table: pa.Table,
+        lengths: NDArray[np.int64] | None,
+        truncated: NDArray[np.bool_] | None,
+        row_bytes: int | None,
+    ) -> None:
+        self._table, self.lengths, self.truncated, self.row_bytes = table, lengths, truncated, row_bytes
 
     def __len__(self) -> int:
         return len(self._table)
@@ -65,6 +72,7 @@ class Quarantine:
         retry: how long a call may take, and how often the child is started again where something else ended it as it loaded.
         stopping: when set, a call ends the child and raises StoppedError.
         secrets: what the child may not log.
+        storage: fsspec options by URL prefix.
 
     """
 
@@ -76,7 +84,9 @@ class Quarantine:
         retry: Retry,
         stopping: threading.Event,
         secrets: Secrets,
+        storage: StorageOptions | None = None,
     ) -> None:
+        self._storage = storage or {}
         self._step, self._code, self._device, self._secrets = step, code, device, secrets
         self._retries, self._stopping = retry.max_retries, stopping
         self.paces = Paces(retry.timeout)
@@ -138,11 +148,14 @@ class Quarantine:
             self._child.warm = True
             return answer
 
+    def _start(self) -> Start:
+        return Start(self._step, self._code, self._device, self._threads, self._secrets, self._storage)
+
     def _started(self) -> tuple[Child, Description]:
         """A child that has the model loaded."""
         deaths = 0
         while True:
-            self._child = child = Child(Start(self._step, self._code, self._device, self._threads, self._secrets))
+            self._child = child = Child(self._start())
             try:
                 description: Description = self._answer(child, ("load", self._precision), UNKNOWN_SECONDS)
             except RowFailure as e:

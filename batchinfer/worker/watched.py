@@ -40,6 +40,11 @@ class CountedRows:
         """See Prepared."""
         return self._prepared.truncated
 
+    @property
+    def row_bytes(self) -> int | None:
+        """See Prepared."""
+        return self._prepared.row_bytes
+
     def __len__(self) -> int:
         return len(self._prepared)
 

@@ -30,7 +30,7 @@ def test_local_paths_belong_to_the_job_files_folder(tmp_path, good, monkeypatch)
             ("path: in/", "path: [in/*.parquet, ../data/, /abs/./x, s3://b/../c, '~/d']"),
             ("input:", "code: [., src]\ninput:"),
             ("uri: hf:org/model@main", "uri: ../models/m"),
-            ("inputs:", "options: {weights: w.safetensors}\n  inputs:"),
+            ("inputs:", "options: {weights: w.safetensors, images: {root: photos}}\n  inputs:"),
         )
     )
     monkeypatch.chdir(tmp_path)
@@ -46,7 +46,10 @@ def test_local_paths_belong_to_the_job_files_folder(tmp_path, good, monkeypatch)
     assert spec.output.path == f"{tmp_path}/jobs/out"
     assert spec.code == (f"{tmp_path}/jobs", f"{tmp_path}/jobs/src")
     assert spec.steps[0].uri == f"{tmp_path}/models/m"
-    assert spec.steps[0].options == {"weights": f"{tmp_path}/jobs/w.safetensors"}
+    assert spec.steps[0].options == {
+        "weights": f"{tmp_path}/jobs/w.safetensors",
+        "images": {"root": f"{tmp_path}/jobs/photos"},
+    }
 
 
 @pytest.mark.parametrize("uri", ["hf:org/m@main", "package:p/m", "s3://b/m", "file:///m", "pkg.mod:Class"])

@@ -20,7 +20,7 @@ Model = Callable[[list[int]], Mapping[str, Any]]
 
 class Prepared:
     def __init__(self, values: list[int], lengths: NDArray[np.int64] | None) -> None:
-        self.values, self.lengths, self.truncated = values, lengths, None
+        self.values, self.lengths, self.truncated, self.row_bytes = values, lengths, None, None
 
     def __len__(self) -> int:
         return len(self.values)

@@ -25,13 +25,16 @@ NOBODY = Remembered(Path("/nowhere"))
 class Prepared:
     truncated: NDArray[np.bool_] | None = None
 
-    def __init__(self, values: list[int], lengths: NDArray[np.int64] | None) -> None:
-        self.values, self.lengths = values, lengths
+    def __init__(
+        self, values: list[int], lengths: NDArray[np.int64] | None, row_bytes: int | None, taken: Callable[[], None]
+    ) -> None:
+        self.values, self.lengths, self.row_bytes, self._taken = values, lengths, row_bytes, taken
 
     def __len__(self) -> int:
         return len(self.values)
 
     def batch(self, rows: Rows) -> list[int]:
+        self._taken()
         return [self.values[n] for n in (positions(rows) if isinstance(rows, slice) else rows)]
 
 
@@ -42,9 +45,16 @@ class Sleeper:
     """
 
     def __init__(
-        self, seconds: Callable[[int, int], float], *, lengths: bool = False, fails: Callable[[list[int]], None] = len
+        self,
+        seconds: Callable[[int, int], float],
+        *,
+        lengths: bool = False,
+        fails: Callable[[list[int]], None] = len,
+        row_bytes: int | None = None,
+        preparing: float = 0.0,
     ) -> None:
         self._seconds, self._lengths, self._fails = seconds, lengths, fails
+        self._row_bytes, self._preparing = row_bytes, preparing
         self.threads = 0
         self.calls = 0
         self._now = threading.local()
@@ -58,7 +68,11 @@ class Sleeper:
         values = rows["x"].to_pylist()
         if -1 in values:
             raise ValueError("a bad row")
-        return Prepared(values, np.full(len(values), 10, np.int64) if self._lengths else None)
+        lengths = np.full(len(values), 10, np.int64) if self._lengths else None
+        return Prepared(values, lengths, self._row_bytes, self._prepares)
+
+    def _prepares(self) -> None:
+        self._now.seconds = self.clock() + self._preparing
 
     def infer(self, batch: list[int]) -> list[int]:
         self.calls += 1
@@ -208,3 +222,17 @@ def test_what_is_no_rows_fault_ends_the_fitting_from_any_stream() -> None:
 
     with pytest.raises(ModelError, match="wrong"):
         fitted(Sleeper(narrow, fails=fails), Budget(64), threads=2)
+
+
+def test_no_more_rows_are_in_memory_than_may_be() -> None:
+    """Of 512 rows of 4 MiB each, 64: no batch of 64 or more is tried, since one alone says nothing."""
+    fit = fitted(Sleeper(lambda rows, _: 0.01 + rows * 1e-9, row_bytes=4 << 20), Budget(4), "rows")
+    assert fit.budget.rows == 32
+    assert fitted(Sleeper(lambda rows, _: 0.01 + rows * 1e-9), Budget(4), "rows").budget.rows == 256
+
+
+def test_the_time_that_batches_take_to_be_made_counts() -> None:
+    """Each try makes 512 / rows batches of a second; the model takes next to nothing."""
+    engine = Sleeper(lambda rows, _: 0.01 + rows * 1e-9, preparing=1.0)
+    fitted(engine, Budget(128), "rows", seconds=7.0)
+    assert engine.clock() < 5.0  # after the first try there is no time for another

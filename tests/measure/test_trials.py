@@ -30,6 +30,7 @@ LARGE = 10**9
 class Prepared:
     lengths: NDArray[np.int64] | None = None
     truncated: NDArray[np.bool_] | None = None
+    row_bytes: int | None = None
 
     def __init__(self, values: list[int]) -> None:
         self._values = values

@@ -223,3 +223,12 @@ def test_a_folder_that_vanishes_before_the_name_is_made_is_made_again(
     getattr(store, verb)("a/x", b"1")
     assert taken
     assert store.read("a/x") == b"1"
+
+
+@pytest.mark.parametrize("name", ["folder", ".", "file/x", "x" * 300, "loop"])
+def test_what_can_be_no_object_is_none(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"1")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(FileNotFoundError):
+        LocalStore(str(tmp_path)).read(name)

@@ -134,6 +134,7 @@ class Input:
 class _Prepared:
     lengths = None
     truncated = None
+    row_bytes = None
 
     def __init__(self, rows: NDArray[np.int64]) -> None:
         self._rows = rows
