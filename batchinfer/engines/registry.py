@@ -40,6 +40,7 @@ __all__ = [
     "open_engine",
     "pin",
     "precisions",
+    "reads_files",
     "uses_torch",
 ]
 
@@ -121,6 +122,12 @@ def compiles(step: Step, precision: str) -> bool:
 def uses_torch(step: Step) -> bool:
     """Whether the step's model runs on a device of torch's; any other is given the CPU and finds its own way."""
     return step.engine in ("torch", "transformers")
+
+
+def reads_files(step: Step) -> bool:
+    """Whether rows of a step may name files that are read: their content alone doesn't say what the model sees."""
+    images = step.options.get("images")
+    return step.engine != "python" and isinstance(images, dict) and images.get("root") is not None
 
 
 def device_for(step: Step, gpus: float | None) -> str:

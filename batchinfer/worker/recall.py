@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batchinfer.data.row_keys import row_keys
+from batchinfer.engines.registry import reads_files
 from batchinfer.job.steps import Step
 from batchinfer.ledger import chunks
 from batchinfer.measure.settings import StepSettings
@@ -167,9 +168,12 @@ class Recall:
 def recall_of(node: Node, context: Context, settings: StepSettings) -> Recall | None:
     """What a worker remembers of a step; None where it isn't to."""
     step, asked = node.step, context.spec.cache
-    if not isinstance(step, Step) or not step.cache or not (settings.deduplicate or asked.path):
+    if not isinstance(step, Step) or not step.cache:
         return None
-    if asked.path is None:
+    path = None if reads_files(step) else asked.path  # a file may be another by the next run
+    if not (settings.deduplicate or path):
+        return None
+    if path is None:
         return Recall(step, settings.outputs, None)
     names = ("_truncated", *step.outputs)
     types = (pa.bool_(), *settings.outputs.types)
@@ -177,6 +181,6 @@ def recall_of(node: Node, context: Context, settings: StepSettings) -> Recall | 
     on_invalid = step.errors.on_invalid_output or context.spec.errors.on_invalid_output
     inputs = [[name, None if isinstance(given, str) else len(given)] for name, given in step.inputs.items()]
     model = digest_of([FORM, context.models[step.name], settings.precision, str(schema), inputs, on_invalid])
-    cache = PredictionCache(open_store(asked.path, context.spec.storage), model[:32], schema, asked.max_bytes)
+    cache = PredictionCache(open_store(path, context.spec.storage), model[:32], schema, asked.max_bytes)
     cache.load()
     return Recall(step, settings.outputs, cache)

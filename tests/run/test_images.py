@@ -94,3 +94,23 @@ def test_the_jobs_storage_options_are_those_of_the_store_of_its_images(
     file.write_text(file.read_text().replace("root: photos", "root: s3://bucket/photos") + options)
     with pytest.raises(RefusedError, match="no address"):
         Job.from_yaml(file).run()
+
+
+@pytest.mark.parametrize("kind", ["bytes", "paths"])
+def test_answers_are_not_kept_for_files_which_may_change(tmp_path: Path, kind: str) -> None:
+    write(tmp_path, kind)
+    means(tmp_path / "net.onnx", [3, 12, 16])
+    file = job_file(tmp_path, "onnx", "net.onnx")
+    text = file.read_text() + "cache: {path: kept}\n"
+    if kind == "bytes":
+        text = text.replace(", root: photos", "")
+    file.write_text(text)
+    before = Job.from_yaml(file).run().results().collect()["means"].to_list()
+    (tmp_path / "photos/deep/0.img").write_bytes(encoded(picture(seed=77)))
+    file.write_text(text.replace("path: out", "path: other"))
+    run = Job.from_yaml(file).run()
+    after = run.results().collect()["means"].to_list()
+    assert (tmp_path / "kept").exists()
+    assert [a == b for a, b in zip(before, after, strict=True)].count(False) == (kind == "paths")
+    reused = run.record["usage"]["steps"]["model"]["reused"]
+    assert reused == (len(after) if kind == "bytes" else 0)
