@@ -40,14 +40,18 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The whole suite; arguments go to pytest."""
-    session.install("-e", ".[quickstart,quantization,onnx,openvino,images,sklearn,s3,gcs,azure]", *group("test"))
+    session.install(
+        "-e", ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,s3,gcs,azure]", *group("test")
+    )
     session.run("pytest", *TWO, *session.posargs, env=QUIET)
 
 
 @nox.session
 def chaos(session: nox.Session) -> None:
     """The long run of faults, which ends with its table: `nox -s chaos -- --repeat 20 --seed 1 --table chaos.json`."""
-    session.install("-e", ".[quickstart,quantization,onnx,openvino,images,sklearn,s3,gcs,azure]", *group("test"))
+    session.install(
+        "-e", ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,s3,gcs,azure]", *group("test")
+    )
     session.run("pytest", "-m", "chaos", *TWO, *session.posargs, env=QUIET)
     session.notify("services")
 
@@ -57,7 +61,9 @@ def services(session: nox.Session) -> None:
     """What needs a service that pip can't install: Azurite, through npm."""
     if shutil.which("npm") is None:
         session.error("Azurite needs Node: install it, so that npm is on the PATH")
-    session.install("-e", ".[quickstart,quantization,onnx,openvino,images,sklearn,s3,gcs,azure]", *group("test"))
+    session.install(
+        "-e", ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,s3,gcs,azure]", *group("test")
+    )
     session.run("pytest", "-m", "services", "tests/chaos", env=QUIET)
 
 
@@ -86,7 +92,7 @@ def build(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--wheel", "--outdir", str(place), silent=True)
     (wheel,) = place.glob("*.whl")
     session.install("--force-reinstall", "--no-deps", str(wheel))
-    session.install(f"{wheel}[quickstart,quantization,onnx,openvino,images,sklearn,s3,gcs,azure]")
+    session.install(f"{wheel}[quickstart,generation,quantization,onnx,openvino,images,sklearn,s3,gcs,azure]")
     made = shutil.ignore_patterns("__pycache__", "out", "generated")
     for name in ("tests", "jobs"):  # beside them the sources would be imported, not the wheel
         shutil.copytree(name, place / name, ignore=made)

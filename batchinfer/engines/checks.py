@@ -16,16 +16,19 @@ from batchinfer.engines.options import (
     TASKS,
     ColumnOptions,
     EmbeddingOptions,
+    GenerationOptions,
     Options,
     SklearnOptions,
     TorchOptions,
     check_names,
+    generates,
     graph_options,
     nearest,
     parse,
     runs_own_code,
     task_of,
 )
+from batchinfer.engines.prompts import wrong_generation
 from batchinfer.engines.quantized import quantized_by
 from batchinfer.engines.registry import GRAPHS, is_fixed, precisions, uses_torch
 from batchinfer.engines.sentence import recipe
@@ -57,7 +60,11 @@ def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> No
     are found by `Engine.load`.
     """
     wrong = [*_keys(step), *_wrong_precision(step, device)]
-    if step.engine == "transformers":
+    if generates(step):
+        if "schema" in step.options and not _is_installed("jsonschema"):
+            raise MissingExtraError("jsonschema", "generation", f"{step.name}.options.schema")
+        wrong += _wrong_generation(step)
+    elif step.engine == "transformers":
         wrong += _wrong_names(step)
         wrong += _wrong_options(TASKS[step.task].options, step) if step.task in TASKS else []
     elif step.engine == "torch":
@@ -129,7 +136,12 @@ def _wrong_precision(step: Step, device: str | None) -> list[str]:
     if step.engine in GRAPHS:
         return _wrong_for_graph(step)
     reason = recipe.obstacle(device) if device is not None else None
-    if (recipe.quantizes or recipe.compiles) and is_fixed(step):
+    if (recipe.quantizes or recipe.compiles) and generates(step):
+        reason = (
+            f"{step.precision} is for models whose outputs are compared with fp32's before they run, and a text that differs in a word may "
+            "be as good"
+        )
+    elif (recipe.quantizes or recipe.compiles) and is_fixed(step):
         does = "exchanges layers" if recipe.quantizes else "compiles the code of a class"
         reason = (
             f"{step.precision} {does}, and {step.uri} is a graph without any: give the class, uri: module:Class with options.weights, "
@@ -156,6 +168,10 @@ def _wrong_for_graph(step: Step) -> list[str]:
 def _check_quantized(step: Step) -> None:
     """Check what a checkpoint that comes quantized, or a recipe that quantizes one, needs. Raises ModelError and MissingExtraError."""
     method = quantized_by(step)
+    if method is not None and generates(step):
+        raise ModelError(
+            f"{step.name}.uri: the model comes quantized (by {method}), and text-generation runs plain numbers: give the model that it was made from"
+        )
     if method is not None and step.precision != "auto":
         raise ModelError(
             f"{step.name}.precision: the model comes quantized (by {method}), and runs as it is: leave it at auto, or give the model "
@@ -186,7 +202,8 @@ def _check_model(step: Step, code: Sequence[str]) -> None:
             raise ModelError(
                 f"{where}: {location.folder} needs preprocessor_config.json, which says how the model takes images"
             )
-        check_code(location, step.uri, parse(task_of(step).options, step).trust_remote_code, step.name)
+        options = GenerationOptions if generates(step) else task_of(step).options
+        check_code(location, step.uri, parse(options, step).trust_remote_code, step.name)
         if step.task == "embedding":
             recipe(location.folder, parse(EmbeddingOptions, step), where)
     elif step.engine in GRAPHS:
@@ -199,10 +216,10 @@ def _check_model(step: Step, code: Sequence[str]) -> None:
     elif is_class(step.uri):
         check_class(step.uri, code, where)
         if step.engine == "torch":
-            options = parse(TorchOptions, step)
-            weights = weights_of(options, step)
-            if weights is not None and options.allow_pickle is not None:
-                check_pickle(weights, options.allow_pickle, f"{step.name}.options.allow_pickle")
+            given = parse(TorchOptions, step)
+            weights = weights_of(given, step)
+            if weights is not None and given.allow_pickle is not None:
+                check_pickle(weights, given.allow_pickle, f"{step.name}.options.allow_pickle")
     else:
         file_of(step.uri, where)
 
@@ -212,6 +229,13 @@ def _wrong_names(step: Step) -> list[str]:
         return check_names(step, task_of(step))
     except ModelError as error:
         return [str(error)]
+
+
+def _wrong_generation(step: Step) -> list[str]:
+    try:
+        return wrong_generation(step)
+    except ModelError as error:
+        return str(error).splitlines()
 
 
 def _wrong_options(kind: type[Options], step: Step) -> list[str]:

@@ -12,7 +12,7 @@ from batchinfer.engines import sklearn
 from batchinfer.engines.graph_files import find_graph
 from batchinfer.engines.location import locate
 from batchinfer.engines.modules import file_of, weights_of
-from batchinfer.engines.options import TorchOptions, parse, runs_own_code
+from batchinfer.engines.options import TorchOptions, generates, parse, runs_own_code
 from batchinfer.engines.protocol import Identity
 from batchinfer.engines.quantized import quantized_by
 from batchinfer.engines.sources import find_source, is_class, split, trace
@@ -33,7 +33,8 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
     if step.engine == "transformers":
         location = locate(step.uri, f"{step.name}.uri", code=runs_own_code(step))
         reads = "pillow" if step.task == "image-classification" else "tokenizers"
-        versions = _versions(["torch", "transformers", reads, *_quantizing(step)])
+        checking = ["jsonschema"] if generates(step) and "schema" in step.options else []
+        versions = _versions(["torch", "transformers", reads, *checking, *_quantizing(step)])
         return _identity(location.files(), versions, {}, location.revision)
     if step.engine in _RUNTIMES:
         graph, (runtimes, quantizer) = find_graph(step), _RUNTIMES[step.engine]
@@ -72,7 +73,7 @@ def _decoding(step: Step) -> list[str]:
 
 def _quantizing(step: Step) -> list[str]:
     """The distribution that quantizes the step's model or runs it quantized, where its precision says so or leaves it open."""
-    left_open = step.precision == "auto" and step.gate != "off" and is_installed()
+    left_open = step.precision == "auto" and step.gate != "off" and is_installed() and not generates(step)
     asked = left_open or (step.precision != "auto" and recipe(step.precision).quantizes)
     return [PACKAGE] if asked or quantized_by(step) == PACKAGE else []
 

@@ -13,6 +13,8 @@ from batchinfer.errors import MissingExtraError, ModelError
 PATTERNS = (
     "config*.json",
     "preprocessor_config.json",
+    "generation_config.json",
+    "chat_template*",
     "tokenizer*",
     "vocab*",
     "merges*",

@@ -41,7 +41,7 @@ def converted(step: Step, files: GraphFiles) -> Path:
     output = "last_hidden_state" if isinstance(head, Embedding) else "logits"
 
     def build(place: Path) -> None:
-        model = load_model(Location(folder), head, where, trusted=False, as_stored=False)
+        model = load_model(Location(folder), head.model_class, where, trusted=False, as_stored=False)
         names = ["input_ids", "attention_mask"]
         names += ["token_type_ids"] if "token_type_ids" in inspect.signature(model.forward).parameters else []
         sample = {name: torch.ones(2, 8, dtype=torch.int64) for name in names}

@@ -112,6 +112,56 @@ class SklearnOptions(Options):
     ] = "refuse"
 
 
+class GenerationOptions(TextOptions):
+    """Options of the transformers engine's task text-generation."""
+
+    max_length: Annotated[
+        int | None,
+        Field(
+            ge=1, description="tokens after which a text is cut before it is put into the template; default: none is"
+        ),
+    ] = None
+    max_new_tokens: Annotated[int, Field(ge=1, description="tokens that are generated at most")] = 128
+    temperature: Annotated[
+        float, Field(ge=0, allow_inf_nan=False, description="0: always the likeliest token; above: drawn by chance")
+    ] = 0.0
+    top_k: Annotated[
+        int | None, Field(ge=1, description="draw among so many of the likeliest tokens; default: all")
+    ] = None
+    top_p: Annotated[
+        float | None,
+        Field(
+            gt=0, le=1, description="draw among the likeliest tokens that have this probability together; default: all"
+        ),
+    ] = None
+    seed: Annotated[int | None, Field(description="of what is drawn; default: 0")] = None
+    template: Annotated[
+        str | None, Field(description="the prompt, with {input} where the text of an input stands; default: {text}")
+    ] = None
+    chat: Annotated[bool, Field(description="put the prompt into the model's chat template, as the user's message")] = (
+        False
+    )
+    system: Annotated[str | None, Field(description="the system's message before it; a template too")] = None
+    stop: Annotated[
+        list[Annotated[str, Field(min_length=1)]],
+        Field(description="texts that end the answer, and are left out of it"),
+    ] = []
+    json_schema: Annotated[
+        dict[str, Any] | None,
+        Field(alias="schema", description="JSON Schema that the answer must keep to; else the row fails"),
+    ] = None
+    attempts: Annotated[
+        int, Field(ge=1, description="at an answer that keeps to the schema, each drawn by another seed")
+    ] = 1
+    slots: Annotated[
+        int | None, Field(ge=1, description="rows that are generated at a time; default: 8 on a CPU, 64 on a GPU")
+    ] = None
+
+    def slots_on(self, device: str) -> int:
+        """Rows that are generated at a time."""
+        return self.slots or (8 if device == "cpu" else 64)
+
+
 class OnnxOptions(Options):
     """Options of the onnx engine."""
 
@@ -169,6 +219,10 @@ TASKS = {
     "token-classification": Task(TextOptions, ("entities",)),
     "image-classification": Task(ImageTaskOptions, ("label", "score", "scores"), ("image",)),
 }
+"""Of encoders."""
+
+GENERATION = "text-generation"
+"""The task whose inputs are named by the job's own template; an engine of its own runs it."""
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
@@ -203,7 +257,7 @@ def _known(kind: type[Options], place: tuple[int | str, ...]) -> Iterable[str]:
     """The options beside a place."""
     if len(place) > 1:  # of a mapping inside the options, images are the only one with keys of its own
         return (ImageFiles if issubclass(kind, ImageTaskOptions) else ImageOptions).model_fields
-    return kind.model_fields
+    return (field.alias or name for name, field in kind.model_fields.items())
 
 
 def graph_options(step: Step) -> type[OnnxOptions] | type[OpenVINOOptions]:
@@ -226,10 +280,15 @@ def openvino_options(step: Step) -> type[OpenVINOOptions]:
 
 
 def task_of(step: Step) -> Task:
-    """The task that the step asks for. Raises ModelError where it asks for none."""
-    if step.task is None:
+    """The task of encoders that the step asks for. Raises ModelError where it asks for none."""
+    if step.task not in TASKS:
         raise ModelError(f"{step.name}.task: the {step.engine} engine needs one of {', '.join(TASKS)}")
     return TASKS[step.task]
+
+
+def generates(step: Step) -> bool:
+    """Whether the step's model writes texts."""
+    return step.engine == "transformers" and step.task == GENERATION
 
 
 def runs_own_code(step: Step) -> bool:

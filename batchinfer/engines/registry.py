@@ -18,9 +18,7 @@ from batchinfer.engines.device import resolve_device
 from batchinfer.engines.graph_files import GraphFiles, find_graph
 from batchinfer.engines.identity import identify
 from batchinfer.engines.location import locate, pinned
-from batchinfer.engines.options import (
-    runs_own_code,
-)
+from batchinfer.engines.options import GenerationOptions, generates, parse, runs_own_code
 from batchinfer.engines.protocol import ModelEngine
 from batchinfer.engines.quantized import quantized_by
 from batchinfer.engines.rules import rules_engine
@@ -41,6 +39,7 @@ __all__ = [
     "pin",
     "precisions",
     "reads_files",
+    "rows_of_call",
     "uses_torch",
 ]
 
@@ -61,6 +60,9 @@ _LIBRARIES = {
     "transformers": ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto"),
 }
 """Modules that the first load of a model imports, and which take seconds."""
+_REFILLS = 4
+"""A call that generates texts has so many times the rows that it generates at a time: the last of them leave its slots empty, and the more
+there are, the longer is a call, which nothing interrupts."""
 
 
 GRAPHS: dict[str, Callable[[GraphFiles], tuple[str, ...]]] = {
@@ -78,7 +80,8 @@ def open_engine(step: Step, code: Sequence[str] = (), storage: StorageOptions | 
 
     Raises ModelError for wrong options, inputs or outputs.
     """
-    module, _, name = _ENGINES[step.engine].partition(":")
+    named = "batchinfer.engines.generation:GenerationEngine" if generates(step) else _ENGINES[step.engine]
+    module, _, name = named.partition(":")
     return cast(ModelEngine, getattr(importlib.import_module(module), name)(step, code, storage))
 
 
@@ -101,17 +104,22 @@ def precisions(step: Step, device: str) -> tuple[str, ...]:
     """What the step's engine can be loaded at on a device (`cpu`, `cuda`, `mps`), the reference first.
 
     `native` alone for what runs as it is: a class of the python engine, an estimator, and a checkpoint that comes quantized. Recipes that
-    quantize only where torchao is installed, and neither these nor those that compile for what is a graph already. Raises ModelError where
-    that depends on a file that can't be read.
+    quantize only where torchao is installed, and neither these nor those that compile for what is a graph already, or writes texts. Raises
+    ModelError where that depends on a file that can't be read.
     """
     if step.engine in GRAPHS:
         return GRAPHS[step.engine](find_graph(step))
     if step.engine in ("python", "sklearn") or quantized_by(step) is not None:
         return (recipes.NATIVE,)
     known = (recipes.recipe(name) for name in recipes.possible(device))
-    if is_fixed(step):
+    if is_fixed(step) or generates(step):
         return tuple(each.name for each in known if not each.quantizes and not each.compiles)
     return tuple(each.name for each in known if layers.is_installed() or not each.quantizes)
+
+
+def rows_of_call(step: Step, device: str) -> int | None:
+    """Rows that a call should have where the job file doesn't say; None where their sizes tell."""
+    return _REFILLS * parse(GenerationOptions, step).slots_on(device) if generates(step) else None
 
 
 def compiles(step: Step, precision: str) -> bool:

@@ -139,7 +139,7 @@ def tokenise(
     rows: list[Any] = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
     sizes = [sum(map(len, row)) for row in zip(*texts, strict=True)]
     encode = tokenizer.encode_batch if format_.spans else tokenizer.encode_batch_fast
-    return TextRows((encode(rows[start:stop]) for start, stop in _calls(sizes, limit)), format_)
+    return TextRows((encode(rows[start:stop]) for start, stop in calls(sizes, limit)), format_)
 
 
 def longest(config: Mapping[str, Any], bound: float | None, wanted: int | None, asked: str | None) -> int | None:
@@ -174,7 +174,7 @@ def cut_at(tokenizer: Any, length: int | None, where: str, *, pair: bool) -> Non
     tokenizer.enable_truncation(length)
 
 
-def _calls(sizes: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:
+def calls(sizes: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:
     """Consecutive ranges of rows of at most `limit` characters each, or of one row; one range for ordinary windows."""
     start = characters = 0
     for row, size in enumerate(sizes):

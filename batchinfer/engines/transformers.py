@@ -90,7 +90,7 @@ class TransformersEngine:
         trusted = check_code(location, self._step.uri, self._options.trust_remote_code, self._step.name)
         folder = location.folder
         made = recipe(folder, self._options, where) if isinstance(self._options, EmbeddingOptions) else None
-        config, opened = _open(folder, where, self._step, trusted=trusted)
+        config, opened = open_folder(folder, where, self._step, trusted=trusted)
         # By attribute: some kinds of model have other names for them in their config.json.
         described = {name: getattr(config, name, None) for name in DESCRIBED}
         size = config.num_labels if made is None else config.hidden_size
@@ -98,7 +98,7 @@ class TransformersEngine:
         as_stored = precision == recipes.NATIVE
 
         def applied_now() -> Applied:
-            model = load_model(location, head, where, trusted=trusted, as_stored=as_stored)
+            model = load_model(location, head.model_class, where, trusted=trusted, as_stored=as_stored)
             return recipes.apply(precision, model, device)
 
         pays = not as_stored and not trusted and device == "cpu" and _is_large(location)
@@ -187,7 +187,7 @@ class TransformersEngine:
         return self._loaded
 
 
-def _open(folder: Path, where: str, step: Step, *, trusted: bool) -> tuple[Any, Any]:
+def open_folder(folder: Path, where: str, step: Step, *, trusted: bool) -> tuple[Any, Any]:
     """The model's configuration, and its image processor for images, else its fast tokenizer. Raises ModelError."""
     from transformers import AutoConfig, AutoTokenizer
 
@@ -231,7 +231,7 @@ def _skeleton(config: Any, head: Head) -> Any:
         return getattr(transformers, head.model_class).from_config(config, dtype=torch.float32).eval()
 
 
-def load_model(location: Location, head: Head, where: str, *, trusted: bool, as_stored: bool) -> Any:
+def load_model(location: Location, model_class: str, where: str, *, trusted: bool, as_stored: bool) -> Any:
     """The model in inference mode, in float32, or `as_stored`: as a quantized one has it.
 
     Raises ModelError where its weights are missing: they would be random.
@@ -244,7 +244,7 @@ def load_model(location: Location, head: Head, where: str, *, trusted: bool, as_
     folder = location.folder
     try:
         with quiet():
-            model, keys = getattr(transformers, head.model_class).from_pretrained(
+            model, keys = getattr(transformers, model_class).from_pretrained(
                 folder,
                 local_files_only=True,
                 trust_remote_code=trusted,
@@ -259,9 +259,9 @@ def load_model(location: Location, head: Head, where: str, *, trusted: bool, as_
             "save the model with safetensors where it was made: model.save_pretrained(folder)"
         ) from error
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{where}: {folder} can't be loaded as {head.model_class}: {reason(error)}") from error
+        raise ModelError(f"{where}: {folder} can't be loaded as {model_class}: {reason(error)}") from error
     # Nobody looks at the pooler's output where token vectors are pooled here.
-    unused = "pooler." if isinstance(head, Embedding) else None
+    unused = "pooler." if model_class == Embedding.model_class else None
     missing = sorted(key for key in keys["missing_keys"] if unused is None or unused not in key)
     if missing:
         raise ModelError(

@@ -129,8 +129,10 @@ def _engine(step: Any, place: Place) -> Iterator[Finding]:
             (*place, "uri"), "the python engine takes a class or a function: write module:Class, such as my_model:Model"
         )
     if engine == "transformers" and isinstance(step, dict) and step.get("task") is None:
-        message = "is missing: write embedding, text-classification, token-classification or image-classification"
+        message = "is missing: write embedding, text-classification, token-classification, image-classification or text-generation"
         yield Finding((*place, "task"), message)
+    if engine in ("onnx", "openvino") and _at(step, "task") == "text-generation":
+        yield Finding((*place, "task"), "is for the transformers engine: write engine: transformers")
     if engine in ("python", "torch", "sklearn") and _at(step, "task") is not None:
         yield Finding((*place, "task"), f"the {engine} engine takes no task: remove it, or write engine: transformers")
     if engine in ("torch", "transformers", "onnx", "openvino", "sklearn") and _at(step, "input_format") in (

@@ -22,7 +22,7 @@ Precision = Literal[
     "bf16-compiled",
 ]
 EngineName = Literal["python", "torch", "transformers", "onnx", "openvino", "sklearn"]
-Task = Literal["embedding", "text-classification", "token-classification", "image-classification"]
+Task = Literal["embedding", "text-classification", "token-classification", "image-classification", "text-generation"]
 OnInvalidOutput = Literal["dead", "keep", "fail"]
 UNDECIDED = 1e308
 """A threshold before one is found: every row is below it."""
@@ -157,7 +157,9 @@ class Step(BaseStep):
     uri: Annotated[Text, Field(description="hf:org/name@revision, package:name/path, a path or URL, or module:Class")]
     task: Annotated[
         Task | None,
-        Field(description="what a transformers model does; onnx and openvino on texts too; other engines have none"),
+        Field(
+            description="what a transformers model does; onnx and openvino on texts too, all but text-generation; other engines have none"
+        ),
     ] = None
     inputs: Annotated[
         dict[str, Text | Texts],

@@ -30,7 +30,7 @@ _ENGINES = {
   engine: transformers            # python | torch | transformers
   uri: {uri}
                                   # hf:org/name@revision, package:name/path, or a folder
-  task: embedding                 # embedding | text-, token- or image-classification
+  task: embedding                 # embedding | text-, token- or image-classification | text-generation
 """,
 }
 

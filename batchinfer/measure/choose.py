@@ -145,7 +145,9 @@ def _fitted(
 
 
 def _knob(step: Step, budget: Budget, batching: Batching) -> str | None:
-    """What of a budget is left open; the calls of a user's class are the user's business."""
+    """What of a budget is left open; the calls of a user's class are the user's business, and longer ones that generate bring no pace."""
+    if registry.rows_of_call(step, "cpu") is not None:
+        return None
     if budget.tokens is not None:
         return "tokens" if batching.tokens == "auto" else None
     return "rows" if batching.rows == "auto" and step.engine != "python" else None
@@ -180,7 +182,10 @@ def _of_the_first(first: pa.Table | None, most: int, rows: int) -> Sample | None
 
 
 def budget_for(engine: Engine, step: Step, sample: pa.Table | None, batching: Batching, device: str) -> Budget:
-    """The bounds of a batch: as asked, else from the device and the size of a row."""
+    """The bounds of a batch: as asked, else what the engine has a use for, else from the device and the size of a row."""
+    if (useful := registry.rows_of_call(step, device.partition(":")[0])) is not None:
+        given = None if batching.tokens == "auto" else batching.tokens
+        return Budget(useful if batching.rows == "auto" else batching.rows, given)
     sized = _prepare_some(engine, sample)
     if sized is not None and sized.lengths is not None:
         tokens = (CPU_TOKENS if device == "cpu" else GPU_TOKENS) if batching.tokens == "auto" else batching.tokens

@@ -47,6 +47,12 @@ MISTAKES = {
         ["python, torch, transformers, onnx, openvino or sklearn"],
     ),
     "task that doesn't exist": ([("task: embedding", "task: summarise")], "model.task", 9, ["text-classification"]),
+    "task that another engine has": (
+        [("engine: transformers", "engine: onnx"), ("task: embedding", "task: text-generation")],
+        "model.task",
+        9,
+        ["write engine: transformers"],
+    ),
     "version of the future": ([("version: 1", "version: 2")], "version", 1, ["write version: 1"]),
     "number in quotes": ([("key: id", 'limit: "5"')], "input.limit", 5, ['"5"', "a whole number from 0 or null"]),
     "number below the least": (

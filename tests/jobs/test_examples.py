@@ -146,3 +146,28 @@ def test_a_class_of_your_own_is_called_with_the_rows_that_where_keeps(jobs: Path
     words = kept["text"].str.count_matches(r"[A-Za-z']{1,40}")
     assert frame["words"].to_list() == words.to_list()
     assert frame.schema["words"] == pl.Int32
+
+
+@pytest.mark.slow
+def test_a_language_model_writes_json_that_keeps_to_the_schema(jobs: Path) -> None:
+    python(str(jobs / "make_language_model.py"))
+    result = run(jobs / "generation.yaml")
+    assert result["rows"]["succeeded"] == 2340
+    assert result["usage"]["steps"]["model"]["tokens"] > 2340
+    frame = pl.read_parquet(jobs / "out/generation/data/*.parquet")
+    assert frame["finish"].unique().to_list() == ["stop"]
+    named = frame["answer"].str.json_decode(pl.Struct({"president": pl.String})).struct.field("president")
+    assert (named == frame["president"]).mean() > 0.95
+    strict = (
+        "--set",
+        "model.options.schema.properties.president.minLength=5",
+        "--set",
+        "errors.threshold=-1",
+        "--restart",
+    )
+    assert run(jobs / "generation.yaml", *strict)["rows"]["dead"] == (named.str.len_chars() < 5).sum() > 0
+    kept = pl.read_parquet(jobs / "out/generation/data/*.parquet")
+    assert kept.equals(frame.filter(named.str.len_chars() >= 5))
+    letters = pl.read_parquet(jobs / "out/generation/_dead_letter/*.parquet")
+    assert set(letters["error_type"]) == {"ValueError"}
+    assert letters["message"].str.starts_with("the JSON doesn't keep to the schema: $.president: ").all()
