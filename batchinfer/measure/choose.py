@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchinfer.engines import registry
+from batchinfer.engines.options import generates
 from batchinfer.engines.protocol import Description, Engine, Prepared
 from batchinfer.errors import BatchinferError
 from batchinfer.job.steps import Batching, Step
@@ -145,8 +146,8 @@ def _fitted(
 
 
 def _knob(step: Step, budget: Budget, batching: Batching) -> str | None:
-    """What of a budget is left open; the calls of a user's class are the user's business, and longer ones that generate bring no pace."""
-    if registry.rows_of_call(step, "cpu") is not None:
+    """What of a budget is left open; the calls of a user's class are the user's business, and those that generate are long enough."""
+    if generates(step):
         return None
     if budget.tokens is not None:
         return "tokens" if batching.tokens == "auto" else None
