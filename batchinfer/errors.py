@@ -101,11 +101,11 @@ class MissingExtraError(RefusedError):
     """An optional dependency isn't installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        self._arguments = package, extra, purpose
+        self.package, self.extra, self._purpose = package, extra, purpose
         super().__init__(f"{purpose} needs the package {package}: pip install 'batchinfer[{extra}]'")
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
-        return type(self), self._arguments
+        return type(self), (self.package, self.extra, self._purpose)
 
 
 class CircuitBreakerError(BatchinferError):

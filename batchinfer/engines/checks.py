@@ -8,15 +8,20 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
-from batchinfer.engines import sklearn
+import pyarrow as pa
+
+from batchinfer.engines import mlflow, sklearn
+from batchinfer.engines.fetched import addressed, remote_uris
 from batchinfer.engines.graph_files import find_graph
 from batchinfer.engines.location import locate
+from batchinfer.engines.mlflow_registry import SCHEMES
 from batchinfer.engines.modules import file_of, weights_of
 from batchinfer.engines.options import (
     TASKS,
     ColumnOptions,
     EmbeddingOptions,
     GenerationOptions,
+    MlflowOptions,
     Options,
     SklearnOptions,
     TorchOptions,
@@ -41,6 +46,7 @@ from batchinfer.precision import layers, recipes
 _PACKAGES = {
     "python": (),
     "sklearn": ("sklearn",),
+    "mlflow": ("mlflow", "pandas"),
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
     "torch": (),
@@ -57,9 +63,11 @@ def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> No
 
     Raises ModelError with one line per mistake, each beginning with its key (`model.options.pooling: …`), and
     MissingExtraError naming what to install. Finds what can be seen without loading the model; weights that don't fit
-    are found by `Engine.load`.
+    are found by `Engine.load`. Of a model that is fetched, what needs its files is left to `check_model`.
     """
-    wrong = [*_keys(step), *_wrong_precision(step, device)]
+    wrong = _keys(step)
+    if not remote_uris(step):
+        wrong += _wrong_precision(step, device)
     if generates(step):
         if "schema" in step.options and not _is_installed("jsonschema"):
             raise MissingExtraError("jsonschema", "generation", f"{step.name}.options.schema")
@@ -76,6 +84,8 @@ def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> No
             for name in step.outputs
             if name not in sklearn.METHODS
         ]
+    elif step.engine == "mlflow":
+        wrong += _wrong_options(MlflowOptions, step)
     elif step.engine in GRAPHS:
         wrong += _wrong_names(step) if step.task is not None else []
         wrong += _wrong_options(graph_options(step), step)
@@ -92,10 +102,29 @@ def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> No
         raise MissingExtraError("pillow", "images", f"{step.name}: an input of images")
     for package in needed:
         if not _is_installed(package):
-            extra = step.engine if step.engine in (*GRAPHS, "sklearn") else "transformers"
+            extra = step.engine if step.engine in (*GRAPHS, "sklearn", "mlflow") else "transformers"
             raise MissingExtraError(package, extra, f"{step.name}.engine: {step.engine}")
-    _check_model(step, code)
-    _check_quantized(step)
+    if not remote_uris(step):
+        _check_model(step, code)
+        _check_quantized(step)
+
+
+def check_model(step: Step, code: Sequence[str] = (), device: str | None = None) -> None:
+    """Check what `check` leaves open of a model that is fetched, now that its files are here. Raises as `check` does."""
+    try:
+        wrong = _wrong_precision(step, device)
+        _check_model(step, code)
+        _check_quantized(step)
+    except ModelError as error:
+        raise ModelError(addressed(str(error), step)) from error
+    if wrong:
+        raise ModelError("\n".join(wrong))
+
+
+def check_columns(step: Step, schema: pa.Schema) -> None:
+    """Check the types of the input's columns against what a step's model says it takes, where it does. Raises ModelError."""
+    if step.engine == "mlflow":
+        mlflow.check_columns(step, schema)
 
 
 def _takes_images(step: Step) -> bool:
@@ -108,12 +137,14 @@ def _keys(step: Step) -> list[str]:
     name, wrong = step.name, []
     if step.engine != "python" and step.input_format != "dict":
         wrong.append(f"{name}.input_format: {step.input_format} is for the python engine: remove it")
-    if step.engine in ("python", "torch", "sklearn") and step.task is not None:
+    if step.engine in ("python", "torch", "sklearn", "mlflow") and step.task is not None:
         wrong.append(f"{name}.task: {step.task} is for the transformers engine: remove it")
     if step.engine in GRAPHS and step.task == "image-classification":
         wrong.append(
             f"{name}.task: {step.task} is for the transformers engine: remove it, and say in options.images how the graph takes images"
         )
+    if step.engine != "mlflow" and step.uri.startswith(SCHEMES):
+        wrong.append(f"{name}.uri: {step.uri} is for the mlflow engine")
     if step.engine == "python" and not is_class(step.uri):
         wrong.append(f"{name}.uri: the python engine needs module:Class, not {step.uri}")
     if step.engine == "torch" and not is_class(step.uri):
@@ -131,7 +162,7 @@ def _wrong_precision(step: Step, device: str | None) -> list[str]:
     if step.precision == "auto":
         return []
     where, recipe = f"{step.name}.precision", recipes.recipe(step.precision)
-    if step.engine in ("python", "sklearn"):
+    if step.engine in ("python", "sklearn", "mlflow"):
         return [f"{where}: the {step.engine} engine runs a model as it is: remove {step.precision}"]
     if step.engine in GRAPHS:
         return _wrong_for_graph(step)
@@ -213,6 +244,8 @@ def _check_model(step: Step, code: Sequence[str]) -> None:
         if sklearn.file_of(step).suffix == sklearn.SKOPS and not _is_installed("skops"):
             raise MissingExtraError("skops", "sklearn", f"{where}: {step.uri}")
         sklearn.check_file(step)
+    elif step.engine == "mlflow":
+        mlflow.check_folder(step)
     elif is_class(step.uri):
         check_class(step.uri, code, where)
         if step.engine == "torch":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchinfer.engines.ir_file import read_ir
-from batchinfer.engines.location import Location, in_package
+from batchinfer.engines.location import Location, place_of
 from batchinfer.engines.onnx_file import read_onnx
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
@@ -63,25 +63,18 @@ class GraphFiles:
 
 
 def find_graph(step: Step) -> GraphFiles:
-    """The files of a step whose engine runs graphs: one such file, or for a task a folder that holds one.
+    """The files of a step whose engine runs graphs: one such file, or a folder that holds one.
 
     Raises ModelError where there are none, or several to choose from.
     """
     where, uri, kind = f"{step.name}.uri", step.uri, _KINDS[step.engine]
-    path = in_package(uri, where) if uri.startswith("package:") else Path(uri)
-    if ":" in uri and not uri.startswith("package:"):
-        raise ModelError(
-            f"{where}: the {step.engine} engine reads a path or package:name/path, not {uri}: copy the model there"
-        )
-    if not path.is_absolute():
-        raise ModelError(f"{where}: {path} must be an absolute path")
-    if step.task is not None and path.is_dir():
+    path = place_of(uri, where)
+    if path.is_dir():
         path = _inside(path, step, kind)
         if path.is_dir():
             return GraphFiles(path, is_float=True, texts=path)
     if path.suffix not in kind.suffixes:
-        wanted = kind.named if step.task is None else f"{kind.named}, or a folder with one"
-        raise ModelError(f"{where}: the {step.engine} engine loads {wanted}, not {uri}")
+        raise ModelError(f"{where}: the {step.engine} engine loads {kind.named}, or a folder with one, not {uri}")
     if not path.is_file():
         raise ModelError(f"{where}: there is no file {path}")
     texts = None
@@ -100,14 +93,15 @@ def _inside(folder: Path, step: Step, kind: _Kind) -> Path:
     if isinstance(named, str):
         return folder / named
     found = sorted(p for inner in kind.folders for suffix in kind.suffixes for p in (folder / inner).glob(f"*{suffix}"))
-    if not found and kind.converts and _is_transformers(folder):
+    on_texts = step.task is not None
+    if not found and kind.converts and on_texts and _is_transformers(folder):
         return folder
     if len(found) != 1:
         names = ", ".join(path.relative_to(folder).as_posix() for path in found) or "none"
-        besides = ", or config.json, tokenizer.json and weights in safetensors" if kind.converts else ""
+        besides = ", or config.json, tokenizer.json and weights in safetensors" if kind.converts and on_texts else ""
         raise ModelError(
-            f"{step.name}.uri: {folder} must hold one {' or '.join(kind.suffixes)} file{besides}, and holds {names}: say which with "
-            "options.file"
+            f"{step.name}.uri: {folder} must hold one {' or '.join(kind.suffixes)} file{besides}, and holds {names}: "
+            f"{'say which with options.file' if on_texts else 'give the path of one'}"
         )
     return found[0]
 

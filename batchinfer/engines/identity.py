@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from batchinfer.engines import sklearn
+from batchinfer.engines import mlflow, sklearn
 from batchinfer.engines.graph_files import find_graph
 from batchinfer.engines.location import locate
 from batchinfer.engines.modules import file_of, weights_of
@@ -47,6 +47,10 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
         path = sklearn.file_of(step)
         libraries = ["scikit-learn", "numpy", "scipy", "skops" if path.suffix == sklearn.SKOPS else "joblib"]
         return _identity({path.name: path}, _versions(libraries), {})
+    if step.engine == "mlflow":
+        folder = mlflow.folder_of(step)
+        libraries = ["mlflow", "mlflow-skinny", "numpy", "pandas", *folder.distributions()]
+        return _identity(folder.files(), _versions(libraries), {})
     files: dict[str, Path] = {}
     brought: dict[str, str] = {}
     if is_class(step.uri):

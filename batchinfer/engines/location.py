@@ -1,4 +1,4 @@
-"""Where a transformers model's files are: a local folder, inside an installed package, or in the Hugging Face cache."""
+"""Where a model's files are: a path, inside an installed package, in the cache of what was fetched, or in that of Hugging Face."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchinfer.engines import fetched
 from batchinfer.engines.sources import find_installed
 from batchinfer.errors import MissingExtraError, ModelError
 
@@ -60,25 +61,34 @@ class Location:
 def locate(uri: str, where: str, *, code: bool = False) -> Location:
     """The folder of a model; downloads an `hf:` one that isn't in the local cache, unless HF_HUB_OFFLINE is set.
 
-    `uri` is `hf:org/name@revision` (a branch, tag or commit; the default branch without one), `package:name/path`, or
-    an absolute path; `where` is the key of the job file for messages; `code`: the model's own code is run. Raises ModelError
+    `uri` is `hf:org/name@revision` (a branch, tag or commit; the default branch without one), or what `place_of` takes;
+    `where` is the key of the job file for messages; `code`: the model's own code is run. Raises ModelError
     where there is no such model and MissingExtraError where `hf:` needs a package that isn't installed.
     """
     if uri.startswith("hf:"):
         return _from_hub(uri, where, code=code)
-    folder = in_package(uri, where) if uri.startswith("package:") else Path(uri)
-    if "://" in uri:
-        raise ModelError(f"{where}: a model can't be read from {uri}: copy it to a local folder and give its path")
-    if not folder.is_absolute():
-        raise ModelError(f"{where}: {uri} must be an absolute path, hf:org/name or package:name/path")
+    folder = place_of(uri, where)
     if not folder.is_dir():
         raise ModelError(
-            f"{where}: there is no folder {folder}: give a model's folder, hf:org/name or package:name/path"
+            f"{where}: there is no folder {folder}: give a model's folder or its URL, hf:org/name or package:name/path"
         )
     return Location(folder, code=code)
 
 
-def in_package(uri: str, where: str) -> Path:
+def place_of(uri: str, where: str) -> Path:
+    """The file or folder of a model on this machine, which may not exist; imports and fetches nothing.
+
+    `uri` is an absolute path, also with `file://`, `package:name/path`, or a URL that was fetched. Raises ModelError for anything else.
+    """
+    if fetched.is_remote(uri):
+        return fetched.path_of(uri, where)
+    path = _in_package(uri, where) if uri.startswith("package:") else Path(uri.removeprefix("file://"))
+    if not path.is_absolute():
+        raise ModelError(f"{where}: {uri} must be an absolute path, a URL or package:name/path")
+    return path
+
+
+def _in_package(uri: str, where: str) -> Path:
     """The file or folder that `package:name/path` names, found without importing the package. Raises ModelError."""
     package, _, path = uri.removeprefix("package:").partition("/")
     if not package.isidentifier() or ".." in Path(path).parts:

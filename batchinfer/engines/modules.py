@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batchinfer.engines.archive import is_script, names_torchao, refuse_pickles
-from batchinfer.engines.location import in_package
+from batchinfer.engines.location import place_of
 from batchinfer.engines.options import TorchOptions
 from batchinfer.engines.sources import is_class, load_class
 from batchinfer.engines.trust import PICKLES, read_state, reason
@@ -49,7 +49,7 @@ def file_of(uri: str, where: str) -> Path:
 
     Raises ModelError where there is none or its kind is unknown.
     """
-    path = in_package(uri, where) if uri.startswith("package:") else Path(uri)
+    path = place_of(uri, where)
     if path.suffix not in EXPORTED + SCRIPTS:
         raise ModelError(
             f"{where}: the torch engine loads {', '.join(EXPORTED + SCRIPTS)} files or module:Class, not {uri}; weights go under "
@@ -66,7 +66,7 @@ def weights_of(options: TorchOptions, step: Step) -> Path | None:
             raise ModelError(f"{pins}: give that too")
         return None
     where = f"{step.name}.options.weights"
-    path = in_package(options.weights, where) if options.weights.startswith("package:") else Path(options.weights)
+    path = place_of(options.weights, where)
     if path.suffix not in (".safetensors", *PICKLES):
         raise ModelError(
             f"{where}: {path} is none of the files that weights are read from: *.safetensors, *{', *'.join(PICKLES)}"
@@ -86,8 +86,6 @@ def load(step: Step, options: TorchOptions, code: Sequence[str], device: str) ->
 
 
 def _existing(path: Path, where: str) -> Path:
-    if not path.is_absolute():
-        raise ModelError(f"{where}: {path} must be an absolute path")
     if not path.is_file():
         raise ModelError(f"{where}: there is no file {path}")
     return path

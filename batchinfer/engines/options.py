@@ -162,6 +162,22 @@ class GenerationOptions(TextOptions):
         return self.slots or (8 if device == "cpu" else 64)
 
 
+class MlflowOptions(Options):
+    """Options of the mlflow engine."""
+
+    allow_pickle: Annotated[
+        str | None,
+        BeforeValidator(_digest),
+        Field(
+            description="digest of the model's folder, whose files can run any code; the refusal without it says which"
+        ),
+    ] = None
+    params: Annotated[dict[str, Any], Field(description="the model's parameters, as its signature has them")] = {}
+    nulls: Annotated[
+        Literal["refuse", "nan"], Field(description="rows with a null fail, or the model gets NaN and None")
+    ] = "refuse"
+
+
 class OnnxOptions(Options):
     """Options of the onnx engine."""
 

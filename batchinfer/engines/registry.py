@@ -11,10 +11,11 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from batchinfer.engines import onnx, openvino
+from batchinfer.engines import fetched, onnx, openvino
 from batchinfer.engines.combine import combine_engine
 from batchinfer.engines.derived import DerivedEngine
 from batchinfer.engines.device import resolve_device
+from batchinfer.engines.fetched import bring
 from batchinfer.engines.graph_files import GraphFiles, find_graph
 from batchinfer.engines.identity import identify
 from batchinfer.engines.location import locate, pinned
@@ -29,6 +30,7 @@ from batchinfer.storage.store import StorageOptions
 
 __all__ = [
     "GRAPHS",
+    "bring",
     "compiles",
     "device_for",
     "identify",
@@ -46,6 +48,7 @@ __all__ = [
 _ENGINES = {
     "python": "batchinfer.engines.python:PythonEngine",
     "sklearn": "batchinfer.engines.sklearn:SklearnEngine",
+    "mlflow": "batchinfer.engines.mlflow:MlflowEngine",
     "onnx": "batchinfer.engines.onnx:engine",
     "openvino": "batchinfer.engines.openvino:engine",
     "torch": "batchinfer.engines.torch:TorchEngine",
@@ -54,6 +57,7 @@ _ENGINES = {
 _LIBRARIES = {
     "python": (),
     "sklearn": ("joblib", "sklearn.ensemble"),
+    "mlflow": ("pandas", "mlflow.pyfunc"),
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
     "torch": ("torch",),
@@ -103,13 +107,13 @@ def import_libraries(step: Step) -> None:
 def precisions(step: Step, device: str) -> tuple[str, ...]:
     """What the step's engine can be loaded at on a device (`cpu`, `cuda`, `mps`), the reference first.
 
-    `native` alone for what runs as it is: a class of the python engine, an estimator, and a checkpoint that comes quantized. Recipes that
-    quantize only where torchao is installed, and neither these nor those that compile for what is a graph already, or writes texts. Raises
-    ModelError where that depends on a file that can't be read.
+    `native` alone for what runs as it is: a class of the python engine, an estimator, an MLflow model, and a checkpoint that comes quantized.
+    Recipes that quantize only where torchao is installed, and neither these nor those that compile for what is a graph already, or writes
+    texts. Raises ModelError where that depends on a file that can't be read.
     """
     if step.engine in GRAPHS:
         return GRAPHS[step.engine](find_graph(step))
-    if step.engine in ("python", "sklearn") or quantized_by(step) is not None:
+    if step.engine in ("python", "sklearn", "mlflow") or quantized_by(step) is not None:
         return (recipes.NATIVE,)
     known = (recipes.recipe(name) for name in recipes.possible(device))
     if is_fixed(step) or generates(step):
@@ -148,11 +152,13 @@ def device_for(step: Step, gpus: float | None) -> str:
     return "cuda" if step.engine == "onnx" and gpus else "cpu"
 
 
-def pin(step: Step) -> Step:
-    """The step with the revision of an `hf:` model resolved to a commit, so that every worker loads the planned one.
+def pin(step: Step, storage: StorageOptions) -> Step:
+    """The step with the revision of an `hf:` model resolved to a commit, and that of a URL to a digest, so that every worker loads the
+    planned one.
 
-    Downloads the model where the local cache lacks it. Raises ModelError where it can't be found.
+    Downloads the model where the local cache lacks it. Raises ModelError where it can't be found, and of a URL what `fetched.fetch` raises.
     """
+    step = fetched.pin(step, storage)
     if step.engine != "transformers" or not step.uri.startswith("hf:"):
         return step
     location = locate(step.uri, f"{step.name}.uri", code=runs_own_code(step))

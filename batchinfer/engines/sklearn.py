@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batchinfer.engines.inputs import contiguous, has_null, is_numeric, take
-from batchinfer.engines.location import in_package
+from batchinfer.engines.location import place_of
 from batchinfer.engines.options import SklearnOptions, nearest, parse
 from batchinfer.engines.outputs import Outputs, finish
 from batchinfer.engines.protocol import Description, Rows
@@ -43,7 +43,7 @@ METHODS = (
 def file_of(step: Step) -> Path:
     """The file of a step's model. Raises ModelError where there is none, its kind is unknown, or options don't go with it."""
     where, options = f"{step.name}.uri", parse(SklearnOptions, step)
-    path = in_package(step.uri, where) if step.uri.startswith("package:") else Path(step.uri)
+    path = place_of(step.uri, where)
     if path.suffix not in (SKOPS, *PICKLES):
         raise ModelError(f"{where}: the sklearn engine loads {SKOPS}, {', '.join(PICKLES)} files, not {step.uri}")
     if not path.is_file():

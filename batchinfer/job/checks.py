@@ -133,9 +133,9 @@ def _engine(step: Any, place: Place) -> Iterator[Finding]:
         yield Finding((*place, "task"), message)
     if engine in ("onnx", "openvino") and _at(step, "task") == "text-generation":
         yield Finding((*place, "task"), "is for the transformers engine: write engine: transformers")
-    if engine in ("python", "torch", "sklearn") and _at(step, "task") is not None:
+    if engine in ("python", "torch", "sklearn", "mlflow") and _at(step, "task") is not None:
         yield Finding((*place, "task"), f"the {engine} engine takes no task: remove it, or write engine: transformers")
-    if engine in ("torch", "transformers", "onnx", "openvino", "sklearn") and _at(step, "input_format") in (
+    if engine in ("torch", "transformers", "onnx", "openvino", "sklearn", "mlflow") and _at(step, "input_format") in (
         "arrow",
         "polars",
     ):

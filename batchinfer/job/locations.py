@@ -70,7 +70,7 @@ def comparable(path: str) -> str:
 
 
 def _names_no_path(uri: str) -> bool:
-    return uri.startswith(("hf:", "package:")) or is_url(uri) or is_class(uri)
+    return uri.startswith(("hf:", "package:", "models:/", "runs:/")) or is_url(uri) or is_class(uri)
 
 
 def _with(section: Any, key: str, change: Any) -> Any:

@@ -21,7 +21,7 @@ Precision = Literal[
     "fp32-compiled",
     "bf16-compiled",
 ]
-EngineName = Literal["python", "torch", "transformers", "onnx", "openvino", "sklearn"]
+EngineName = Literal["python", "torch", "transformers", "onnx", "openvino", "sklearn", "mlflow"]
 Task = Literal["embedding", "text-classification", "token-classification", "image-classification", "text-generation"]
 OnInvalidOutput = Literal["dead", "keep", "fail"]
 UNDECIDED = 1e308
@@ -154,7 +154,12 @@ class Step(BaseStep):
     """A step that is a model."""
 
     engine: Annotated[EngineName, Field(description="the kind of model")]
-    uri: Annotated[Text, Field(description="hf:org/name@revision, package:name/path, a path or URL, or module:Class")]
+    uri: Annotated[
+        Text,
+        Field(
+            description="hf:org/name@revision, package:name/path, a path or URL, module:Class, or of mlflow models:/name@alias"
+        ),
+    ]
     task: Annotated[
         Task | None,
         Field(

@@ -14,7 +14,7 @@ from batchinfer.data.scan import ScannedFile, scan
 from batchinfer.data.schema import unify
 from batchinfer.data.types import parse_type
 from batchinfer.data.where import Where
-from batchinfer.engines import checks, registry
+from batchinfer.engines import checks, fetched, registry
 from batchinfer.engines.device import foresee_device
 from batchinfer.errors import InputError, JobFileError, Problem
 from batchinfer.job.place import nearest
@@ -90,14 +90,20 @@ def make_plan(spec: JobSpec) -> Plan:
     Raises:
         InputError: the input matches nothing, can't be read, conflicts with itself, or lacks a column.
         ModelError: a model's files or options aren't what its engine takes.
+        StorageError, AccessError: the input, or a model that is to be fetched, can't be read.
         MissingExtraError: an engine's or a store's package isn't installed.
         JobFileError: columns of the output clash, or an output type is unknown.
 
     """
     check_steps(spec)
+    device = foresee_device(spec.resources)
     for step in spec.models:
-        checks.check(step, spec.code, foresee_device(spec.resources))
-    spec = spec.model_copy(update={"steps": tuple(registry.pin(s) if isinstance(s, Step) else s for s in spec.steps)})
+        checks.check(step, spec.code, device)
+    pinned = (registry.pin(s, spec.storage) if isinstance(s, Step) else s for s in spec.steps)
+    spec = spec.model_copy(update={"steps": tuple(pinned)})
+    for step in spec.models:
+        if fetched.remote_uris(step):
+            checks.check_model(step, spec.code, device)
     steps = graph_of(spec)
     with ThreadPoolExecutor(1, thread_name_prefix="batchinfer-identify") as pool:
         identities = {s.name: pool.submit(registry.identify, s, spec.code) for s in spec.models}
@@ -112,6 +118,10 @@ def make_plan(spec: JobSpec) -> Plan:
         unified = unify(scanned.files, _in_input_order(names, {*needed, *(where.columns if where else ())}))
         if where:
             where.check(unified.schema)
+        for node in steps.nodes:
+            if isinstance(node.step, Step):
+                own = steps.read_from_input(node)
+                checks.check_columns(node.step, pa.schema([field for field in unified.schema if field.name in own]))
         _check_outputs(spec, carry)
         _check_carried(unified.schema, carry)
         shard_rows, window = _sizes(spec, scanned.files, unified.schema)

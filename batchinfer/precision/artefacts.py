@@ -1,4 +1,4 @@
-"""Files that are built once from a model, such as its quantized form, kept by what they were built from.
+"""Files that are built once from a model, such as its quantized form, or fetched once, kept by what they were made of.
 
 They lie under `$BATCHINFER_CACHE`, or `batchinfer` in the user's cache folder; deleting them costs building them again.
 """
@@ -35,28 +35,39 @@ def artefact(made_of: Mapping[str, str], build: Callable[[Path], None]) -> Path:
     `made_of` names everything that decides about the result: digests, recipe, versions of libraries. Several processes
     may ask at once: each may build, one result stays. Raises what `build` raises, and ModelError where nothing can be kept.
     """
-    key = hashlib.sha256(json.dumps(dict(made_of), sort_keys=True).encode()).hexdigest()
-    kept = cache_folder() / "artefacts" / key
+    kept = place_of(made_of)
     if _whole(kept, made_of):
         return kept
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=kept.parent))
+        place = Path(tempfile.mkdtemp(prefix=f".{kept.name[:16]}-", dir=kept.parent))
     except OSError as error:
         raise ModelError(
             f"{kept.parent} can't be written: set BATCHINFER_CACHE to a folder that can ({error})"
         ) from error
     try:
         build(place)
-        record = {"made_of": dict(made_of), "files": {path.name: digest(path) for path in sorted(place.iterdir())}}
-        (place / _RECORD).write_text(json.dumps(record, indent=2))
-        for path in place.iterdir():
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        told = {path.relative_to(place).as_posix(): digest(path) for path in files}
+        (place / _RECORD).write_text(json.dumps({"made_of": dict(made_of), "files": told}, indent=2))
+        for path in (*files, place / _RECORD):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         _publish(place, kept, made_of)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return kept
+
+
+def place_of(made_of: Mapping[str, str]) -> Path:
+    """The folder that `artefact` gives for it, which may not be there yet."""
+    key = hashlib.sha256(json.dumps(dict(made_of), sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "artefacts" / key
+
+
+def is_kept(made_of: Mapping[str, str]) -> bool:
+    """Whether it is there, and whole."""
+    return _whole(place_of(made_of), made_of)
 
 
 def digest(path: Path) -> str:

@@ -21,7 +21,19 @@ from batchinfer.engines.registry import identify, open_engine
 from batchinfer.engines.travel import pack, unpack
 from batchinfer.job.steps import Step
 
-HEAVY = ("PIL", "onnx", "onnxruntime", "sklearn", "torch", "transformers", "tokenizers", "safetensors", "polars", "ray")
+HEAVY = (
+    "PIL",
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "sklearn",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "polars",
+    "ray",
+)
 """Libraries that planning a job must not import."""
 
 _IDENTIFY = """

@@ -33,6 +33,8 @@ class HeldStep:
         turn: held during calls that need the cores to themselves, given the step.
         models: those that hold the model in place of this worker; None for a model of its own.
 
+    Raises where a model of its own can't be fetched onto this machine, as `registry.bring` does.
+
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class HeldStep:
         """Of answers that were given before; None where each row has its own."""
         self._loaded: str | None = None
         if isinstance(step, Step):
+            if models is None:
+                registry.bring(step, spec.storage)
             timeout = step.timeout if step.timeout is not None else spec.retry.timeout
             self.device = registry.device_for(step, context.gpus)
             self.engine = (

