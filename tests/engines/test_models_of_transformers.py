@@ -51,7 +51,7 @@ def test_a_pooling_that_is_not_there_is_refused_unless_an_option_replaces_it(tmp
         ({"options": {"max_length": 0}}, r"model\.options\.max_length: .*greater than or equal to 1"),
         ({"options": {"max_length": "9"}}, r"model\.options\.max_length: Input should be a valid integer"),
         ({"inputs": {"texts": "t"}}, r"model\.inputs\.texts: .* did you mean text\?"),
-        ({"inputs": {"text": ["t", "u"]}}, r"model\.inputs\.text: is text, so give one column"),
+        ({"inputs": {"text": ["t", "u"]}}, r"model\.inputs\.text: is one column: don't give a list"),
         ({"outputs": {"embeding": "t"}}, r"model\.outputs\.embeding: .* did you mean embedding\?"),
         ({"input_format": "arrow"}, r"model\.input_format: arrow is for the python engine"),
         ({"uri": "somewhere"}, r"model\.uri: somewhere must be an absolute path"),
@@ -112,7 +112,7 @@ def test_a_model_of_the_hub_is_read_from_its_cache_and_pinned_to_a_commit(
     for uri in ("hf:org/tiny", "hf:org/tiny@main", f"hf:org/tiny@{commit}"):
         what = step(uri, "embedding", {"embedding": "e"})
         check(what)
-        assert pin(what).uri == f"hf:org/tiny@{commit}"
+        assert pin(what, {}).uri == f"hf:org/tiny@{commit}"
         assert identify(what).revision == commit
         assert identify(pin(what)) == identify(what)
         assert len(run(loaded(what), pa.table({"t": texts(10)}))["embedding"]) == 10
