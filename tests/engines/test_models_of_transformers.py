@@ -114,7 +114,7 @@ def test_a_model_of_the_hub_is_read_from_its_cache_and_pinned_to_a_commit(
         check(what)
         assert pin(what, {}).uri == f"hf:org/tiny@{commit}"
         assert identify(what).revision == commit
-        assert identify(pin(what)) == identify(what)
+        assert identify(pin(what, {})) == identify(what)
         assert len(run(loaded(what), pa.table({"t": texts(10)}))["embedding"]) == 10
 
 
