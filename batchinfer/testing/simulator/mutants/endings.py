@@ -23,11 +23,17 @@ def success_before_the_manifest() -> Iterator[None]:
     right = manifests.create
 
     def create(
-        store: Store, job: JobPaths, listed: list[Part], generation: int, verdict: int, precision: Mapping[str, Any]
+        store: Store,
+        job: JobPaths,
+        listed: list[Part],
+        generation: int,
+        verdict: int,
+        precision: Mapping[str, Any],
+        replaced: Iterable[int],
     ) -> Manifest:
         if verdict == 0:
             manifests.mark_success(store)
-        return right(store, job, listed, generation, verdict, precision)
+        return right(store, job, listed, generation, verdict, precision, replaced)
 
     with mock.patch.object(manifests, "create", create):
         yield
