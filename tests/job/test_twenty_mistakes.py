@@ -44,7 +44,7 @@ MISTAKES = {
         [("transformers", "tensorflow")],
         "model.engine",
         7,
-        ["python, torch, transformers, onnx, openvino or sklearn"],
+        ["python, torch, transformers, onnx, openvino, sklearn or mlflow"],
     ),
     "task that doesn't exist": ([("task: embedding", "task: summarise")], "model.task", 9, ["text-classification"]),
     "task that another engine has": (
