@@ -35,7 +35,8 @@ def test_no_history_breaks_a_promise(first: int) -> None:
     total = campaign.of(range(first, first + AT_ONCE))
     assert total.seeds == AT_ONCE
     assert not total.violations, str(total)
-    assert set(total.faults) == KINDS  # damaged chunks are rare: one in 500 histories
+    assert set(total.faults) == KINDS
+    assert min(total.faults.values()) >= 2  # damaged chunks are rare
 
 
 @pytest.mark.parametrize("seed", [1707, 5685, 8168, 9995, 21931, 33384, 38448])

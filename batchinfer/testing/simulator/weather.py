@@ -89,7 +89,7 @@ class Weather:
             lost=rate(0.2),
             late=rate(0.05),
             stale=rate(0.4),
-            corrupt=0.8 if chance.random() < 0.6 else 0.0,
+            corrupt=0.95 if chance.random() < 0.95 else 0.0,
             stopped=rate(0.5),
             runners=chance.randint(1, 3),
             restarts=0.35 if chance.random() < 0.4 else 0.0,
