@@ -22,7 +22,7 @@ from batchinfer.measure.candidates import SHARE
 from batchinfer.measure.cascade import compared, find
 from batchinfer.measure.choose import choose
 from batchinfer.measure.comparison import Sample
-from batchinfer.measure.duplicates import LEAST_SECONDS, duplicates
+from batchinfer.measure.duplicates import duplicates, is_slow, row_seconds
 from batchinfer.measure.settings import Settings, StepSettings
 from batchinfer.measure.timing import answers
 from batchinfer.pipeline.batching import Budget
@@ -153,17 +153,19 @@ class Settling:
 
     def _deduplicated(self, node: Node, settings: StepSettings, some: Passage | None) -> StepSettings:
         """Settings that say whether rows of equal content are predicted once. Of itself not with a user's class, which may answer as it likes."""
-        step, pace = node.step, settings.measured.get("seconds_per_row", 0.0)
+        step, pace = node.step, settings.measured.get("seconds_per_row")
         if not isinstance(step, Step) or not step.cache or self._deduplicate is False:
             return settings
         if self._deduplicate is True:
             return replace(settings, deduplicate=True)
-        first = next(self._windows(node, some), None) if pace > LEAST_SECONDS and step.engine != "python" else None
+        first = None if step.engine == "python" or not is_slow(pace) else next(self._windows(node, some), None)
         if first is None:
             return settings
         found = duplicates(first)
+        if pace is None and found.are_frequent:  # the model was never called
+            pace = row_seconds(self._places[node.name].engine, first, settings.budget)
         measured = {**settings.measured, "duplicates": asdict(found)}
-        return replace(settings, deduplicate=found.pays(pace), measured=measured)
+        return replace(settings, deduplicate=pace is not None and found.pays(pace), measured=measured)
 
     def _some(self) -> Passage:
         """Rows of the first window, spread over it: as many as measuring may take of the job."""
