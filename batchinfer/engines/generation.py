@@ -47,18 +47,10 @@ class PromptRows:
         self, prompts: Sequence[NDArray[np.int32]], seeds: Sequence[str], cut: Sequence[bool], seed: int
     ) -> None:
         self._prompts, self._seeds, self._seed = prompts, seeds, seed
-        self._lengths = np.array([len(prompt) for prompt in prompts], np.int64)
-        self._truncated = np.array(cut, np.bool_)
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
+        self.lengths = np.array([len(prompt) for prompt in prompts], np.int64)
         """Tokens of each prompt, shape (rows,)."""
-        return self._lengths
-
-    @property
-    def truncated(self) -> NDArray[np.bool_]:
+        self.truncated = np.array(cut, np.bool_)
         """Which rows have a text that was cut, shape (rows,)."""
-        return self._truncated
 
     def __len__(self) -> int:
         return len(self._prompts)

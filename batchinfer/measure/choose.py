@@ -85,11 +85,8 @@ def choose(
     """
     tables = iter(windows)
     first = next(tables, None)
-    key = (
-        {}
-        if known is None
-        else {**known, "device": device, "threads": threads, "batching": batching.model_dump(mode="json")}
-    )
+    place = {"device": device, "threads": threads, "batching": batching.model_dump(mode="json")}
+    key = {} if known is None else {**known, **place}
     calls = _calls(step, device, threads) if side_by_side else 1
     trials = Trials(
         engine,

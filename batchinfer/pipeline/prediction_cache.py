@@ -62,6 +62,7 @@ class _Index:
 
     @classmethod
     def of(cls, segments: Sequence[tuple[int, Segment]]) -> _Index:
+        """Of segments with their numbers."""
         halves = [_halves(segment.keys) for _, segment in segments]
         places = [
             np.stack([np.full(len(keys), number, np.uint32), np.arange(len(keys), dtype=np.uint32)], axis=1)
