@@ -34,11 +34,6 @@ def schema(outputs: pa.Schema) -> pa.Schema:
     )
 
 
-def answers_schema(outputs: pa.Schema) -> pa.Schema:
-    """Columns of a chunk that say the same of any row of equal content."""
-    return pa.schema([pa.field("_truncated", pa.bool_()), *outputs])
-
-
 def put(store: Store, job: JobPaths, shard: int, results: pa.Table, step: str, settings: str) -> None:
     """Make finished rows of a shard durable."""
     # Arrow's file format takes one dictionary a column, and batches may come with their own.

@@ -51,14 +51,14 @@ def accepts(store: Store, job: JobPaths, first: Fingerprint, other: Fingerprint)
 
 def marks(store: Store, job: JobPaths, first: Fingerprint) -> list[Fingerprint]:
     """What the job's rows are planned by, and what retries of them since were made with."""
-    found = [first]
-    for number in numbers(store, job)[1:]:
+    retried: list[Fingerprint] = []
+    for number in reversed(numbers(store, job)[1:]):  # a job may be extended daily: what was before counts no more
         generation = read(store, job, number)
         if generation.kind == "extension":
-            found = [generation.fingerprint]
-        elif _size(generation.fingerprint) == _size(found[0]):
-            found.append(generation.fingerprint)
-    return found
+            first = generation.fingerprint
+            break
+        retried.append(generation.fingerprint)
+    return [first, *(mark for mark in retried if _size(mark) == _size(first))]
 
 
 def _size(fingerprint: Fingerprint) -> tuple[int, int] | None:

@@ -97,17 +97,20 @@ class PredictionCache:
     max_bytes: int
     _segments: list[Segment | None] = field(default_factory=list)
     """None for one that is gone or damaged."""
-    _index: list[_Index] = field(default_factory=list)
+    _index: list[_Index] | None = None
+    """None before it is known what is there."""
     _failed: bool = False
     _room: tempfile.TemporaryDirectory[str] | None = None
 
-    def load(self) -> None:
+    def _load(self) -> list[_Index]:
         """Find out what is there."""
+        self._index = []
         with self._without_failing():
             names = {e.path for e in self.store.list(self.model)}
             found = [self._read_keys(name) for name in sorted(names) if name.endswith(_KEYS)]
             self._segments = [s for s in found if s is not None]
             self._index = [_Index.of([(n, s) for n, s in enumerate(self._segments) if s is not None])]
+        return self._index
 
     def _read_keys(self, path: str) -> Segment | None:
         name = path.removeprefix(f"{self.model}/").removesuffix(_KEYS)
@@ -123,7 +126,7 @@ class PredictionCache:
         by_segment: dict[int, tuple[list[int], list[int]]] = {}
         wanted = _halves(b"".join(keys))
         found = np.zeros(len(keys), np.bool_)
-        for index in self._index:
+        for index in self._load() if self._index is None else self._index:
             if not len(index.halves):
                 continue
             at = np.minimum(np.searchsorted(index.halves, wanted), len(index.halves) - 1)
@@ -203,9 +206,10 @@ class PredictionCache:
 
     def include(self, segment: Segment) -> None:
         """Find answers in a segment from now on."""
+        index = self._load() if self._index is None else self._index
         self._segments.append(segment)
-        self._index.append(_Index.of([(len(self._segments) - 1, segment)]))
-        if len(self._index) > _MOST_INDEXES:  # each is searched by itself
+        index.append(_Index.of([(len(self._segments) - 1, segment)]))
+        if len(index) > _MOST_INDEXES:  # each is searched by itself
             self._index = [_Index.of([(n, s) for n, s in enumerate(self._segments) if s is not None])]
 
     def close(self) -> None:

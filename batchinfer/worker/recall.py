@@ -182,5 +182,4 @@ def recall_of(node: Node, context: Context, settings: StepSettings) -> Recall | 
     inputs = [[name, None if isinstance(given, str) else len(given)] for name, given in step.inputs.items()]
     model = digest_of([FORM, context.models[step.name], settings.precision, str(schema), inputs, on_invalid])
     cache = PredictionCache(open_store(path, context.spec.storage), model[:32], schema, asked.max_bytes)
-    cache.load()
     return Recall(step, settings.outputs, cache)

@@ -44,7 +44,7 @@ class RepeatedSettings:
         """What was settled; None where nothing is kept, or it can't be read."""
         if self._store is None:
             return None
-        with contextlib.suppress(FileNotFoundError, *_FAULTS):
+        with contextlib.suppress(FileNotFoundError, KeyError, *_FAULTS):  # another version may have kept other keys
             return Settings.from_json(records.from_bytes(self._store.read(self._path), self._path)["settings"])
         return None
 

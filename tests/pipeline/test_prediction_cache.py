@@ -31,9 +31,7 @@ def answers(numbers: Sequence[int]) -> pa.Table:
 
 
 def cache(folder: Path, model: str = "m", max_bytes: int = 1 << 30, schema: pa.Schema = SCHEMA) -> PredictionCache:
-    made = PredictionCache(LocalStore(str(folder)), model, schema, max_bytes)
-    made.load()
-    return made
+    return PredictionCache(LocalStore(str(folder)), model, schema, max_bytes)
 
 
 def added(folder: Path, numbers: Sequence[int], **more: int) -> PredictionCache:
@@ -143,6 +141,7 @@ def test_the_bound_is_of_all_models(tmp_path: Path) -> None:
 def test_what_another_run_removes_is_a_miss(tmp_path: Path) -> None:
     added(tmp_path, range(10))
     mine = cache(tmp_path)
+    assert found(mine, [99]) == {}
     for path in (tmp_path / "m").iterdir():
         path.unlink()
     assert found(mine, range(10)) == {}

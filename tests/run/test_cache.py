@@ -36,8 +36,7 @@ def write(place: Workplace, x: list[int | None], **columns: Any) -> None:
 
 def ran(place: Workplace, cache: dict[str, Any] | None = None, output: str = "output", **sections: Any) -> Run:
     """A run that is checked row by row."""
-    log = str(place.folder / "seen")
-    model = {"options": {"log": log}, "outputs": TYPED, **sections.pop("model", {})}
+    model = {"options": {"log": str(place.log)}, "outputs": TYPED, **sections.pop("model", {})}
     more = {"errors": {"threshold": -1}, **sections}
     run = place.run(cache=cache or {}, model=model, output={"path": str(place.folder / output), "carry": "all"}, **more)
     given = pq.read_table(place.folder / "input", columns=["id", "x"])
@@ -54,14 +53,6 @@ def usage(run: Run) -> dict[str, Any]:
     return found
 
 
-def seen(place: Workplace) -> int:
-    """Rows that the model saw since this was asked last."""
-    path = place.folder / "seen"
-    rows = sum(map(int, path.read_text().split())) if path.exists() else 0
-    path.unlink(missing_ok=True)
-    return rows
-
-
 def shared(place: Workplace, **more: Any) -> dict[str, Any]:
     return {"path": str(place.folder / "cache"), **more}
 
@@ -73,7 +64,7 @@ REPEATED = [(n * 7919) % 700 for n in range(5000)]
 def test_rows_of_equal_content_are_predicted_once_in_a_run(place: Workplace) -> None:
     write(place, list(REPEATED))
     run = ran(place, {"deduplicate": True})
-    assert seen(place) == 700
+    assert place.newly_seen() == 700
     assert usage(run)["reused"] == 4300
     assert usage(run)["rows"] == 700
 
@@ -81,15 +72,15 @@ def test_rows_of_equal_content_are_predicted_once_in_a_run(place: Workplace) -> 
 def test_by_default_a_users_class_sees_every_row(place: Workplace) -> None:
     write(place, list(REPEATED))
     ran(place)
-    assert seen(place) == 5000
+    assert place.newly_seen() == 5000
 
 
 def test_a_second_run_asks_the_model_nothing(place: Workplace) -> None:
     write(place, list(range(3000)))
     ran(place, shared(place))
-    assert seen(place) == 3000
+    assert place.newly_seen() == 3000
     again = ran(place, shared(place), output="again")
-    assert seen(place) == 0
+    assert place.newly_seen() == 0
     assert usage(again)["reused"] == 3000
     assert usage(again)["rows"] == 0
     assert place.digests("again") == place.digests("output")
@@ -98,82 +89,81 @@ def test_a_second_run_asks_the_model_nothing(place: Workplace) -> None:
 def test_only_what_is_new_is_predicted(place: Workplace) -> None:
     write(place, list(range(1000)))
     ran(place, shared(place))
-    assert seen(place) == 1000
+    assert place.newly_seen() == 1000
     write(place, list(range(500, 1700)))
     ran(place, shared(place), output="again")
-    assert seen(place) == 700
+    assert place.newly_seen() == 700
 
 
 def test_a_column_that_no_model_reads_changes_nothing(place: Workplace) -> None:
     write(place, list(range(500)), note=["a"] * 500)
     ran(place, shared(place))
-    assert seen(place) == 500
+    assert place.newly_seen() == 500
     write(place, list(range(500)), note=["b"] * 500)
     run = ran(place, shared(place), output="again")
-    assert seen(place) == 0
+    assert place.newly_seen() == 0
     assert set(run.results().collect()["note"]) == {"b"}
 
 
 def test_a_change_of_the_code_predicts_everything_anew(place: Workplace) -> None:
     write(place, list(range(500)))
     ran(place, shared(place))
-    assert seen(place) == 500
+    assert place.newly_seen() == 500
     place.edit("2.0 * float(value)", "float(value) * 2")
     ran(place, shared(place), output="again")
-    assert seen(place) == 500
+    assert place.newly_seen() == 500
 
 
 def test_other_names_of_columns_find_what_was_predicted(place: Workplace) -> None:
     write(place, list(range(500)))
     ran(place, shared(place))
-    seen(place)
+    place.newly_seen()
     table = pq.read_table(place.folder / "input").rename_columns(["id", "value"])
     pq.write_table(table, place.folder / "input" / "a.parquet")
-    log = str(place.folder / "seen")
     model = {
         "inputs": {"x": "value"},
         "outputs": {"y": {"column": "double", "type": "float64"}},
-        "options": {"log": log},
+        "options": {"log": str(place.log)},
     }
     run = place.run(cache=shared(place), model=model, output={"path": str(place.folder / "again")})
-    assert seen(place) == 0
+    assert place.newly_seen() == 0
     assert run.results().collect()["double"].to_list() == [2.0 * n for n in range(500)]
 
 
 def test_other_options_or_types_do_not(place: Workplace) -> None:
     write(place, list(range(100)))
     ran(place, shared(place))
-    assert seen(place) == 100
+    assert place.newly_seen() == 100
     ran(place, shared(place), output="b", model={"outputs": {"y": {"column": "y", "type": "float32"}}})
-    assert seen(place) == 100
-    ran(place, shared(place), output="c", model={"options": {"log": str(place.folder / "seen"), "delay": 0.001}})
-    assert seen(place) == 100
+    assert place.newly_seen() == 100
+    ran(place, shared(place), output="c", model={"options": {"log": str(place.log), "delay": 0.001}})
+    assert place.newly_seen() == 100
 
 
 def test_bad_rows_are_asked_again_and_their_duplicates_are_dead_too(place: Workplace) -> None:
     write(place, [None if n % 50 == 0 else n % 60 for n in range(600)])
     run = ran(place, shared(place))
     assert run.counts.dead == 12
-    first = seen(place)
+    first = place.newly_seen()
     ran(place, shared(place), output="again")
-    assert 0 < seen(place) < first  # the bad ones alone
+    assert 0 < place.newly_seen() < first  # the bad ones alone
 
 
 def test_a_step_may_be_left_out(place: Workplace) -> None:
     write(place, list(REPEATED))
     ran(place, shared(place, deduplicate=True), model={"cache": False})
-    assert seen(place) == 5000
+    assert place.newly_seen() == 5000
     assert not (place.folder / "cache").exists() or not list((place.folder / "cache").rglob("*.keys"))
 
 
 def test_a_damaged_cache_costs_predictions_and_nothing_else(place: Workplace) -> None:
     write(place, list(range(2000)))
     ran(place, shared(place))
-    seen(place)
+    place.newly_seen()
     for path in (place.folder / "cache").rglob("*.*"):
         path.write_bytes(path.read_bytes()[:-1])
     ran(place, shared(place), output="again")
-    assert seen(place) == 2000
+    assert place.newly_seen() == 2000
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
@@ -213,23 +203,23 @@ def test_a_run_that_is_killed_at_any_step_of_writing_never_gives_a_wrong_answer(
 ) -> None:
     write(place, list(range(1000)))
     batching = {"shard": 200, "window": 100}
-    model = {"options": {"log": str(place.folder / "seen")}, "outputs": TYPED}
+    model = {"options": {"log": str(place.log)}, "outputs": TYPED}
     output = {"path": str(place.folder / "killed")}
     fields = place.fields(cache=shared(place), model=model, batching=batching, output=output)
     done = subprocess.run([sys.executable, "-c", KILLED, json.dumps(fields), str(at), when], check=False)
     assert done.returncode == -signal.SIGKILL
-    seen(place)
+    place.newly_seen()
     again = ran(place, shared(place), output="again", batching=batching)
     # One file of settings, then answers, their keys and a mark of use for each shard.
     shards, step = divmod(at - 1 + (when == "after"), 3)
     assert usage(again)["reused"] == 200 * (shards + (step == 2))
-    assert seen(place) == 1000 - usage(again)["reused"]
+    assert place.newly_seen() == 1000 - usage(again)["reused"]
 
 
 def test_a_killed_run_goes_on_with_the_answers_that_it_has(place: Workplace) -> None:
     """Rows that wait for others of equal content find them in checkpoints too."""
     write(place, list(REPEATED))
-    options = {"log": str(place.folder / "seen"), "delay": 0.1}
+    options = {"log": str(place.log), "delay": 0.1}
     sections = {
         "cache": {"deduplicate": True},
         "model": {"options": options, "outputs": TYPED},
@@ -243,11 +233,11 @@ def test_a_killed_run_goes_on_with_the_answers_that_it_has(place: Workplace) -> 
         time.sleep(0.05)
     process.kill()
     process.communicate()
-    before = seen(place)
+    before = place.newly_seen()
     del sections["model"], sections["output"]
     ran(place, **sections, model={"options": options})
     assert before > 0
-    assert seen(place) < 700
+    assert place.newly_seen() < 700
 
 
 def test_costremember_each_for_itself(place: Workplace) -> None:
@@ -290,9 +280,9 @@ def test_a_cache_may_lie_on_an_object_store(place: Workplace) -> None:
     write(place, list(range(300)))
     cache = {"path": f"memory://cache-{place.folder.name}"}
     ran(place, cache)
-    assert seen(place) == 300
+    assert place.newly_seen() == 300
     ran(place, cache, output="again")
-    assert seen(place) == 0
+    assert place.newly_seen() == 0
     shutil.rmtree(place.folder / "again")
 
 

@@ -24,17 +24,9 @@ def place(tmp_path: Path) -> Workplace:
     return Workplace(tmp_path)
 
 
-def seen(place: Workplace) -> int:
-    """Rows that the model saw since this was asked last."""
-    path = place.folder / "seen"
-    rows = sum(map(int, path.read_text().split())) if path.exists() else 0
-    path.unlink(missing_ok=True)
-    return rows
-
-
 def options(place: Workplace, **more: Any) -> dict[str, Any]:
     outputs = {"y": {"column": "y", "type": "float64"}}
-    return {"options": {"log": str(place.folder / "seen"), **more}, "outputs": outputs}
+    return {"options": {"log": str(place.log), **more}, "outputs": outputs}
 
 
 def ran(place: Workplace, **sections: Any) -> Run:
@@ -62,13 +54,13 @@ def test_two_files_added_and_one_rewritten_predicts_exactly_three(place: Workpla
     for n, name in enumerate("abc"):
         place.write(300, name=name, start=1000 * n)
     ran(place)
-    assert seen(place) == 900
+    assert place.newly_seen() == 900
     before = {path.name: path.read_bytes() for path in (place.folder / "output" / "data").glob("*.parquet")}
     place.write(250, name="b", start=5000)
     place.write(100, name="d", start=3000)
     place.write(200, name="aa", start=7000)
     run = ran(place)
-    assert seen(place) == 550
+    assert place.newly_seen() == 550
     check(place, "a", "aa", "b", "c", "d")
     after = {path.name: path.read_bytes() for path in (place.folder / "output" / "data").glob("*.parquet")}
     kept = before.keys() & after.keys()
@@ -81,7 +73,7 @@ def test_two_files_added_and_one_rewritten_predicts_exactly_three(place: Workpla
     assert second.changes.endswith("; 550 rows to predict")
     assert run.record["changes"] == second.changes
     assert ran(place).exit_code == 0
-    assert seen(place) == 0
+    assert place.newly_seen() == 0
 
 
 def test_without_being_asked_a_changed_input_is_refused(place: Workplace) -> None:
@@ -104,10 +96,10 @@ def test_a_job_that_was_begun_without_it_is_extended_by_new_files(place: Workpla
     place.write(100)
     place.write(100, name="b", start=1000)
     assert place.run(model=options(place)).exit_code == 0
-    assert seen(place) == 200
+    assert place.newly_seen() == 200
     place.write(100, name="c", start=2000)
     ran(place)
-    assert seen(place) == 100
+    assert place.newly_seen() == 100
     check(place, "a", "b", "c")
     place.write(90, name="b", start=1000)
     with pytest.raises(
@@ -123,7 +115,7 @@ def test_rows_of_files_that_are_gone_are_kept_or_dropped_as_asked(place: Workpla
     for n, name in enumerate("abc"):
         place.write(100, name=name, start=1000 * n)
     ran(place)
-    seen(place)
+    place.newly_seen()
     gone = place.folder / "b.parquet"
     (place.folder / "input" / "b.parquet").rename(gone)
     with pytest.raises(
@@ -132,7 +124,7 @@ def test_rows_of_files_that_are_gone_are_kept_or_dropped_as_asked(place: Workpla
         ran(place)
     place.write(50, name="d", start=3000)
     run = ran(place, run={**EXTEND, "on_removed": what})
-    assert seen(place) == 50
+    assert place.newly_seen() == 50
     assert ("whose rows stay" in run.record["changes"]) == (what == "keep")
     assert ("with their rows" in run.record["changes"]) == (what == "drop")
     frame = run.results().collect()
@@ -141,22 +133,22 @@ def test_rows_of_files_that_are_gone_are_kept_or_dropped_as_asked(place: Workpla
     assert pl.read_parquet(place.folder / "output" / "data" / "*.parquet").height == len(wanted)
     assert not run.verify().findings
     ran(place, run={**EXTEND, "on_removed": what})
-    assert seen(place) == 0
+    assert place.newly_seen() == 0
     gone.rename(place.folder / "input" / "b.parquet")
     ran(place)
-    assert seen(place) == (0 if what == "keep" else 100)
+    assert place.newly_seen() == (0 if what == "keep" else 100)
     check(place, "a", "b", "c", "d")
 
 
 def test_a_job_may_be_extended_again_and_again(place: Workplace) -> None:
     place.write(50)
     ran(place)
-    seen(place)
+    place.newly_seen()
     for n in range(1, 5):
         place.write(60 + n, name="b", start=1000)
         place.write(40, name=f"c{n}", start=2000 + 100 * n)
         ran(place)
-        assert seen(place) == 100 + n
+        assert place.newly_seen() == 100 + n
         check(place, "a", "b", *(f"c{m}" for m in range(1, n + 1)))
 
 
@@ -204,10 +196,10 @@ def test_an_interrupted_generation_ends_before_the_next_extension(place: Workpla
         time.sleep(0.02)
     process.kill()
     process.communicate()
-    seen(place)
+    place.newly_seen()
     place.write(70, name="b", start=5000)
     ran(place, model=options(place, delay=0.05), batching={"shard": 500})
-    assert 70 < seen(place) < 2070
+    assert 70 < place.newly_seen() < 2070
     check(place, "a", "b", "z")
     assert [g.kind for g in place.opened().generations] == ["run", "extension"] + ["extension"] * extended
 
@@ -221,11 +213,11 @@ def test_a_file_that_changes_while_a_run_is_interrupted_is_read_as_it_is_then(pl
         time.sleep(0.02)
     process.kill()
     process.communicate()
-    seen(place)
+    place.newly_seen()
     place.write(900)
     place.write(800, name="b", start=5000)
     ran(place, model=options(place, delay=0.05), batching={"shard": 500})
-    assert seen(place) == 1700
+    assert place.newly_seen() == 1700
     check(place, "a", "b")
 
 
@@ -262,6 +254,9 @@ def test_a_replaced_part_that_a_late_runner_puts_back_is_removed(place: Workplac
     (gone,) = old.keys() - parts.list_shards(store, job.paths)
     store.put(job.paths.part(gone), old[gone])
     assert {str(f.kind) for f in place.opened().verify().findings} == {"extra"}
+    assert [(found.path, found.why) for found in place.opened().clean(remove=False)] == [
+        (job.paths.part(gone), "parts of files that were rewritten or removed")
+    ]
     ran(place)
     check(place, "a", "b")
 

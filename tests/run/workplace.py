@@ -156,6 +156,12 @@ class Workplace:
         """Rows that the model saw over all processes that were given the log."""
         return sum(int(line) for line in self.log.read_text().split()) if self.log.exists() else 0
 
+    def newly_seen(self) -> int:
+        """Rows that it noted since this was asked last."""
+        rows = self.seen()
+        self.log.unlink(missing_ok=True)
+        return rows
+
 
 def wait_for(what: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 60) -> None:
     """Return once something has happened, which must be before the program's end."""
