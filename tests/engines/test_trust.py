@@ -292,7 +292,7 @@ def test_code_of_the_hub_is_run_only_at_a_commit(tmp_path: Path, monkeypatch: py
     with pytest.raises(ModelError, match="write true"):
         check(text_step(f"hf:org/own@{commit}", trust_remote_code="0" * 64))
     step = text_step(f"hf:org/own@{commit}", trust_remote_code=True)
-    assert len(embedded(loaded(pin(step)))) == 2
+    assert len(embedded(loaded(pin(step, {})))) == 2
     assert "modeling.py" in identify(step).files
 
 

@@ -153,8 +153,10 @@ def test_a_language_model_writes_json_that_keeps_to_the_schema(jobs: Path) -> No
     python(str(jobs / "make_language_model.py"))
     result = run(jobs / "generation.yaml")
     assert result["rows"]["succeeded"] == 2340
-    assert result["usage"]["steps"]["model"]["tokens"] > 2340
-    frame = pl.read_parquet(jobs / "out/generation/data/*.parquet")
+    usage, frame = result["usage"]["steps"]["model"], pl.read_parquet(jobs / "out/generation/data/*.parquet")
+    assert usage["rows"] == frame["year"].n_unique()  # of equal prompts one is asked
+    assert usage["reused"] == 2340 - usage["rows"]
+    assert usage["tokens"] > usage["rows"]
     assert frame["finish"].unique().to_list() == ["stop"]
     named = frame["answer"].str.json_decode(pl.Struct({"president": pl.String})).struct.field("president")
     assert (named == frame["president"]).mean() > 0.95
