@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from batchinfer.engines.graph import Graph, Port
 from batchinfer.engines.heads import Embedding, HeadOutputs, TokenClassification, head_for
 from batchinfer.engines.options import MaxLength, Pooling, check_names, task_of
+from batchinfer.engines.prepared_columns import PreparedColumns
+from batchinfer.engines.readers import TextReader
 from batchinfer.engines.sentence import recipe
-from batchinfer.engines.tokens import Format, TextBatch, TextRows, cut_at, longest, tokenise
+from batchinfer.engines.tokens import Format, TextBatch, TextRows, cut_at, longest
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
 
@@ -28,7 +30,9 @@ _HIDDEN = ("last_hidden_state", "token_embeddings")
 class Texts:
     """Texts through a graph, for one of the tasks embedding, text-classification and token-classification."""
 
-    def __init__(self, step: Step, graph: Graph, folder: Path, options: MaxLength, threads: int) -> None:
+    def __init__(
+        self, step: Step, graph: Graph, folder: Path, options: MaxLength, prepared: PreparedColumns, threads: int
+    ) -> None:
         """Read tokenizer and labels from `folder`, and check that the graph fits the task. Raises ModelError."""
         # The tokenizer reads these once, at its first use in the process; later changes do nothing.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -48,30 +52,29 @@ class Texts:
         self._output = port.name
         size = port.shape[-1] if port.shape is not None else None
         self._head = head_for(step, config, made, size, where)
-        self._prompt = made.prompt if made is not None else ""
-        self._tokenizer = _tokenizer(folder, where)
-        self._tokenizer.no_padding()
+        tokenizer = _tokenizer(folder, where)
+        tokenizer.no_padding()
         self.max_length = longest(
             config,
             settings.get("model_max_length"),
             made.max_length if made is not None else options.max_length,
             f"{step.name}.options.max_length" if options.max_length is not None else None,
         )
-        cut_at(self._tokenizer, self.max_length, f"{step.name}.options.max_length", pair="text_pair" in step.inputs)
-        sample = self._tokenizer.encode("a", "b" if "text_pair" in step.inputs else None)
-        self._format = Format(
-            pad_id=_pad_id(config, settings, self._tokenizer),
+        cut_at(tokenizer, self.max_length, f"{step.name}.options.max_length", pair="text_pair" in step.inputs)
+        sample = tokenizer.encode("a", "b" if "text_pair" in step.inputs else None)
+        format_ = Format(
+            pad_id=_pad_id(config, settings, tokenizer),
             type_ids="token_type_ids" in graph.inputs,
             types_vary=any(sample.type_ids),
             spans=isinstance(self._head, TokenClassification),
         )
+        prompt = made.prompt if made is not None else ""
+        self._reader = TextReader.of(step, tokenizer, prompt, format_, self.max_length, prepared)
         self.types: Mapping[str, pa.DataType | None] = {name: self._head.types[name] for name in step.outputs}
 
     def prepare(self, rows: pa.Table) -> TextRows:
         """Tokenise one window. Raises TypeError "text is null" or for what is no string, ValueError for no tokens."""
-        names = [name for name in ("text", "text_pair") if name in self._step.inputs]
-        columns = [rows.column(str(self._step.inputs[name])) for name in names]
-        return tokenise(self._tokenizer, columns, self._prompt, self._format)
+        return self._reader.prepare(rows)
 
     def infer(self, batch: TextBatch) -> HeadOutputs:
         """Run the graph, then the head."""

@@ -16,6 +16,7 @@ from batchinfer.engines.decoding import Decoder, Sampling
 from batchinfer.engines.json_texts import JSONTexts
 from batchinfer.engines.location import locate
 from batchinfer.engines.options import GenerationOptions, parse
+from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.engines.prompts import Prompts, wrong_generation
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.engines.replicas import Replicas
@@ -99,6 +100,7 @@ class GenerationEngine:
         step: Step,
         code: Sequence[str] = (),  # noqa: ARG002 - such models bring no code
         storage: StorageOptions | None = None,  # noqa: ARG002 - its inputs name no files
+        prepared: PreparedColumns | None = None,  # noqa: ARG002 - preparing prompts takes next to nothing of the time
     ) -> None:
         if wrong := wrong_generation(step):
             raise ModelError("\n".join(wrong))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from batchinfer.engines.image_files import Files
 from batchinfer.engines.inputs import Column, contiguous, is_binary, take
+from batchinfer.engines.prepared_columns import Maker
 from batchinfer.engines.protocol import Rows
 
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -21,6 +22,9 @@ FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF"
 
 _RATIO = 1000
 """Of an image's edges, at most: resized to what a model takes, a thinner one would fill the memory."""
+
+_BLOCK_BYTES = 4 << 20
+"""Of images as arrays that are kept together."""
 
 Process = Callable[[Any], NDArray[Any]]
 """From an upright image of Pillow's to what the model takes of it; of one shape and type for all."""
@@ -34,19 +38,67 @@ class Images:
         name: the input's, for messages.
         files: where paths lead.
         mode: of Pillow's, that each image is converted to.
-        process: makes an array of each.
+        process: makes an array of each, of `row_bytes`.
+        maker: where these arrays are kept, a few rows of the column at a time; None for nowhere. Those that paths lead to aren't: another
+            file may be there next time.
 
     Raises TypeError where a value is null, and ModelError for a column of paths where no row may name a file.
     """
 
-    def __init__(self, column: Column, name: str, files: Files, mode: str, process: Process) -> None:
+    def __init__(
+        self,
+        column: Column,
+        name: str,
+        files: Files,
+        mode: str,
+        process: Process,
+        row_bytes: int = 0,
+        maker: Maker | None = None,
+    ) -> None:
         self._bytes, self._paths = _parts(contiguous(column), name)
         if self._bytes is None:
             files.check(name)
         self._name, self._files, self._mode, self._process = name, files, mode, process
+        self._maker = maker if maker is not None and maker.is_remembered and self._paths is None else None
+        self._block = max(1, _BLOCK_BYTES // max(1, row_bytes))
+        self._broken: set[int] = set()
+        """Blocks with a row that is no image."""
 
     def __getitem__(self, rows: Rows) -> NDArray[Any]:
         """An array with as many rows. Raises ValueError naming the input for what is no image, and for a path without a file."""
+        if self._maker is None:
+            return self._made(rows)
+        assert self._bytes is not None
+        at = np.arange(len(self._bytes))[rows]
+        blocks = {int(number): self._kept(self._maker, int(number)) for number in np.unique(at // self._block)}
+        lone = [row for row in map(int, at) if blocks[row // self._block] is None]
+        alone = dict(zip(lone, self._made(np.array(lone)), strict=True)) if lone else {}
+        return np.stack(
+            [
+                alone[row] if (block := blocks[row // self._block]) is None else block[row % self._block]
+                for row in map(int, at)
+            ]
+        )
+
+    def _kept(self, maker: Maker, number: int) -> NDArray[Any] | None:
+        """A block of rows; None for one with a row that is no image."""
+        assert self._bytes is not None
+        if number in self._broken:
+            return None
+        rows = slice(number * self._block, (number + 1) * self._block)
+
+        def make() -> pa.Table:
+            return pa.table({"pixels": pa.FixedShapeTensorArray.from_numpy_ndarray(self._made(rows))})
+
+        try:
+            pixels = maker.of([take(self._bytes, rows)], make)["pixels"].combine_chunks()
+        except Exception:  # noqa: BLE001 - which row it is shows when that is asked for
+            self._broken.add(number)
+            return None
+        array: NDArray[Any] = pixels.to_numpy_ndarray()
+        return array
+
+    def _made(self, rows: Rows) -> NDArray[Any]:
         encoded = self._encoded(rows)
         # As many threads as the worker may use, and no more images than these in their full size at a time.
         with ThreadPoolExecutor(pa.cpu_count()) as pool:

@@ -18,6 +18,7 @@ from batchinfer.engines.mlflow_inputs import as_asked, fields_of, misfit, tensor
 from batchinfer.engines.mlflow_registry import quiet
 from batchinfer.engines.options import MlflowOptions, nearest, parse
 from batchinfer.engines.outputs import Outputs, finish
+from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.engines.trust import reason
 from batchinfer.errors import ModelError
@@ -108,6 +109,7 @@ class MlflowEngine:
         step: Step,
         code: Sequence[str] = (),  # noqa: ARG002 - a model brings its own
         storage: StorageOptions | None = None,  # noqa: ARG002 - its inputs name no files
+        prepared: PreparedColumns | None = None,  # noqa: ARG002 - columns are taken as they are
     ) -> None:
         self._step, self._options = step, parse(MlflowOptions, step)
         signature = folder_of(step).signature

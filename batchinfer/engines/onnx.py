@@ -14,6 +14,7 @@ from batchinfer.engines.graph import Graph, GraphEngine, Port, check_batches
 from batchinfer.engines.graph_files import GraphFiles, find_graph
 from batchinfer.engines.graph_uses import use_for
 from batchinfer.engines.options import OnnxOptions, onnx_options, parse
+from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
 from batchinfer.precision import onnx_int8
@@ -29,10 +30,15 @@ def engine(
     step: Step,
     code: Sequence[str] = (),  # noqa: ARG001 - an ONNX file brings no code
     storage: StorageOptions | None = None,
+    prepared: PreparedColumns | None = None,
 ) -> GraphEngine:
     """The engine of a step, not loaded yet. Raises ModelError for wrong options."""
     options = parse(onnx_options(step), step)
-    return GraphEngine(step, partial(_open, step, options), partial(use_for, step, options, storage or {}))
+    return GraphEngine(
+        step,
+        partial(_open, step, options),
+        partial(use_for, step, options, storage or {}, prepared or PreparedColumns()),
+    )
 
 
 def precisions(files: GraphFiles) -> tuple[str, ...]:

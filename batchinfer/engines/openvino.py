@@ -16,6 +16,7 @@ from batchinfer.engines.graph_files import GraphFiles, find_graph
 from batchinfer.engines.graph_uses import use_for
 from batchinfer.engines.openvino_conversion import converted
 from batchinfer.engines.options import openvino_options, parse
+from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
 from batchinfer.precision import openvino_int8, processor
@@ -34,10 +35,13 @@ def engine(
     step: Step,
     code: Sequence[str] = (),  # noqa: ARG001 - a graph brings no code
     storage: StorageOptions | None = None,
+    prepared: PreparedColumns | None = None,
 ) -> GraphEngine:
     """The engine of a step, not loaded yet. Raises ModelError for wrong options."""
     options = parse(openvino_options(step), step)
-    return GraphEngine(step, partial(_open, step), partial(use_for, step, options, storage or {}))
+    return GraphEngine(
+        step, partial(_open, step), partial(use_for, step, options, storage or {}, prepared or PreparedColumns())
+    )
 
 
 def precisions(files: GraphFiles) -> tuple[str, ...]:

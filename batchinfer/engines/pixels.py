@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from batchinfer.engines.image_files import Files
 from batchinfer.engines.image_options import ImageOptions, pair
 from batchinfer.engines.images import Images
 from batchinfer.engines.inputs import Column, is_encoded
+from batchinfer.engines.prepared_columns import Maker, PreparedColumns
 from batchinfer.errors import ModelError
 from batchinfer.storage.store import StorageOptions
 
@@ -25,12 +27,19 @@ class ImageColumns:
         options: None where the step says nothing of images.
         storage: fsspec options by URL prefix.
         step: its name.
+        prepared: where images are kept as arrays.
 
     """
 
-    def __init__(self, options: ImageOptions | None, storage: StorageOptions, step: str) -> None:
+    def __init__(
+        self, options: ImageOptions | None, storage: StorageOptions, step: str, prepared: PreparedColumns
+    ) -> None:
         self._options, self._where = options, f"{step}.options.images"
         self.files = Files(None if options is None else options.root, storage, self._where)
+        self._maker: Maker | None = None
+        if options is not None:
+            packages = [metadata.version(name) for name in ("pillow", "numpy")]
+            self._maker = prepared.by(step, "pixels", options.model_dump(mode="json", exclude={"root"}), packages)
 
     def takes(self, column: Column) -> bool:
         """Whether a column is one of images; none is, where the step doesn't say how they are read."""
@@ -52,16 +61,21 @@ class ImageColumns:
     def images(self, column: Column, name: str) -> Images:
         """A column that `takes` is true of. Raises TypeError where an image is null, ModelError for paths that no root is given for."""
         options = self._said
-        return Images(column, name, self.files, "L" if options.mode == "L" else "RGB", partial(pixels, options=options))
+        mode = "L" if options.mode == "L" else "RGB"
+        return Images(column, name, self.files, mode, partial(pixels, options=options), self._image_bytes, self._maker)
 
     def row_bytes(self, values: Mapping[str, Any]) -> int | None:
         """Bytes of the images of a row, None where there are none. Raises ModelError where there are none and the step says how to read them."""
         count = sum(isinstance(value, Images) for value in values.values())
         if count:
-            return count * math.prod(self.shape) * self.dtype.itemsize
+            return count * self._image_bytes
         if self._options is not None:
             raise ModelError(f"{self._where}: no input is a column of bytes, paths or structs of both: remove it")
         return None
+
+    @property
+    def _image_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def _said(self) -> ImageOptions:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from batchinfer.engines.inputs import columns_of, contiguous, has_null, is_numeric, matrix, take, to_numpy
 from batchinfer.engines.outputs import Outputs, finish, is_tensor, tensor_to_numpy
+from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.engines.sources import load_class, load_named
 from batchinfer.errors import ModelError
@@ -124,6 +125,7 @@ class PythonEngine:
         step: Step,
         code: Sequence[str] = (),
         storage: StorageOptions | None = None,  # noqa: ARG002 - a class reads files as it likes
+        prepared: PreparedColumns | None = None,  # noqa: ARG002 - its own code may do anything
     ) -> None:
         self._step = step
         self._code = code

@@ -15,8 +15,9 @@ from batchinfer.engines.batches import TensorBatch
 from batchinfer.engines.image_files import Files
 from batchinfer.engines.images import Images
 from batchinfer.engines.inputs import is_encoded
+from batchinfer.engines.prepared_columns import Maker, PreparedColumns
 from batchinfer.engines.protocol import Prepared, Rows
-from batchinfer.engines.tokens import Format, TextBatch, TextRows, tokenise
+from batchinfer.engines.tokens import Format, TextBatch, TextRows, tokenised
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
 
@@ -47,15 +48,39 @@ class TextReader:
 
     step: Step
     tokenizer: Any
+    """Of the library tokenizers."""
     prompt: str
     format: Format
     max_length: int | None
+    maker: Maker | None
+    """None where the texts have to be tokenised for each step."""
+
+    @classmethod
+    def of(
+        cls,
+        step: Step,
+        tokenizer: Any,
+        prompt: str,
+        format_: Format,
+        max_length: int | None,
+        prepared: PreparedColumns | None,
+    ) -> TextReader:
+        """One of a step's, whose tokenizer cuts as it is to from now on; without `prepared` for one whose code may do anything."""
+        maker = None
+        if prepared is not None:
+            told = (tokenizer.to_str(), prompt, format_.types_vary, format_.spans)
+            maker = prepared.by(step.name, "tokens", metadata.version("tokenizers"), *told)
+        return cls(step, tokenizer, prompt, format_, max_length, maker)
 
     def prepare(self, rows: pa.Table) -> TextRows:
         """Tokenise one window. Raises TypeError "text is null" or for what is no string, ValueError for no tokens."""
         names = [name for name in ("text", "text_pair") if name in self.step.inputs]
         columns = [rows.column(str(self.step.inputs[name])) for name in names]
-        return tokenise(self.tokenizer, columns, self.prompt, self.format)
+
+        def make() -> pa.Table:
+            return tokenised(self.tokenizer, columns, self.prompt, self.format)
+
+        return TextRows(make() if self.maker is None else self.maker.of(columns, make), self.format)
 
     def sample(self) -> TextBatch:
         """Two texts of several tokens, so that neither size is taken for a constant."""
@@ -97,8 +122,22 @@ class ImageReader:
     files: Files
     dtype: Any
     """Of torch's, that the model computes in."""
+    maker: Maker | None
+    """None where the images have to be decoded for each step."""
     pin: bool
     max_length = None
+
+    @classmethod
+    def of(
+        cls, step: Step, processor: Any, files: Files, dtype: Any, prepared: PreparedColumns | None, *, pin: bool
+    ) -> ImageReader:
+        """One of a step's; without `prepared` for a processor whose code may do anything."""
+        maker = None
+        if prepared is not None:
+            packages = [metadata.version(name) for name in ("transformers", "pillow", "numpy")]
+            told = ("images", type(processor).__name__, processor.to_json_string(), packages)
+            maker = prepared.by(step.name, *told)
+        return cls(step, processor, files, dtype, maker, pin=pin)
 
     def prepare(self, rows: pa.Table) -> ImageRows:
         """One window. Raises TypeError where an image is null, ModelError for a column that can't hold any."""
@@ -109,8 +148,9 @@ class ImageReader:
             raise ModelError(
                 f"{self.step.name}.inputs.image: takes a column of encoded images (bytes), of paths, or of structs of both, not {column.type}"
             )
-        images = Images(column, "image", self.files, "RGB", self._process)
-        return ImageRows(images, len(rows), self._example().nbytes, self.dtype, pin=self.pin)
+        row_bytes = self._example().nbytes
+        images = Images(column, "image", self.files, "RGB", self._process, row_bytes, self.maker)
+        return ImageRows(images, len(rows), row_bytes, self.dtype, pin=self.pin)
 
     def sample(self) -> TensorBatch:
         """See Reader."""

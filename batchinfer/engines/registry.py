@@ -20,6 +20,7 @@ from batchinfer.engines.graph_files import GraphFiles, find_graph
 from batchinfer.engines.identity import identify
 from batchinfer.engines.location import locate, pinned
 from batchinfer.engines.options import GenerationOptions, generates, parse, runs_own_code
+from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.engines.protocol import ModelEngine
 from batchinfer.engines.quantized import quantized_by
 from batchinfer.engines.rules import rules_engine
@@ -76,17 +77,22 @@ GRAPHS: dict[str, Callable[[GraphFiles], tuple[str, ...]]] = {
 """Engines that run graphs, and what one can be loaded at."""
 
 
-def open_engine(step: Step, code: Sequence[str] = (), storage: StorageOptions | None = None) -> ModelEngine:
+def open_engine(
+    step: Step,
+    code: Sequence[str] = (),
+    storage: StorageOptions | None = None,
+    prepared: PreparedColumns | None = None,
+) -> ModelEngine:
     """The step's engine, not loaded yet.
 
     `code` are the absolute folders that `module:Class` may be imported from; `storage` the fsspec options by URL prefix, for files that
-    rows name.
+    rows name. `prepared` is where the columns that it makes ready are looked for first; None for an engine that shares them with no other.
 
     Raises ModelError for wrong options, inputs or outputs.
     """
     named = "batchinfer.engines.generation:GenerationEngine" if generates(step) else _ENGINES[step.engine]
     module, _, name = named.partition(":")
-    return cast(ModelEngine, getattr(importlib.import_module(module), name)(step, code, storage))
+    return cast(ModelEngine, getattr(importlib.import_module(module), name)(step, code, storage, prepared))
 
 
 def open_derived(step: RulesStep | CombineStep) -> DerivedEngine:

@@ -21,6 +21,7 @@ from batchinfer.engines.inputs import contiguous, has_null, is_numeric, take
 from batchinfer.engines.location import place_of
 from batchinfer.engines.options import SklearnOptions, nearest, parse
 from batchinfer.engines.outputs import Outputs, finish
+from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.engines.trust import check_pickle, reason
 from batchinfer.errors import ModelError
@@ -112,6 +113,7 @@ class SklearnEngine:
         step: Step,
         code: Sequence[str] = (),  # noqa: ARG002 - what a pickle needs must be installed
         storage: StorageOptions | None = None,  # noqa: ARG002 - nor files that rows name
+        prepared: PreparedColumns | None = None,  # noqa: ARG002 - columns are taken as they are
     ) -> None:
         self._step = step
         self._options = parse(SklearnOptions, step)

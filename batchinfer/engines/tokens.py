@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batchinfer.engines.batches import TensorBatch
-from batchinfer.engines.inputs import contiguous
+from batchinfer.engines.inputs import contiguous, to_numpy
 from batchinfer.engines.protocol import Rows
 from batchinfer.errors import ModelError
 
@@ -58,37 +59,21 @@ class TextBatch(TensorBatch):
 
 
 class TextRows:
-    """One window of tokenised texts. All tokens lie behind one another, row i from `starts[i]` on for `lengths[i]`."""
+    """One window of tokenised texts, as `tokenised` gives them. All tokens lie behind one another, row i from `starts[i]` on for
+    `lengths[i]`.
+    """
 
     row_bytes = None
 
-    def __init__(self, encodings: Iterator[list[Any]], format_: Format) -> None:
+    def __init__(self, tokens: pa.Table, format_: Format) -> None:
         self._format = format_
-        ids: list[NDArray[np.int32]] = []
-        types: list[NDArray[np.int32]] = []
-        spans: list[NDArray[np.int32]] = []
-        special: list[NDArray[np.bool_]] = []
-        lengths: list[int] = []
-        cut: list[bool] = []
-        for call in encodings:
-            lengths.extend(len(encoding) for encoding in call)
-            cut.extend(bool(encoding.overflowing) for encoding in call)
-            ids.append(_flat((encoding.ids for encoding in call), np.int32))
-            if format_.types_vary:
-                types.append(_flat((encoding.type_ids for encoding in call), np.int32))
-            if format_.spans:
-                pairs = (chain.from_iterable(encoding.offsets) for encoding in call)
-                spans.append(_flat(pairs, np.int32).reshape(-1, 2))
-                special.append(_flat((encoding.special_tokens_mask for encoding in call), np.bool_))
-        self._lengths = np.array(lengths, np.int64)
-        self._truncated = np.array(cut, np.bool_)
+        self._lengths = to_numpy(pc.list_value_length(tokens["ids"])).astype(np.int64)
+        self._truncated = to_numpy(tokens["cut"])
         self._starts = np.cumsum(self._lengths) - self._lengths
-        self._ids = np.concatenate(ids) if ids else np.empty(0, np.int32)
-        self._types = np.concatenate(types) if types else None
-        self._spans = np.concatenate(spans) if spans else None
-        self._special = np.concatenate(special) if special else None
-        if self._lengths.size and not self._lengths.min():
-            raise ValueError("text gives no tokens")
+        self._ids = _values(tokens, "ids")
+        self._types = _values(tokens, "types") if format_.types_vary else None
+        self._spans = _values(tokens, "spans").reshape(-1, 2) if format_.spans else None
+        self._special = _values(tokens, "special").view(np.bool_) if format_.spans else None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -126,12 +111,14 @@ class TextRows:
         return TextBatch(len(lengths), on_host, self._spans[positions], mask & ~self._special[positions])
 
 
-def tokenise(
+def tokenised(
     tokenizer: Any, columns: Sequence[pa.ChunkedArray], prefix: str, format_: Format, limit: int = CALL_CHARACTERS
-) -> TextRows:
-    """Tokenise texts, or pairs of texts, of one window; `tokenizer` (tokenizers.Tokenizer) cuts and does not pad.
+) -> pa.Table:
+    """Texts, or pairs of texts, of one window as tokens; `tokenizer` (tokenizers.Tokenizer) cuts and does not pad.
 
-    Raises TypeError "text is null" or "text is … , not a string", and ValueError for a text that gives no tokens.
+    Columns, of lists but the last: `ids`; `types` and `spans` (two numbers for each token) with `special` (1 where a token is none of the
+    text's) as the format has them; `cut`, whether the text was. Raises TypeError "text is null" or "text is … , not a string", and
+    ValueError for a text that gives no tokens.
     """
     texts = [_strings(column) for column in columns]
     if prefix:
@@ -139,7 +126,32 @@ def tokenise(
     rows: list[Any] = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
     sizes = [sum(map(len, row)) for row in zip(*texts, strict=True)]
     encode = tokenizer.encode_batch if format_.spans else tokenizer.encode_batch_fast
-    return TextRows((encode(rows[start:stop]) for start, stop in calls(sizes, limit)), format_)
+    tables = [_table(encode(rows[start:stop]), format_) for start, stop in calls(sizes, limit)]
+    return pa.concat_tables(tables or [_table([], format_)]).combine_chunks()
+
+
+def _table(encodings: Sequence[Any], format_: Format) -> pa.Table:
+    """What the tokenizer gives for one call."""
+    lengths = np.fromiter(map(len, encodings), np.int32, len(encodings))
+    if lengths.size and not lengths.min():
+        raise ValueError("text gives no tokens")
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    columns = {"ids": _flat((encoding.ids for encoding in encodings), np.int32)}
+    if format_.types_vary:
+        columns["types"] = _flat((encoding.type_ids for encoding in encodings), np.int32)
+    if format_.spans:
+        columns["spans"] = _flat((chain.from_iterable(encoding.offsets) for encoding in encodings), np.int32)
+        columns["special"] = _flat((encoding.special_tokens_mask for encoding in encodings), np.uint8)
+    lists = {
+        name: pa.LargeListArray.from_arrays(pa.array(ends * (2 if name == "spans" else 1)), pa.array(flat))
+        for name, flat in columns.items()
+    }
+    return pa.table({**lists, "cut": pa.array([bool(e.overflowing) for e in encodings], pa.bool_())})
+
+
+def _values(tokens: pa.Table, name: str) -> NDArray[Any]:
+    """All values of a column of lists."""
+    return to_numpy(contiguous(tokens[name]).flatten())
 
 
 def longest(config: Mapping[str, Any], bound: float | None, wanted: int | None, asked: str | None) -> int | None:

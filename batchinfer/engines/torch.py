@@ -15,6 +15,7 @@ from batchinfer.engines.inputs import check_numeric, columns_of, contiguous, mat
 from batchinfer.engines.options import TorchOptions, parse
 from batchinfer.engines.outputs import Outputs, finish, single
 from batchinfer.engines.pixels import ImageColumns
+from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.engines.protocol import Description, Rows
 from batchinfer.engines.replicas import Replicas
 from batchinfer.errors import ModelError
@@ -65,11 +66,17 @@ class TensorRows:
 class TorchEngine:
     """Runs a torch module on numeric columns, and on columns of images."""
 
-    def __init__(self, step: Step, code: Sequence[str] = (), storage: StorageOptions | None = None) -> None:
+    def __init__(
+        self,
+        step: Step,
+        code: Sequence[str] = (),
+        storage: StorageOptions | None = None,
+        prepared: PreparedColumns | None = None,
+    ) -> None:
         self._step = step
         self._code = code
         self._options = parse(TorchOptions, step)
-        self._images = ImageColumns(self._options.images, storage or {}, step.name)
+        self._images = ImageColumns(self._options.images, storage or {}, step.name, prepared or PreparedColumns())
         self._module: modules.Loaded | None = None
         self._replicas: Replicas | None = None
         self._device = "cpu"

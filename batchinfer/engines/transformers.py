@@ -27,6 +27,7 @@ from batchinfer.engines.options import (
     task_of,
 )
 from batchinfer.engines.outputs import tensor_to_numpy
+from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.engines.protocol import Description, Prepared
 from batchinfer.engines.readers import ImageReader, Reader, TextReader, image_processor
 from batchinfer.engines.replicas import Replicas
@@ -63,6 +64,7 @@ class TransformersEngine:
         step: Step,
         code: Sequence[str] = (),  # noqa: ARG002 - such models bring no code
         storage: StorageOptions | None = None,
+        prepared: PreparedColumns | None = None,
     ) -> None:
         task = task_of(step)
         wrong = check_names(step, task)
@@ -71,6 +73,7 @@ class TransformersEngine:
         self._step = step
         self._options: OwnCode = parse(task.options, step)
         self._storage = storage or {}
+        self._prepared = prepared or PreparedColumns()
         self._loaded: _Loaded | None = None
 
     def load(self, device: str, precision: str, threads: int) -> Description:
@@ -107,10 +110,11 @@ class TransformersEngine:
             applied = kept(made_of, precision, applied_now, lambda: _skeleton(config, head))
         else:
             applied = applied_now()
+        prepared = None if trusted else self._prepared
         if isinstance(self._options, ImageTaskOptions):
-            reader: Reader = self._images(opened, self._options, applied, device)
+            reader: Reader = self._images(opened, self._options, applied, device, prepared)
         else:
-            reader = self._texts(opened, described, head, made, applied.module, device)
+            reader = self._texts(opened, described, head, made, applied.module, device, prepared)
         replicas = Replicas(applied.module, device, threads, compiled=applied.compiled)
         self._loaded = _Loaded(replicas, reader, head, device, applied.smallest)
         if applied.compiled:
@@ -118,15 +122,24 @@ class TransformersEngine:
         types, several = {name: head.types[name] for name in self._step.outputs}, replicas.can_be_several
         return Description(types, precision, device, reader.max_length, applied.told(), side_by_side=several)
 
-    def _images(self, processor: Any, options: ImageTaskOptions, applied: Applied, device: str) -> ImageReader:
+    def _images(
+        self, processor: Any, options: ImageTaskOptions, applied: Applied, device: str, prepared: PreparedColumns | None
+    ) -> ImageReader:
         files = Files(options.images.root, self._storage, f"{self._step.name}.options.images")
         files.open()
         floats = (p.dtype for p in applied.module.parameters() if p.is_floating_point())
         dtype = applied.dtype if applied.dtype is not None else next(floats)
-        return ImageReader(self._step, processor, files, dtype, pin=device.startswith("cuda"))
+        return ImageReader.of(self._step, processor, files, dtype, prepared, pin=device.startswith("cuda"))
 
     def _texts(
-        self, tokenizer: Any, described: Mapping[str, Any], head: Head, made: Recipe | None, module: Any, device: str
+        self,
+        tokenizer: Any,
+        described: Mapping[str, Any],
+        head: Head,
+        made: Recipe | None,
+        module: Any,
+        device: str,
+        prepared: PreparedColumns | None,
     ) -> TextReader:
         assert isinstance(self._options, TextOptions)
         takes_types = "token_type_ids" in inspect.signature(module.forward).parameters
@@ -146,7 +159,8 @@ class TransformersEngine:
             spans=isinstance(head, TokenClassification),
             pin=device.startswith("cuda"),
         )
-        return TextReader(self._step, backend, made.prompt if made is not None else "", format_, length)
+        prompt = made.prompt if made is not None else ""
+        return TextReader.of(self._step, backend, prompt, format_, length, prepared)
 
     def without_model(self) -> TransformersEngine:
         """See ModelEngine."""

@@ -136,7 +136,7 @@ def make_plan(spec: JobSpec) -> Plan:
 
 
 def kept_input(spec: JobSpec) -> KeptBytes | None:
-    """Where this machine keeps bytes of remote input files; None where the job doesn't ask for it."""
+    """Where this machine keeps bytes of remote input files, and what is made of columns; None where the job doesn't ask for it."""
     return None if spec.cache.data is None else KeptBytes(cache_folder() / "data", spec.cache.data)
 
 

@@ -1,7 +1,7 @@
-"""Bytes of remote objects that a machine keeps, so that a second job over the same input fetches nothing.
+"""Bytes that a machine keeps for other jobs: of remote objects, and of what was made of input columns.
 
-A file holds one span of one version of an object, after the SHA-256 of the bytes; it is named by what it is a span of. One that is torn or
-altered is fetched again. What was used least recently goes first.
+A file holds them after their SHA-256, and is named by what they are: of an object, a span of one version. One that is torn or altered is as
+good as none. What was used least recently goes first.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class KeptBytes:
         self._lock = threading.Lock()
         self._failed = False
 
+    def __reduce__(self) -> tuple[type[KeptBytes], tuple[Path, int]]:
+        return type(self), (self._folder, self._most)
+
     def find(self, key: str) -> bytes | None:
         """What was kept under a key; None where there is nothing, or not all of it."""
         path = self._path(key)
@@ -70,7 +73,7 @@ class KeptBytes:
             self._bound(len(data) + _DIGEST_BYTES)
         except OSError as error:
             self._failed = True
-            log.warning("%s: input is not kept on this machine from here on: %s", self._folder, error)
+            log.warning("%s: nothing is kept on this machine from here on: %s", self._folder, error)
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key

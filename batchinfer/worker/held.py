@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from batchinfer.engines import device, registry
 from batchinfer.engines.derived import DerivedEngine
+from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.engines.protocol import Engine
 from batchinfer.job.steps import Step
 from batchinfer.measure.settings import StepSettings
@@ -32,6 +33,7 @@ class HeldStep:
         stopping: when set, no further call is made.
         turn: held during calls that need the cores to themselves, given the step.
         models: those that hold the model in place of this worker; None for a model of its own.
+        prepared: what steps made of columns.
 
     Raises where a model of its own can't be fetched onto this machine, as `registry.bring` does.
 
@@ -44,6 +46,7 @@ class HeldStep:
         stopping: threading.Event,
         turn: Callable[[HeldStep], contextlib.AbstractContextManager[object]],
         models: Models | None,
+        prepared: PreparedColumns,
     ) -> None:
         self.node, self._context = node, context
         spec, step = context.spec, node.step
@@ -62,7 +65,7 @@ class HeldStep:
             timeout = step.timeout if step.timeout is not None else spec.retry.timeout
             self.device = registry.device_for(step, context.gpus)
             self.engine = (
-                Watched(lambda: registry.open_engine(step, spec.code, spec.storage), timeout)
+                Watched(lambda: registry.open_engine(step, spec.code, spec.storage, prepared), timeout)
                 if models is None
                 else Apart(models, timeout)
             )

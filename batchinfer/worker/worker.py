@@ -18,11 +18,13 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
+from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.engines.protocol import Description, Engine
 from batchinfer.measure.settings import Settings, StepSettings
 from batchinfer.measure.settle import JobInput, Settling
 from batchinfer.pipeline.breaker import CircuitBreaker
 from batchinfer.pipeline.graph import Node, graph_of
+from batchinfer.plan.plan import kept_input
 from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
 from batchinfer.storage.single_writer import SingleWriterStore
@@ -82,8 +84,9 @@ class Worker:
             self._to_prepare.put_back,
         )
         stages = self._stages
+        prepared = PreparedColumns(kept_input(context.spec))
         stages.steps = self._steps = [
-            HeldStep(node, context, stages.stopping, stages.turn, models) for node in self._graph.nodes
+            HeldStep(node, context, stages.stopping, stages.turn, models, prepared) for node in self._graph.nodes
         ]
         stages.on_cpu = models is None and all(step.device == "cpu" for step in self._steps)
         self._trial = Trial(context, stages.stopping)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from batchinfer.engines.registry import open_engine
-from batchinfer.engines.tokens import Format, tokenise
+from batchinfer.engines.tokens import Format, TextRows, tokenised
 from batchinfer.job.steps import Step
 from batchinfer.testing.engines import EngineContract
 from tests.engines.models import MINILM, loaded, minilm_folder, run, step, texts, tiny, vectors
@@ -106,9 +106,9 @@ def test_a_window_beyond_one_call_of_the_tokenizer_is_the_same(tmp_path: Path) -
     tokenizer.enable_truncation(16)
     columns = [pa.chunked_array([texts(30)])]
     form = Format(pad_id=0, type_ids=True, spans=True)
-    whole = tokenise(tokenizer, columns, "", form)
+    whole = TextRows(tokenised(tokenizer, columns, "", form), form)
     for limit in (1, 50, 400):
-        parts = tokenise(tokenizer, columns, "", form, limit)
+        parts = TextRows(tokenised(tokenizer, columns, "", form, limit), form)
         np.testing.assert_array_equal(parts.truncated, whole.truncated)
         one, other = parts.batch(slice(0, 30)), whole.batch(slice(0, 30))
         assert all(one.tensors[name].equal(other.tensors[name]) for name in other.tensors)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.ledger.host import Host
 from batchinfer.measure.settings import Settings, StepSettings
 from batchinfer.pipeline.batching import Budget
@@ -127,7 +128,9 @@ class SimulatedExecutor:
             back.append,
             host=host,
         )
-        stages.steps = [HeldStep(n, self._context, stages.stopping, stages.turn, None) for n in self._graph.nodes]
+        stages.steps = [
+            HeldStep(n, self._context, stages.stopping, stages.turn, None, PreparedColumns()) for n in self._graph.nodes
+        ]
         stages.settings, stages.on_cpu = self._settings, True
         if self._stopping:
             stages.stopping.set()
