@@ -118,7 +118,8 @@ class Cache(Model):
     data: Annotated[
         Bytes | None,
         Field(
-            description="of remote input files, and of texts and images made ready, that each machine keeps for other jobs, under $BATCHINFER_CACHE; default: none"
+            description="of remote input files, and texts and images made ready, that each machine keeps for other jobs, under "
+            "$BATCHINFER_CACHE; default: none"
         ),
     ] = None
     deduplicate: Annotated[

@@ -122,4 +122,4 @@ def test_where_nothing_can_be_kept_it_is_said_once(
     mine = of(store, tmp_path / "kept")
     for _ in range(3):
         assert mine.read("a", 0, 3) == b"012"
-    assert sum("not kept on this machine" in record.message for record in caplog.records) == 1
+    assert sum("nothing is kept on this machine" in record.message for record in caplog.records) == 1
