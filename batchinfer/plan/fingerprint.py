@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 from batchinfer.data.inputs import InputFile
@@ -13,7 +14,7 @@ from batchinfer.engines.protocol import Identity
 from batchinfer.job.credentials import is_secret_name
 from batchinfer.job.place import Place
 from batchinfer.job.spec import JobSpec
-from batchinfer.job.steps import AnyStep
+from batchinfer.job.steps import OTHERWISE, AnyStep, RulesStep
 
 HIDDEN = "sha256:"
 """What a `where` begins with of which only the digest is recorded, since a piece of it came from the environment."""
@@ -52,6 +53,7 @@ def fingerprint(spec: JobSpec, files: Sequence[InputFile], identities: Mapping[s
     material: dict[str, Any] = {
         "input": {"files": _files(files), **chosen},
         "steps": {s.name: _step(s, identities.get(s.name), ("steps", n), secret) for n, s in enumerate(spec.steps)},
+        "expressions": _expressions(spec),
         "batching": spec.batching.model_dump(mode="json"),
         "errors": {"on_invalid_output": spec.errors.on_invalid_output},
         "output": {
@@ -62,6 +64,12 @@ def fingerprint(spec: JobSpec, files: Sequence[InputFile], identities: Mapping[s
         },
     }
     return Fingerprint(digest_of(material), material)
+
+
+def _expressions(spec: JobSpec) -> dict[str, str]:
+    """The version of what evaluates the job's SQL; empty where it has none."""
+    derived = any(isinstance(step, RulesStep) or step.when not in (None, OTHERWISE) for step in spec.steps)
+    return {"polars": metadata.version("polars")} if derived or spec.input.where is not None else {}
 
 
 def _files(files: Sequence[InputFile]) -> dict[str, Any]:

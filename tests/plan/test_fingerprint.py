@@ -259,3 +259,26 @@ def test_a_secret_among_the_options_is_neither_recorded_nor_shown_and_still_coun
 def test_a_job_in_words_shows_neither_params_nor_options() -> None:
     step = {**JOB["steps"][0], "options": {"auth": "hunter2"}}
     assert "hunter2" not in repr(JobSpec.model_validate({**JOB, "steps": [step], "params": {"p": "hunter2"}}))
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        (("steps.0.when", None), False),
+        (("steps.0.when", "otherwise"), False),
+        (("steps.0.when", "x > 1"), True),
+        (("input.where", "x > 1"), True),
+        (("steps", JOB["steps"][:2]), True),
+    ],
+)
+def test_the_version_of_what_evaluates_sql_counts_where_there_is_any(
+    monkeypatch: pytest.MonkeyPatch, change: tuple[str, Any], counts: bool
+) -> None:
+    combined = {"name": "both", "combine": "mean", "inputs": ["x", "y"], "outputs": {"value": "w"}}
+    job = spec(("steps", [JOB["steps"][0], combined]), change)
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "1.40.0")
+    old = mark(job)
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "1.41.0")
+    found = differences(old, mark(job))
+    assert (old.digest != mark(job).digest) is counts
+    assert ("expressions.polars: 1.40.0 → 1.41.0" in found) is counts
