@@ -86,6 +86,8 @@ class Workplace:
             "resources": {"executor": "inline"},
             "output": {"path": str(self.folder / "output")},
         }
+        if "steps" in sections:
+            del fields["model"]
         for key, value in sections.items():
             fields[key] = {**fields.get(key, {}), **value} if isinstance(value, dict) else value
         return fields
