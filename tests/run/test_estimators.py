@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import skops.io
 from sklearn.datasets import load_digits
-from sklearn.ensemble import VotingClassifier
+from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 
@@ -26,6 +26,7 @@ def job(folder: Path, *steps: dict[str, Any]) -> Run:
     return Job(
         version=1,
         name="estimators",
+        code=[str(folder)],
         input={"path": str(folder / "in.parquet")},
         steps=list(steps),
         batching={"shard": 500, "window": 250},
@@ -99,3 +100,42 @@ def test_three_models_that_vote_equal_the_voting_classifier(
     got = job(tmp_path, *members, combine).results().collect()["digit"]
     wanted = np.asarray(by_hand.predict(x))
     assert got.cast(pl.Int64).to_list() == wanted.astype(int).tolist()
+
+
+STACK = """
+import numpy as np
+import skops.io
+
+
+class Stack:
+    def __init__(self, model):
+        self.model = skops.io.load(model)
+
+    def __call__(self, batch):
+        members = np.hstack([batch[name] for name in ("linear", "counts", "bayes")])
+        return {"digit": self.model.predict(members), "p": self.model.predict_proba(members)}
+"""
+
+
+def test_a_class_of_ones_own_over_three_models_equals_the_stacking_classifier(
+    digits: tuple[Path, np.ndarray, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, x, models = digits
+    (tmp_path / "in.parquet").symlink_to(folder / "in.parquet")
+    (tmp_path / "stacking.py").write_text(STACK)
+    seen, labels = load_digits(return_X_y=True)
+    by_hand = StackingClassifier(list(models.items()), LogisticRegression(max_iter=300), cv="prefit")
+    by_hand.fit(seen[:300], labels[:300])
+    skops.io.dump(by_hand.final_estimator_, tmp_path / "stack.skops")
+    stack = {
+        "name": "stack",
+        "engine": "python",
+        "uri": "stacking:Stack",
+        "inputs": {name: f"p_{name}" for name in models},
+        "outputs": {"digit": "digit", "p": "p"},
+        "options": {"model": str(tmp_path / "stack.skops")},
+    }
+    members = [estimator(name, folder / f"{name}.skops", predict_proba=f"p_{name}") for name in models]
+    got = job(tmp_path, *members, stack).results().select("digit", "p").collect()
+    assert got["digit"].to_list() == by_hand.predict(x).tolist()
+    np.testing.assert_allclose(got["p"].to_numpy(), by_hand.predict_proba(x), rtol=1e-6)
