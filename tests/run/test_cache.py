@@ -259,7 +259,6 @@ def test_costremember_each_for_itself(place: Workplace) -> None:
         },
     ]
     fields = place.fields(cache={"deduplicate": True}, steps=steps)
-    del fields["model"]
     run = Job(**fields).run()
     got = run.results().collect()
     assert got["z"].to_list() == [2.0 * (n % 10) + 1 if n % 10 > 4 else None for n in range(400)]
