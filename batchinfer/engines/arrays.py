@@ -101,9 +101,13 @@ class Columns:
             arrays[name] = _shaped(array, port, where)
         return ArrayRows(rows.num_rows, arrays, self.graph.inputs, self._images.row_bytes(arrays))
 
+    def feeds(self, batch: ArrayBatch) -> Mapping[str, NDArray[Any]]:
+        """See Use."""
+        return batch.arrays
+
     def infer(self, batch: ArrayBatch) -> Outputs:
         """Run the graph. Raises what the library raises."""
-        return Outputs(batch.rows, self.graph.run(batch.arrays, list(self._step.outputs)))
+        return Outputs(batch.rows, self.graph.run(self.feeds(batch), list(self._step.outputs)))
 
     def finish(self, outputs: Outputs) -> Mapping[str, pa.Array]:
         """One Arrow array per output: (n,) and (n, 1) become numbers, (n, k) lists of fixed size."""

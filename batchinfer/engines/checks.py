@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from batchinfer.engines import mlflow, sklearn
+from batchinfer.engines import calibration, mlflow, sklearn
 from batchinfer.engines.fetched import addressed, remote_uris
 from batchinfer.engines.graph_files import find_graph
+from batchinfer.engines.graph_options import graph_options
 from batchinfer.engines.location import locate
 from batchinfer.engines.mlflow_registry import SCHEMES
 from batchinfer.engines.modules import file_of, weights_of
@@ -27,7 +28,6 @@ from batchinfer.engines.options import (
     TorchOptions,
     check_names,
     generates,
-    graph_options,
     nearest,
     parse,
     runs_own_code,
@@ -240,6 +240,12 @@ def _check_model(step: Step, code: Sequence[str]) -> None:
     elif step.engine in GRAPHS:
         if find_graph(step).is_folder and not _is_installed("transformers"):
             raise MissingExtraError("transformers", "transformers", f"{where}: {step.uri}, which is to be converted,")
+        if (rows := calibration.file_of(step)) is not None:
+            if step.precision not in ("int8", "auto") or "int8" not in precisions(step, "cpu"):
+                raise ModelError(
+                    f"{step.name}.options.calibration: is for int8, at which the model doesn't run here: remove it"
+                )
+            calibration.check_file(step, rows)
     elif step.engine == "sklearn":
         if sklearn.file_of(step).suffix == sklearn.SKOPS and not _is_installed("skops"):
             raise MissingExtraError("skops", "sklearn", f"{where}: {step.uri}")

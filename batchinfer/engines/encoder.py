@@ -76,15 +76,18 @@ class Texts:
         """Tokenise one window. Raises TypeError "text is null" or for what is no string, ValueError for no tokens."""
         return self._reader.prepare(rows)
 
+    def feeds(self, batch: TextBatch) -> Mapping[str, NDArray[Any]]:
+        """See Use."""
+        return {
+            name: np.ascontiguousarray(batch.tensors[name].numpy(), dtype=port.dtype)
+            for name, port in self.graph.inputs.items()
+        }
+
     def infer(self, batch: TextBatch) -> HeadOutputs:
         """Run the graph, then the head."""
         import torch
 
-        feeds = {
-            name: np.ascontiguousarray(batch.tensors[name].numpy(), dtype=port.dtype)
-            for name, port in self.graph.inputs.items()
-        }
-        value = torch.from_numpy(self.graph.run(feeds, [self._output])[self._output])
+        value = torch.from_numpy(self.graph.run(self.feeds(batch), [self._output])[self._output])
         name = "last_hidden_state" if isinstance(self._head, Embedding) else "logits"
         with torch.inference_mode():
             computed = self._head.compute(SimpleNamespace(**{name: value}), batch.tensors["attention_mask"])

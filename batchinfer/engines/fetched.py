@@ -31,6 +31,8 @@ _PINNED = re.compile(r"(.+)@sha256:([0-9a-f]{64})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODEL = "model"
 """The folder inside an artefact that holds the model's own file or folder."""
+_FILES = {"torch": ("weights",), "onnx": ("calibration",), "openvino": ("calibration",)}
+"""Options that name a file beside the model's own, by engine."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -41,8 +43,7 @@ def is_remote(uri: str) -> bool:
 
 def remote_uris(step: Step) -> dict[str, str]:
     """What a step has fetched, by its key."""
-    weights = step.options.get("weights") if step.engine == "torch" else None
-    named = {"uri": step.uri, "options.weights": weights}
+    named = {"uri": step.uri, **{f"options.{key}": step.options.get(key) for key in _FILES.get(step.engine, ())}}
     return {key: uri for key, uri in named.items() if isinstance(uri, str) and is_remote(uri)}
 
 
@@ -51,7 +52,7 @@ def pin(step: Step, storage: StorageOptions) -> Step:
     found = {key: fetch(uri, storage, f"{step.name}.{key}") for key, uri in remote_uris(step).items()}
     if not found:
         return step
-    options = {**step.options, **({"weights": found["options.weights"]} if "options.weights" in found else {})}
+    options = {**step.options, **{key.removeprefix("options."): uri for key, uri in found.items() if key != "uri"}}
     return step.model_copy(update={"uri": found.get("uri", step.uri), "options": options})
 
 

@@ -83,6 +83,9 @@ class Use(Protocol):
     def prepare(self, rows: pa.Table) -> Prepared:
         """As `Engine.prepare`."""
 
+    def feeds(self, batch: Any) -> Mapping[str, NDArray[Any]]:
+        """What the graph is fed with for a batch."""
+
     def infer(self, batch: Any) -> Any:
         """As `Engine.infer`."""
 

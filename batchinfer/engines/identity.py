@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from batchinfer.engines import mlflow, sklearn
+from batchinfer.engines import calibration, mlflow, sklearn
 from batchinfer.engines.graph_files import find_graph
 from batchinfer.engines.location import locate
 from batchinfer.engines.modules import file_of, weights_of
@@ -42,7 +42,9 @@ def identify(step: Step, code: Sequence[str] = ()) -> Identity:
         names += ["torch", "tokenizers"] if step.task is not None else []
         names += ["transformers"] if graph.is_folder else []
         names += _decoding(step)
-        return _identity(graph.files(), _versions(names), {})
+        ranges = calibration.file_of(step)
+        rows = {} if ranges is None else {f"calibration/{ranges.name}": ranges}
+        return _identity({**graph.files(), **rows}, _versions(names), {})
     if step.engine == "sklearn":
         path = sklearn.file_of(step)
         libraries = ["scikit-learn", "numpy", "scipy", "skops" if path.suffix == sklearn.SKOPS else "joblib"]

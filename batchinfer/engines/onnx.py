@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchinfer.engines.graph import Graph, GraphEngine, Port, check_batches
+from batchinfer.engines.calibration import calibration
+from batchinfer.engines.graph import Graph, GraphEngine, Port, Use, check_batches
 from batchinfer.engines.graph_files import GraphFiles, find_graph
+from batchinfer.engines.graph_options import OnnxOptions, onnx_options
 from batchinfer.engines.graph_uses import use_for
-from batchinfer.engines.options import OnnxOptions, onnx_options, parse
+from batchinfer.engines.options import parse
 from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
@@ -34,11 +36,8 @@ def engine(
 ) -> GraphEngine:
     """The engine of a step, not loaded yet. Raises ModelError for wrong options."""
     options = parse(onnx_options(step), step)
-    return GraphEngine(
-        step,
-        partial(_open, step, options),
-        partial(use_for, step, options, storage or {}, prepared or PreparedColumns()),
-    )
+    use = partial(use_for, step, options, storage or {}, prepared or PreparedColumns())
+    return GraphEngine(step, partial(_open, step, options, use), use)
 
 
 def precisions(files: GraphFiles) -> tuple[str, ...]:
@@ -59,14 +58,24 @@ class _Session:
         return dict(zip(outputs, self._session.run(outputs, dict(feeds)), strict=True))
 
 
-def _open(step: Step, options: OnnxOptions, device: str, precision: str, threads: int) -> Graph:
-    import onnxruntime
-
-    where, files = f"{step.name}.uri", find_graph(step)
+def _open(
+    step: Step, options: OnnxOptions, use: Callable[[Graph, int], Use], device: str, precision: str, threads: int
+) -> Graph:
+    files = find_graph(step)
     known = precisions(files)
     if precision not in known:
         raise ModelError(f"{step.name}.precision: {files.model} runs at {' or '.join(known)} here, not at {precision}")
-    path = files.model if precision != "int8" else onnx_int8.quantized(files.model, files.files(), step.name)
+    path = files.model
+    if precision == "int8":
+        ranges = calibration(step, lambda: use(_graph(step, options, files.model, "cpu", threads), threads))
+        path = onnx_int8.quantized(path, files.files(), step.name, ranges)
+    return _graph(step, options, path, device, threads)
+
+
+def _graph(step: Step, options: OnnxOptions, path: Path, device: str, threads: int) -> Graph:
+    import onnxruntime
+
+    where = f"{step.name}.uri"
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1

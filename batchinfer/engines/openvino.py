@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from batchinfer.engines.graph import Graph, GraphEngine, Port, check_batches
+from batchinfer.engines.calibration import calibration
+from batchinfer.engines.graph import Graph, GraphEngine, Port, Use, check_batches
 from batchinfer.engines.graph_files import GraphFiles, find_graph
+from batchinfer.engines.graph_options import openvino_options
 from batchinfer.engines.graph_uses import use_for
 from batchinfer.engines.openvino_conversion import converted
-from batchinfer.engines.options import openvino_options, parse
+from batchinfer.engines.options import parse
 from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.errors import ModelError
 from batchinfer.job.steps import Step
@@ -39,9 +42,8 @@ def engine(
 ) -> GraphEngine:
     """The engine of a step, not loaded yet. Raises ModelError for wrong options."""
     options = parse(openvino_options(step), step)
-    return GraphEngine(
-        step, partial(_open, step), partial(use_for, step, options, storage or {}, prepared or PreparedColumns())
-    )
+    use = partial(use_for, step, options, storage or {}, prepared or PreparedColumns())
+    return GraphEngine(step, partial(_open, step, use), use)
 
 
 def precisions(files: GraphFiles) -> tuple[str, ...]:
@@ -82,10 +84,14 @@ class _Compiled:
         return self._here.request
 
 
-def _open(step: Step, device: str, precision: str, threads: int) -> Graph:  # noqa: ARG001 - it has its own
-    import openvino
-
-    where, files = f"{step.name}.uri", find_graph(step)
+def _open(
+    step: Step,
+    use: Callable[[Graph, int], Use],
+    device: str,  # noqa: ARG001 - it has its own
+    precision: str,
+    threads: int,
+) -> Graph:
+    files = find_graph(step)
     known = precisions(files)
     if precision not in known:
         raise ModelError(f"{step.name}.precision: {step.uri} runs at {' or '.join(known)} here, not at {precision}")
@@ -93,8 +99,19 @@ def _open(step: Step, device: str, precision: str, threads: int) -> Graph:  # no
     if files.is_folder:
         path = converted(step, files)
         weights = {name: path.parent / name for name in (path.name, path.with_suffix(".bin").name)}
+    ranges = None
     if precision.startswith("int8"):
-        path = openvino_int8.compressed(path, weights, f"{step.name}.precision: {precision}")
+        where, exact = f"{step.name}.precision: {precision}", path
+        if precision == "int8":
+            ranges = calibration(step, lambda: use(_graph(step, exact, "fp32", threads), threads))
+        path = openvino_int8.compressed(path, weights, where, ranges)
+    return _graph(step, path, precision if ranges is None else "native", threads)
+
+
+def _graph(step: Step, path: Path, precision: str, threads: int) -> Graph:
+    import openvino
+
+    where = f"{step.name}.uri"
     core = openvino.Core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ModelError(

@@ -10,9 +10,10 @@ from typing import Any
 
 from batchinfer.engines.encoder import read_json
 from batchinfer.engines.graph_files import GraphFiles
+from batchinfer.engines.graph_options import openvino_options
 from batchinfer.engines.heads import Embedding, head_for
 from batchinfer.engines.location import Location
-from batchinfer.engines.options import Pooling, openvino_options, parse
+from batchinfer.engines.options import Pooling, parse
 from batchinfer.engines.sentence import recipe
 from batchinfer.errors import MissingExtraError
 from batchinfer.job.steps import Step

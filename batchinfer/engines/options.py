@@ -178,48 +178,6 @@ class MlflowOptions(Options):
     ] = "refuse"
 
 
-class OnnxOptions(Options):
-    """Options of the onnx engine."""
-
-    provider: Annotated[
-        str | None, Field(description="ONNX Runtime's execution provider; default: CUDA's with GPUs, else the CPU's")
-    ] = None
-
-
-class OnnxColumnOptions(ColumnOptions, OnnxOptions):
-    """Options of the onnx engine on columns."""
-
-
-class GraphFile(MaxLength):
-    """Options of the engines that run graphs, on texts."""
-
-    file: Annotated[str | None, Field(description="the graph's file, where the folder holds several")] = None
-
-
-class OnnxTextOptions(GraphFile, OnnxOptions):
-    """Options of the onnx engine on texts."""
-
-
-class OnnxEmbeddingOptions(Pooling, OnnxTextOptions):
-    """Options of the onnx engine's task embedding."""
-
-
-class OpenVINOOptions(Options):
-    """Options of the openvino engine: it has none."""
-
-
-class OpenVINOColumnOptions(ColumnOptions, OpenVINOOptions):
-    """Options of the openvino engine on columns."""
-
-
-class OpenVINOTextOptions(GraphFile, OpenVINOOptions):
-    """Options of the openvino engine on texts."""
-
-
-class OpenVINOEmbeddingOptions(Pooling, OpenVINOTextOptions):
-    """Options of the openvino engine's task embedding."""
-
-
 @dataclass(frozen=True)
 class Task:
     """What a task takes and gives, and its options in the transformers engine."""
@@ -274,25 +232,6 @@ def _known(kind: type[Options], place: tuple[int | str, ...]) -> Iterable[str]:
     if len(place) > 1:  # of a mapping inside the options, images are the only one with keys of its own
         return (ImageFiles if issubclass(kind, ImageTaskOptions) else ImageOptions).model_fields
     return (field.alias or name for name, field in kind.model_fields.items())
-
-
-def graph_options(step: Step) -> type[OnnxOptions] | type[OpenVINOOptions]:
-    """The options that a step of an engine that runs graphs may have."""
-    return openvino_options(step) if step.engine == "openvino" else onnx_options(step)
-
-
-def onnx_options(step: Step) -> type[OnnxOptions]:
-    """The options that a step of the onnx engine may have."""
-    if step.task is None:
-        return OnnxColumnOptions
-    return OnnxEmbeddingOptions if step.task == "embedding" else OnnxTextOptions
-
-
-def openvino_options(step: Step) -> type[OpenVINOOptions]:
-    """The options that a step of the openvino engine may have."""
-    if step.task is None:
-        return OpenVINOColumnOptions
-    return OpenVINOEmbeddingOptions if step.task == "embedding" else OpenVINOTextOptions
 
 
 def task_of(step: Step) -> Task:

@@ -41,7 +41,7 @@ def resolve(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         return _with(resolved, "options", options)
 
     def options(value: Any) -> Any:
-        resolved = _with(value, "weights", uri)
+        resolved = _with(_with(value, "weights", uri), "calibration", uri)
         return _with(resolved, "images", lambda images: _with(images, "root", path))
 
     data = _with(data, "code", lambda code: paths(code) if isinstance(code, list) else code)

@@ -109,7 +109,7 @@ def _step(step: AnyStep, identity: Identity | None, place: Place, secret: Collec
         del values[
             key
         ]  # the digest says what the model is, wherever it lies; nor does it matter where it runs, and how long it may take
-    options = {k: v for k, v in values.pop("options").items() if k != "weights"}
+    options = {k: v for k, v in values.pop("options").items() if k not in ("weights", "calibration")}
     return {
         **values,
         "options": _without_secrets(options, (*place, "options"), secret),
