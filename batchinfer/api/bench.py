@@ -187,7 +187,7 @@ class _Clock:
 def _loop(plan: Plan, result: RunResult, settings: Settings, folder: Path, stop: StopRequest | None) -> BareLoop:
     """The loop, once over all shards."""
     spec, reading = plan.spec, plan.reading
-    steps, gpus = graph_of(spec).with_thresholds(settings.thresholds), allot(spec, settings.threads).gpus
+    steps, gpus = graph_of(spec).with_thresholds(settings.thresholds), allot(spec, settings).gpus
     engines = {node.name: _engine(node.step, spec, settings, gpus) for node in steps.nodes}
     carried = pa.schema([reading.schema.field(name) for name in reading.carry])
     loop = BareLoop(steps, engines, settings, carried, spec.output.compression, reading.window)

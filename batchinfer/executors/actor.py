@@ -24,19 +24,17 @@ END_SECONDS = 60.0
 class Actor:
     """A worker in a process of its own. What leaves it, by a log or by an exception, which Ray writes down, repeats no secret."""
 
-    holds_model = True
-    """Whether a broken device is this actor's."""
-
-    def __init__(self, context: Context, number: int) -> None:
+    def __init__(self, context: Context, number: int, serves: str | None = None) -> None:
+        """`serves`: see Worker."""
         process.settle(context.threads, own=True)
         logs.begin(context.spec.secrets)
-        self._context, self._number = context, number
+        self._context, self._number, self._serves = context, number, serves
         self._worker: Worker | None = None
 
     def _made(self) -> Worker:
         """The worker, made by the first call (`measure` or `start`), not by the constructor: of what that raises, Ray keeps only the text."""
         if self._worker is None:
-            self._worker = Worker(self._context, self._number)
+            self._worker = Worker(self._context, self._number, serves=self._serves)
         return self._worker
 
     def process(self) -> ProcessId | None:

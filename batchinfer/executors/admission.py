@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from batchinfer.errors import ResourceError
@@ -12,34 +13,39 @@ SHARE = 0.95
 """Of what is free: Ray ends processes before a machine's memory is used up."""
 
 
-def admit(need: Need, rooms: Iterable[Room], key: str) -> dict[str, int]:
-    """How many of the workers may load at a time, by machine, at least one on each.
+@dataclass(frozen=True)
+class Candidate:
+    """A worker that is to hold models."""
 
-    Args:
-        need: what each takes once it has loaded.
-        rooms: of all workers, those that have loaded already among them.
-        key: of the job file, which says how many there are.
+    need: Need
+    """What it takes once it has loaded them."""
+    room: Room
+    key: str
+    """Of the job file, which says how many there are of its kind."""
+
+
+def admit(candidates: Iterable[Candidate]) -> dict[str, int]:
+    """How many of the workers may load at a time, by machine, at least one on each; those that have loaded already are among them.
 
     Raises ResourceError where those of one machine or GPU need more than there is.
-
     """
     at_once: dict[str, int] = {}
-    listed = list(rooms)
+    listed = list(candidates)
     for machine, here in _by(listed, lambda room: room.machine):
-        free = min((room.free for room in here if room.free is not None), default=None)
+        free = min((c.room.free for c in here if c.room.free is not None), default=None)
         if free is None:
             at_once[machine] = len(here)
             continue
         usable = int(SHARE * free)
-        left = usable - need.process * _to_load(here)
+        left = usable - sum(c.need.process for c in here if not c.room.loaded)
         if left < 0:
-            raise _refused(key, need.process, here, usable, f"on {here[0].name}")
-        extra = need.peak - need.process
+            raise _refused(here, lambda need: need.process, usable, "on ")
+        extra = max(c.need.peak - c.need.process for c in here)
         at_once[machine] = max(1, min(len(here), left // extra)) if extra > 0 else len(here)
-    for _, here in _by([room for room in listed if room.device], lambda room: room.device):
-        free = min(room.device_free for room in here)
-        if need.device is not None and need.device * _to_load(here) > free:
-            raise _refused(key, need.device, here, free, f"on a GPU of {here[0].name}")
+    for _, here in _by([c for c in listed if c.room.device], lambda room: room.device):
+        free = min(c.room.device_free for c in here)
+        if sum(c.need.device or 0 for c in here if not c.room.loaded) > free:
+            raise _refused(here, lambda need: need.device or 0, free, "on a GPU of ")
     return at_once
 
 
@@ -49,21 +55,34 @@ def fits(need: Need, room: Room) -> bool:
     return host and (need.device is None or not room.device or need.device <= room.device_free)
 
 
-def _to_load(here: Sequence[Room]) -> int:
-    return sum(not room.loaded for room in here)
+def _by(candidates: Sequence[Candidate], key: Callable[[Room], str]) -> list[tuple[str, list[Candidate]]]:
+    def of(candidate: Candidate) -> str:
+        return key(candidate.room)
+
+    return [(name, list(here)) for name, here in groupby(sorted(candidates, key=of), of)]
 
 
-def _by(rooms: Sequence[Room], key: Callable[[Room], str]) -> list[tuple[str, list[Room]]]:
-    return [(name, list(here)) for name, here in groupby(sorted(rooms, key=key), key)]
-
-
-def _refused(key: str, need: int, here: Sequence[Room], usable: int, where: str) -> ResourceError:
-    count, loading = len(here), _to_load(here)
-    possible = count - loading + usable // need
-    remedy = f"set {key} to {possible} or less" if possible > 0 else "free some, or take a smaller model or precision"
+def _refused(here: Sequence[Candidate], size: Callable[[Need], int], usable: int, where: str) -> ResourceError:
+    """Why those of a machine or GPU don't fit into what is usable, and what would help."""
+    kinds: dict[str, list[Candidate]] = {}
+    for candidate in here:
+        kinds.setdefault(candidate.key, []).append(candidate)
+    loading = [c for c in here if not c.room.loaded]
+    total = sum(size(c.need) for c in loading)
+    remedy = "free some, or take a smaller model or precision"
+    if len(kinds) == 1:
+        each, done = size(here[0].need), len(here) - len(loading)
+        possible = done + usable // each
+        if possible > 0:
+            remedy = f"set {here[0].key} to {possible} or less"
+        needs = f"{_workers(len(here))} {where}{here[0].room.name} need {_size(each)} of memory each"
+    else:
+        told = [f"{_workers(len(of))} ({key}) {_size(size(of[0].need))} each" for key, of in kinds.items()]
+        needs = f"{where}{here[0].room.name} need {' and '.join(told)}"
+        remedy = f"set fewer, {remedy}"
     return ResourceError(
-        f"{key}: {_workers(count)} {where} need {_size(need)} of memory each, as the first load of the model was measured; "
-        f"{_workers(loading)} still to load it need {_size(need * loading)}, and {_size(usable)} can be used: {remedy}"
+        f"{' and '.join(kinds)}: {needs}, as the first load of the model was measured; {_workers(len(loading))} still to load it need "
+        f"{_size(total)}, and {_size(usable)} can be used: {remedy}"
     )
 
 

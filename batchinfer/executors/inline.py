@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 from batchinfer.errors import DeviceError, HungError
-from batchinfer.executors.admission import admit
+from batchinfer.executors.admission import Candidate, admit
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
 from batchinfer.worker import process
@@ -54,7 +54,8 @@ class InlineExecutor:
         self._settings = settings
         need = Need.of(settings.memory)
         if need is not None and not (quarantined or self._left):
-            admit(need, [room(self._context.gpus, loaded=self._worker.has_loaded)], "resources")
+            free = room(self._context.gpus, loaded=self._worker.has_loaded)
+            admit([Candidate(need, free, "resources")])
         try:
             self._worker.start(settings, quarantined=quarantined or self._left)
         except HungError as e:
@@ -107,9 +108,9 @@ class InlineExecutor:
         """See Executor."""
         return [self._worker.progress()]
 
-    def served(self) -> Served | None:
+    def served(self) -> Mapping[str, Served]:
         """See Executor."""
-        return None
+        return {}
 
     def stop(self) -> None:
         """See Executor."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace as with_
 from typing import Any
 
@@ -13,7 +13,7 @@ import ray.exceptions
 
 from batchinfer.errors import ClusterError, DeviceError, HungError, ModelError
 from batchinfer.executors.actor import Actor, Place
-from batchinfer.executors.admission import admit
+from batchinfer.executors.admission import Candidate
 from batchinfer.executors.cluster import DEATHS, Cluster, WorkerDiedError, first_line, translated
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
@@ -34,7 +34,10 @@ class Places:
         context: theirs; `context.threads` and `context.gpus` are each one's share.
         concurrency: calls that an actor answers at once.
         kind: of actor.
+        made_with: what it is made with besides.
         more: what `start` is given besides, when it is called.
+        steps: whose models it loads; None for all.
+        holds_model: whether a broken device is the actor's that tells of it.
 
     """
 
@@ -44,7 +47,11 @@ class Places:
         context: Context,
         concurrency: int,
         kind: type[Actor] = Actor,
+        made_with: tuple[Any, ...] = (),
         more: Callable[[], tuple[Any, ...]] = tuple,
+        steps: Collection[str] | None = None,
+        *,
+        holds_model: bool = True,
     ) -> None:
         self.every: list[Place] = []
         self.settings: Settings | None = None
@@ -52,9 +59,12 @@ class Places:
         self.guilty: dict[int, str] = {}
         """Shards of others with a batch in a call that hung, and what it did."""
         self._cluster, self._context, self._concurrency = cluster, context, concurrency
-        self._kind, self._more = kind, more
-        self._at_once: dict[str, int] = {}
+        self._kind, self._made_with, self._more = kind, made_with, more
+        self._steps, self._holds_model = steps, holds_model
+        self._at_once: Mapping[str, int] = {}
         """Workers that may load at a time, by machine; any number on one that isn't named."""
+        self._beside: Sequence[Places] = [self]
+        """Whose workers count among these."""
 
     def add(self, number: int) -> Place:
         """A new place, with an actor that has not loaded anything yet."""
@@ -124,24 +134,32 @@ class Places:
             "max_task_retries": 0,
             "max_concurrency": self._concurrency,
         }
-        actor = ray.remote(self._kind).options(**options).remote(self._context, number)
+        actor = ray.remote(self._kind).options(**options).remote(self._context, number, *self._made_with)
         return actor, actor.process.remote()
 
-    def load_all(self, key: str) -> None:
-        """Have every worker load the model, as many at a time as the memory allows; `look` goes on with it.
+    @property
+    def need(self) -> Need | None:
+        """The memory that each takes; None where it wasn't measured."""
+        return None if self.settings is None else Need.of(self.settings.memory, self._steps)
 
-        `key` of the job file says how many workers there are. Raises ResourceError where so many models don't fit.
+    def candidates(self, key: str) -> list[Candidate]:
+        """The workers as they ask for memory; `key` of the job file says how many there are. Raises ClusterError where one is silent."""
+        if (need := self.need) is None:
+            return []
+        heard = self.rooms(LOAD_SECONDS)
+        if silent := [place for place in self.every if all(place is not other for other, _ in heard)]:
+            raise self._late(silent[0])
+        rooms = [(place, room) for place, room in heard if room is not None]
+        for place, room in rooms:
+            place.machine = room.machine
+        return [Candidate(need, room, key) for _, room in rooms]
+
+    def load_all(self, at_once: Mapping[str, int], beside: Sequence[Places] = ()) -> None:
+        """Have every worker load its models, as many at a time as may, by machine; `look` goes on with it.
+
+        `beside`: others that load at the same time, under the same limits.
         """
-        assert self.settings is not None
-        need = Need.of(self.settings.memory)
-        if need is not None:
-            heard = self.rooms(LOAD_SECONDS)
-            if silent := [place for place in self.every if all(place is not other for other, _ in heard)]:
-                raise self._late(silent[0])
-            rooms = [(place, room) for place, room in heard if room is not None]
-            self._at_once = admit(need, [room for _, room in rooms], key)
-            for place, room in rooms:
-                place.machine = room.machine
+        self._at_once, self._beside = at_once, [self, *beside]
         for place in self.every:
             place.waits = True
         self._load_next()
@@ -161,8 +179,9 @@ class Places:
 
     def _load_next(self) -> None:
         for place in [place for place in self.every if place.waits and not self.stopped]:
-            loading = sum(p.loading is not None and p.machine == place.machine for p in self.every)
-            if loading < self._at_once.get(place.machine, len(self.every)):
+            others = [p for places in self._beside for p in places.every]
+            loading = sum(p.loading is not None and p.machine == place.machine for p in others)
+            if loading < self._at_once.get(place.machine, len(others)):
                 place.waits = False
                 self.load(place)
 
@@ -199,7 +218,11 @@ class Places:
             return
         self.renew(place)
         if place.deaths > max(1, self._context.spec.retry.max_retries):
-            told = ", ".join(f"{step.name}.uri: {step.uri}" for step in self._context.spec.models)
+            told = ", ".join(
+                f"{step.name}.uri: {step.uri}"
+                for step in self._context.spec.models
+                if self._steps is None or step.name in self._steps
+            )
             raise ModelError(
                 f"{told} can't be loaded by a worker, though it could in a process of its own: {place.deaths} "
                 f"workers ended as they loaded it, one after the other, the last with: {error}. Look at the memory of their machines, "
@@ -218,7 +241,7 @@ class Places:
         del place.running[call]
         # What was asked before is out of date.
         place.progress, place.asked = with_(place.progress, in_hand=0, overdue=None), None
-        if isinstance(outcome, Failed) and outcome.failure is Failure.POISONED and self._kind.holds_model:
+        if isinstance(outcome, Failed) and outcome.failure is Failure.POISONED and self._holds_model:
             return [*self.replace(place, outcome.error, Failure.LOST), outcome]
         return [outcome]
 

@@ -1,54 +1,33 @@
-"""Prepare and predict apart: workers without a device prepare shards, and a pool of model actors answers their batches.
+"""Prepare and predict apart: steps with pools of their own have their models in actors, which answer batches of the workers.
 
-    driver ──shards──▶ preparing workers ──batches, a few at a time──▶ model actors
-                                         ◀──outputs──
+    driver ──shards──▶ workers ──batches, a few at a time──▶ model actors of a step
+                               ◀──outputs──
 
-A model actor is a worker like any other (see Places), which also answers batches of others. So it measures, and takes a shard in
-quarantine as a whole; batches of others find another one meanwhile.
+The workers read, prepare, finish and write, and hold the models of the steps without a pool. A model actor is a worker like any other
+(see Places), which also answers batches of others. So those of the kind that has the most GPUs measure, and take a shard in quarantine
+as a whole; batches of others find another model actor meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
+import itertools
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-import ray
-import ray.exceptions
-
-from batchinfer.engines.travel import Packed
 from batchinfer.errors import ClusterError
-from batchinfer.executors import scaling
 from batchinfer.executors.actor import Place
-from batchinfer.executors.admission import fits
-from batchinfer.executors.cluster import DEATHS, Cluster, translated, worker_count
+from batchinfer.executors.admission import admit
+from batchinfer.executors.cluster import Cluster, worker_count
+from batchinfer.executors.model_pool import ASK_SECONDS, ModelPool
 from batchinfer.executors.places import LOOK_SECONDS, Places
-from batchinfer.executors.preparing import Member, PreparingActor
+from batchinfer.executors.preparing import PreparingActor
 from batchinfer.executors.protocol import Pool
-from batchinfer.executors.scaling import Stretch
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
-from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress, Served
-from batchinfer.worker.memory import Need
+from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress, Served, Share
 from batchinfer.worker.worker import AHEAD
-
-SCALE_SECONDS = 10.0
-"""How often the size of the pool is looked at."""
-_ASK_SECONDS = 1.0
-"""How long model actors may take to say what they did at the end, and what memory there is."""
-
-
-@dataclass(frozen=True)
-class _Leaving:
-    """A model actor that is given up as soon as nobody sends to it and it has answered everyone."""
-
-    place: Place
-    told: list[Any]
-    """The calls that tell the workers."""
-    drained: Any = None
 
 
 class PoolExecutor:
@@ -58,9 +37,9 @@ class PoolExecutor:
     in hand at a time, so that the next death names it. Who hangs or breaks the device is known.
 
     Args:
-        context: the job; `context.threads` are each preparing worker's.
-        workers: how many prepare; None as for RayExecutor.
-        pool: the model actors.
+        context: the job; `context.threads` and `context.gpus` are each worker's.
+        workers: how many; None as for RayExecutor.
+        pools: the model actors, by step.
         address: of a running cluster; None starts one in this machine, without a dashboard, for this process.
 
     Raises ClusterError when the cluster can't be reached or can't hold the workers.
@@ -69,64 +48,76 @@ class PoolExecutor:
 
     name = "ray"
 
-    def __init__(self, context: Context, workers: int | None, pool: Pool, address: str | None) -> None:
-        self._pool, self._step = pool, context.spec.models[0]
-        self._cluster = Cluster(address, (workers or 1) * context.threads + pool.most * pool.threads)
+    def __init__(self, context: Context, workers: int | None, pools: Mapping[str, Pool], address: str | None) -> None:
+        held = [step.name for step in context.spec.models if step.name not in pools]
+        mine = Share(context.threads, context.gpus)
+        context = replace(context, shares={**dict.fromkeys(held, mine), **{n: p.share for n, p in pools.items()}})
+        threads = (workers or 1) * context.threads + sum(p.most * p.threads for p in pools.values())
+        self._cluster = Cluster(address, threads)
         self.workers = workers or worker_count()
-        on_device = replace(context, threads=pool.threads, gpus=pool.gpus, workers=pool.most)
-        self._models = Places(self._cluster, on_device, AHEAD + 4 + (1 + pool.threads) * self.workers)
-        self._crew = Places(self._cluster, replace(context, gpus=0), AHEAD + 4, PreparingActor, self._joining)
-        self._opened: Packed | None = None
-        self._members: list[Member] = []
-        self._version = 0
+        numbers = itertools.count(self.workers)
+        self._pools = [
+            ModelPool(self._cluster, context, step, pool, self.workers, numbers) for step, pool in pools.items()
+        ]
+        self._crew = Places(
+            self._cluster,
+            context if held else replace(context, gpus=0),
+            AHEAD + 4,
+            PreparingActor,
+            (list(pools),),
+            lambda: ({pool.step: pool.joining for pool in self._pools},),
+            held,
+            holds_model=bool(held),
+        )
+        most = max(self._pools, key=lambda p: (p.pool.gpus or 0, p.pool.threads))
+        self._host = most if (most.pool.gpus or 0) >= (context.gpus or 0) else None
+        """That measures and takes shards in quarantine; None for the workers."""
+        self._is_open = False
         self._held: deque[tuple[Shard, bool]] = deque()
         """Shards that wait for their turn here: suspects, and those for a model actor that isn't ready."""
         self._suspects: set[int] = set()
-        self._leaving: _Leaving | None = None
-        self._former = Served()
-        """What model actors did that have left."""
-        self._looked, self._seen = time.monotonic(), Served()
         try:
             for number in range(self.workers):
                 self._crew.add(number)
-            for _ in range(pool.least):
-                self._add_model()
+            for pool in self._pools:
+                for _ in range(pool.pool.least):
+                    pool.add()
         except BaseException:
             self.close()  # a Ray of our own must not outlive us
             raise
 
-    def _add_model(self) -> Place:
-        number = max((p.number for p in self._models.every), default=self.workers - 1) + 1
-        place = self._models.add(number)
-        place.serving = True
-        return place
-
-    def _joining(self) -> tuple[Any, ...]:
-        assert self._models.settings is not None
-        # What it computes, and one more, which has come before it is done.
-        each = 1 + max(s.streams for s in self._models.settings.within(self._pool.threads).steps.values())
-        return self._opened, each, self._version, self._members
+    @property
+    def _groups(self) -> list[Places]:
+        return [*(pool.places for pool in self._pools), self._crew]
 
     def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:
-        """See Executor: on a model actor."""
-        return self._models.measure(shards, quarantined=quarantined)
-
-    def start(self, settings: Settings, *, quarantined: bool = False) -> None:  # noqa: ARG002 - who prepares needs a loaded model
         """See Executor."""
-        self._models.settings = self._crew.settings = settings
-        self._models.load_all(f"{self._step.name}.workers")
-        while self._opened is None or not all(p.is_ready for p in (*self._models.every, *self._crew.every)):
+        places = self._crew if self._host is None else self._host.places
+        return places.measure(shards, quarantined=quarantined)
+
+    def start(self, settings: Settings, *, quarantined: bool = False) -> None:  # noqa: ARG002 - who prepares needs loaded models
+        """See Executor."""
+        for places in self._groups:
+            places.settings = settings
+        asked = [c for pool in self._pools for c in pool.places.candidates(f"{pool.step}.workers")]
+        at_once = admit([*asked, *self._crew.candidates("resources.workers")])
+        for pool in self._pools:
+            pool.places.load_all(at_once, [other.places for other in self._pools if other is not pool])
+        while not self._is_open or not all(p.is_ready for places in self._groups for p in places.every):
             self.wait(LOOK_SECONDS)
-        self._looked = time.monotonic()
+            if not self._is_open and all(pool.is_open() for pool in self._pools):
+                self._is_open = True
+                self._tell()
+                self._crew.load_all(at_once, [pool.places for pool in self._pools])
+        for pool in self._pools:
+            pool.begin()
 
     def wants(self) -> int:
         """See Executor."""
-        return (
-            max(0, sum(place.room for place in self._crew.every) - len(self._held)) if self._opened is not None else 0
-        )
+        return max(0, sum(place.room for place in self._crew.every) - len(self._held)) if self._is_open else 0
 
     def submit(self, shard: Shard, *, quarantined: bool = False) -> None:
-        """See Executor. In quarantine, a model actor takes the whole shard: its child process needs the device."""
+        """See Executor. In quarantine, one that has the device takes the whole shard: its child processes need it."""
         self._held.append((shard, quarantined))
         self._give_out()
 
@@ -134,17 +125,15 @@ class PoolExecutor:
         """Give the shards that are held to whoever can take them now."""
         for _ in range(len(self._held)):
             shard, quarantined = self._held.popleft()
-            place = self._place_for(shard, quarantined=quarantined)
+            host = self._host if quarantined else None
+            place = self._worker_for(shard) if host is None else host.for_a_shard()
             if place is None:
                 self._held.append((shard, quarantined))
             else:
-                (self._models if quarantined else self._crew).run(place, shard, quarantined=quarantined)
+                (self._crew if host is None else host.places).run(place, shard, quarantined=quarantined)
         self._tell()
 
-    def _place_for(self, shard: Shard, *, quarantined: bool) -> Place | None:
-        if quarantined:
-            ready = [p for p in self._models.every if p.is_ready and not self._is_leaving(p)]
-            return max(ready, key=lambda p: len(p.running), default=None)
+    def _worker_for(self, shard: Shard) -> Place | None:
         others = {s.number for p in self._crew.every for s in p.running.values()} - {shard.number}
         if shard.number in self._suspects and others & self._suspects:
             return None
@@ -153,29 +142,17 @@ class PoolExecutor:
 
     def wait(self, seconds: float) -> list[Outcome]:
         """See Executor."""
-        calls = [*self._crew.calls, *self._models.calls]
+        calls = [call for places in self._groups for call in places.calls]
         ready = self._cluster.ready(calls, seconds) if calls else []
-        outcomes = self._look_at_models(ready)
+        outcomes = [outcome for pool in self._pools for outcome in pool.look(ready)]
         outcomes += [self._judged(outcome) for outcome in self._crew.look(ready)]
-        if self._models.stopped:
+        if self._crew.stopped:
             outcomes += [Failed(s.number, Failure.STOPPED, "stopped before it was begun") for s, _ in self._held]
             self._held.clear()
-        elif self._models.settings is not None:
-            self._open()
-            self._scale()
+        elif self._is_open:
+            for pool in self._pools:
+                pool.scale(self._crew.every)
         self._give_out()
-        return outcomes
-
-    def _look_at_models(self, ready: list[Any]) -> list[Outcome]:
-        before = {id(p) for p in self._models.every if p.running}
-        outcomes = self._models.look(ready)
-        for place in [] if self._models.stopped else self._models.every:
-            if not place.is_ready:
-                continue
-            if why := place.gone or place.progress.broken:
-                outcomes += self._models.replace(place, f"the model actor {place.number}: {why}", Failure.LOST)
-            elif id(place) in before and not place.running:
-                self._models.load(place)  # the last shard in quarantine is done with
         return outcomes
 
     def _judged(self, outcome: Outcome) -> Outcome:
@@ -184,105 +161,38 @@ class PoolExecutor:
             self._suspects.discard(outcome.shard)
             return outcome
         if outcome.failure is Failure.LOST:
-            if (why := self._models.guilty.pop(outcome.shard, None)) is not None:
-                return replace(outcome, failure=Failure.HUNG, error=why)
+            for pool in self._pools:
+                if (why := pool.places.guilty.pop(outcome.shard, None)) is not None:
+                    return replace(outcome, failure=Failure.HUNG, error=why)
             self._suspects.add(outcome.shard)
         return outcome
 
-    def _open(self) -> None:
-        """Have the workers begin once a model actor can say what they need."""
-        ready = [p for p in self._models.every if p.is_ready and not p.running]
-        if self._opened is not None or not ready:
-            return
-        self._tell()
-        try:
-            with translated():
-                self._opened = ray.get(ready[0].actor.without_model.remote())
-        except DEATHS:
-            return  # it is replaced at the next look
-        for place in self._crew.every:
-            self._crew.load(place)
-
-    def _tell(self) -> list[Any]:
-        """Tell the workers which model actors take batches, where that has changed; the calls that do."""
-        members = [
-            Member(p.number, p.incarnation, p.actor)
-            for p in self._models.every
-            if p.is_ready and not p.running and not p.gone and not self._is_leaving(p)
-        ]
-        if [m.key for m in members] == [m.key for m in self._members]:
-            return []
-        self._members, self._version = members, self._version + 1
-        return [place.actor.members.remote(self._version, members) for place in self._crew.every]
-
-    def _is_leaving(self, place: Place) -> bool:
-        return self._leaving is not None and self._leaving.place is place
-
-    def _scale(self) -> None:
-        """Grow or shrink the pool, one model actor at a time."""
-        if self._leaving is not None:
-            self._let_go(self._leaving)
-            return
-        now = time.monotonic()
-        if self._pool.least == self._pool.most or now - self._looked < SCALE_SECONDS:
-            return
-        seen, count = self.served(), len(self._models.every)
-        stretch = Stretch(
-            count,
-            now - self._looked,
-            seen.batches - self._seen.batches,
-            seen.busy - self._seen.busy,
-            seen.waited - self._seen.waited,
-        )
-        self._looked, self._seen = now, seen
-        if any(not p.is_ready or p.running for p in self._models.every):
-            return  # it isn't what it will be
-        wanted = scaling.target(self._pool.least, self._pool.most, stretch)
-        if wanted > count and self._has_room():
-            self._models.load(self._add_model())
-        elif wanted < count:
-            self._leaving = _Leaving(self._models.every[-1], [])
-            self._leaving = replace(self._leaving, told=self._tell())
-
-    def _let_go(self, leaving: _Leaving) -> None:
-        if leaving.drained is None:
-            if not leaving.told or len(ray.wait(leaving.told, num_returns=len(leaving.told), timeout=0)[1]) == 0:
-                self._leaving = replace(leaving, drained=leaving.place.actor.drained.remote())
-        elif ray.wait([leaving.drained], timeout=0)[0]:
-            self._former += leaving.place.served + leaving.place.progress.served
-            self._models.remove(leaving.place)
-            self._leaving = None
-
-    def _has_room(self) -> bool:
-        """Whether the cluster could place one more now, and a machine of the pool has the memory for it."""
-        assert self._models.settings is not None
-        free, need = ray.available_resources(), Need.of(self._models.settings.memory)
-        return bool(
-            free.get("CPU", 0) >= self._pool.threads
-            and free.get("GPU", 0) >= (self._pool.gpus or 0)
-            and (need is None or any(room and fits(need, room) for _, room in self._models.rooms(_ASK_SECONDS)))
-        )
+    def _tell(self) -> None:
+        for pool in self._pools:
+            pool.tell(self._crew.every)
 
     def progress(self) -> list[Progress]:
         """See Executor: as the workers that prepare last said."""
         return [place.progress for place in self._crew.every]
 
-    def served(self) -> Served:
+    def served(self) -> Mapping[str, Served]:
         """See Executor."""
-        return sum((p.served + p.progress.served for p in self._models.every), self._former)
+        return {pool.step: pool.served() for pool in self._pools}
 
     def stop(self) -> None:
         """See Executor. The model actors go on: workers wait for the batches that they sent."""
-        self._models.stopped = True
-        for place in self._models.every:
-            if place.running:
-                place.actor.stop.remote()
+        for pool in self._pools:
+            pool.places.stopped = True
+            for place in pool.places.every:
+                if place.running:
+                    place.actor.stop.remote()
         self._crew.stop()
 
     def close(self) -> None:
         """See Executor."""
-        if self._opened is not None:
+        if self._is_open:
             with contextlib.suppress(ClusterError):
                 self._cluster.insist()
-                self._models.ask(_ASK_SECONDS)
-        self._cluster.close([*self._crew.actors, *self._models.actors])
+                for pool in self._pools:
+                    pool.places.ask(ASK_SECONDS)
+        self._cluster.close([actor for places in self._groups for actor in places.actors])

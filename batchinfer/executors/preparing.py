@@ -1,10 +1,10 @@
-"""A worker that prepares: its model is in the actors of the step's own pool, among which it chooses for each batch."""
+"""A worker that prepares for steps with pools of their own: their models are in actors, among which it chooses for each batch."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +40,18 @@ class Member:
         return self.number, self.incarnation
 
 
+@dataclass(frozen=True)
+class Joining:
+    """What a worker must know of a step's pool to send batches to it."""
+
+    opened: Packed
+    """The engine without its model."""
+    each: int
+    """Batches that each model actor may have from one worker."""
+    version: int
+    members: Sequence[Member]
+
+
 @dataclass
 class _Line:
     """What is known here of a member's queue."""
@@ -65,9 +77,10 @@ class Rotation:
         self._sent = 0
         self._stopped_at: float | None = None
 
-    def begin(self, opened: Packed, each: int) -> None:
-        """Take in the engine without its model, and how many batches one that holds it may have from here."""
-        self._opened, self._each = opened, each
+    def begin(self, pool: Joining) -> None:
+        """Know the pool from now on."""
+        self._opened, self._each = pool.opened, pool.each
+        self.take(pool.version, pool.members)
 
     def take(self, version: int, members: Sequence[Member]) -> None:
         """Send to these from now on, unless a later version has come before."""
@@ -171,40 +184,36 @@ class SentBatch:
 
 
 class PreparingActor(Actor):
-    """A worker without a model, in a process of its own."""
+    """A worker without the models of some steps, in a process of its own."""
 
-    holds_model = False
-
-    def __init__(self, context: Context, number: int) -> None:
+    def __init__(self, context: Context, number: int, steps: Sequence[str]) -> None:
         super().__init__(context, number)
-        self._rotation = Rotation()
+        self._rotations = {step: Rotation() for step in steps}
 
     def _made(self) -> Worker:
         if self._worker is None:
-            self._worker = Worker(self._context, self._number, self._rotation)
+            self._worker = Worker(self._context, self._number, self._rotations)
         return self._worker
 
     def start(  # type: ignore[override]
         self,
         settings: Settings,
         former: ProcessId | None,
-        quarantined: bool,  # noqa: ARG002 - there is no model here
-        tried: bool,  # noqa: ARG002
-        opened: Packed,
-        each: int,
-        version: int,
-        members: Sequence[Member],
+        quarantined: bool,
+        tried: bool,
+        pools: Mapping[str, Joining],
     ) -> None:
-        """See Actor; `opened` is the engine without its model, `members` those that hold it, `each` the batches that one may have at once."""
-        self._rotation.begin(opened, each)
-        self._rotation.take(version, members)
-        super().start(settings, former, quarantined=False, tried=False)
+        """See Actor; `pools` by step."""
+        for step, pool in pools.items():
+            self._rotations[step].begin(pool)
+        super().start(settings, former, quarantined, tried)
 
-    def members(self, version: int, members: Sequence[Member]) -> None:
-        """Those that hold the model have changed."""
-        self._rotation.take(version, members)
+    def members(self, step: str, version: int, members: Sequence[Member]) -> None:
+        """Those that hold the model of a step have changed."""
+        self._rotations[step].take(version, members)
 
     def stop(self) -> None:
         """See Worker.stop."""
         super().stop()
-        self._rotation.stop()
+        for rotation in self._rotations.values():
+            rotation.stop()

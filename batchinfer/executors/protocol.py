@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.shards import Shard
-from batchinfer.worker.context import Outcome, Progress, Served
+from batchinfer.worker.context import Outcome, Progress, Served, Share
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class Pool:
     """CPU threads of each."""
     gpus: float | None
     """GPUs of each; None for whatever device torch finds."""
+
+    @property
+    def share(self) -> Share:
+        """What each has."""
+        return Share(self.threads, self.gpus)
 
 
 class Executor(Protocol):
@@ -62,8 +67,8 @@ class Executor(Protocol):
     def progress(self) -> list[Progress]:
         """What each worker is doing."""
 
-    def served(self) -> Served | None:
-        """What the model actors of the step's own pool have done so far, all together and as they last said; None where it has none."""
+    def served(self) -> Mapping[str, Served]:
+        """By step with a pool of its own, what its model actors have done so far, all together and as they last said."""
 
     def stop(self) -> None:
         """Let the workers checkpoint and give their shards back as stopped."""

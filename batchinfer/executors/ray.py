@@ -7,8 +7,9 @@ shard from storage and writes its own results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from batchinfer.executors.admission import admit
 from batchinfer.executors.cluster import Cluster, worker_count
 from batchinfer.executors.places import LOOK_SECONDS, Places
 from batchinfer.measure.settings import Settings
@@ -53,7 +54,7 @@ class RayExecutor:
             for place in self._places.every:
                 self._places.load(place, quarantined=True)
         else:
-            self._places.load_all("resources.workers")
+            self._places.load_all(admit(self._places.candidates("resources.workers")))
         while not all(place.is_ready for place in self._places.every):
             self.wait(LOOK_SECONDS)
 
@@ -74,9 +75,9 @@ class RayExecutor:
         """See Executor: as the workers last said."""
         return [place.progress for place in self._places.every]
 
-    def served(self) -> Served | None:
+    def served(self) -> Mapping[str, Served]:
         """See Executor."""
-        return None
+        return {}
 
     def stop(self) -> None:
         """See Executor."""

@@ -104,16 +104,18 @@ def _pools(data: dict[str, Any]) -> Iterator[Finding]:
         given = [key for key in ("workers", "cpus", "gpus") if _at(step, key) is not None]
         if not given:
             continue
-        if isinstance(steps, list) and len(steps) > 1:
-            message = "gives the step a pool of its own, which only a job of one step can have: remove it"
-            yield Finding(("steps", index, given[0]), message)
         if _at(data, "resources", "executor") == "inline":
             message = "gives the step a pool of its own, which needs Ray: remove it, or set resources.executor to ray"
             yield Finding(("steps", index, given[0]), message)
         devices = _at(data, "resources", "gpus")
-        if isinstance(devices, int | float) and devices > 0:
+        if isinstance(devices, int | float) and devices > 0 and not any(_is_held(other) for other in steps):
             message = f"is for workers that hold a model, and here the step's own pool does: write {name_of(step)}.gpus"
             yield Finding(("resources", "gpus"), message)
+
+
+def _is_held(step: Any) -> bool:
+    """Whether the workers hold the step's model themselves."""
+    return _at(step, "uri") is not None and all(_at(step, key) is None for key in ("workers", "cpus", "gpus"))
 
 
 def name_of(step: Any) -> str:

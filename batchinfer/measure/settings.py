@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,7 +84,7 @@ class Settings:
     outputs: pa.Schema
     """The computed columns of the output, with their types."""
     memory: Mapping[str, Any] | None = field(default=None, compare=False)
-    """What loading the first worker's models took, as `worker.memory.Need` has it; None where it wasn't measured."""
+    """What loading models took where they were measured, as `worker.memory.Needs` has it; None where it wasn't measured."""
 
     def to_json(self) -> dict[str, Any]:
         """A value that `from_json` reads."""
@@ -110,14 +110,14 @@ class Settings:
         """Of the steps that have a cascade."""
         return {name: step.threshold for name, step in self.steps.items() if step.threshold is not None}
 
-    @property
-    def threads(self) -> int:
-        """CPU threads that a worker needs to have as many as was measured with."""
-        return max((step.threads * step.streams for step in self.steps.values()), default=1)
+    def threads(self, steps: Iterable[str] | None = None) -> int:
+        """CPU threads that a process with these steps (None: all) needs to have as many as was measured with."""
+        names = self.steps if steps is None else steps
+        return max((self.steps[name].threads * self.steps[name].streams for name in names), default=1)
 
-    def within(self, threads: int) -> Settings:
-        """The same where a worker has so many CPU threads, see `StepSettings.within`."""
-        return replace(self, steps={name: step.within(threads) for name, step in self.steps.items()})
+    def within(self, threads: Callable[[str], int]) -> Settings:
+        """The same where the steps' processes have so many CPU threads, by the step's name, see `StepSettings.within`."""
+        return replace(self, steps={name: step.within(threads(name)) for name, step in self.steps.items()})
 
     @property
     def told_precision(self) -> dict[str, Any]:

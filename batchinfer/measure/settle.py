@@ -47,6 +47,8 @@ class Place:
     """What says that the model and the device are those of another job; None: nothing is remembered."""
     side_by_side: bool
     """Whether the engine can be called from several threads at a time."""
+    again: Callable[[StepSettings], None]
+    """Loads the engine with its settings, where it has been let go of."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Settling:
         breaker: makes one that opens when all of the first rows fail alike.
         pinned: output columns whose types stand already.
         told: is called with a step's settings once they are there, and gives them as they are kept.
+        settled: is called with each step that has been settled, and may let go of its model: see `Place.again`.
         deduplicate: whether rows of equal content are predicted once; auto: where that pays.
 
     """
@@ -87,9 +90,10 @@ class Settling:
         breaker: Callable[[], CircuitBreaker],
         pinned: pa.Schema | None,
         told: Callable[[Node, StepSettings], StepSettings],
+        settled: Callable[[Node], None],
         deduplicate: Literal["auto"] | bool = False,
     ) -> None:
-        self._deduplicate = deduplicate
+        self._deduplicate, self._on_settled = deduplicate, settled
         self._graph, self._places, self._rows, self._batching = graph, places, rows, batching
         self._breaker, self._pinned, self._told = breaker, pinned, told
         self._settled: dict[str, StepSettings] = {}
@@ -105,19 +109,19 @@ class Settling:
 
         """
         passage: Passage | None = None
-        for name in [node.name for node in self._graph.nodes]:
+        names = [node.name for node in self._graph.nodes]
+        for name in names:
             node = self._graph.node(name)
-            if passage is None and node is not self._graph.nodes[0]:
-                passage = self._some()
-                self._bring(passage, before=node)
             settled = self._told(node, self._settle(node, passage))
             self._settled[node.name] = settled = self._deduplicated(node, settled, passage)
             if isinstance(node.step, Step) and isinstance(node.step.cascade, Cascade):
                 self._settled[node.name] = settled = self._with_threshold(node, node.step, node.step.cascade, settled)
                 self._graph = self._graph.with_thresholds({node.name: settled.threshold or 0.0})
                 node = self._graph.node(name)
-            if passage is not None:
+            if name != names[-1]:
+                passage = self._some() if passage is None else passage
                 self._apply(node, passage)
+            self._on_settled(node)
         fields = {f.name: f for step in self._settled.values() for f in step.outputs}
         used = [] if self._graph.step_used is None else [pa.field(self._graph.step_used, pa.string())]
         return Settings(self._settled, pa.schema([*(fields[name] for name in self._graph.written), *used]))
@@ -185,11 +189,12 @@ class Settling:
     def _apply(self, node: Node, passage: Passage) -> None:
         positions, failed = passage.for_step(node)
         passage.drop(np.array([row for row, _ in failed], np.intp))
-        settings, engine = self._settled[node.name], self._places[node.name].engine
+        settings, place = self._settled[node.name], self._places[node.name]
         if not len(positions):
             passage.give(positions, settings.outputs.empty_table())
             return
-        given = answers(engine, passage.rows(node, positions), settings.budget)
+        place.again(settings)
+        given = answers(place.engine, passage.rows(node, positions), settings.budget)
         answered = positions[given.positions.to_numpy()]
         if len(answered) < len(positions) and node.step.errors.on_failure == "dead":
             passage.drop(np.setdiff1d(positions, answered))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -109,8 +109,8 @@ class RunResult:
     workers: int = 0
     changes: str = ""
     """What an extension found changed in the input, in words; empty for none."""
-    served: Served | None = None
-    """By the model actors of the step's own pool; None where it has none."""
+    served: Mapping[str, Served] = field(default_factory=dict)
+    """By step with a pool of its own, what its model actors did."""
     errors: tuple[str, ...] = ()
     """What went wrong, for people; empty when nothing did."""
 
@@ -127,7 +127,7 @@ class RunResult:
             "executor": self.executor,
             "workers": self.workers,
             "usage": self.usage.to_json(),
-            **({"pool": asdict(self.served)} if self.served is not None else {}),
+            **({"pools": {name: asdict(served) for name, served in self.served.items()}} if self.served else {}),
             **({"changes": self.changes} if self.changes else {}),
             "seconds": round(self.seconds, 3),
             "errors": list(self.errors),

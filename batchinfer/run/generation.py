@@ -131,7 +131,7 @@ class GenerationRun:
     def _context(self, *, fresh: bool) -> tuple[Allotment, Context]:
         self._settings = settings.standing(self._store, self._job, self._generation)
         pinned = self._settings
-        allotment = allot(self._plan.spec, pinned.threads if pinned else None)
+        allotment = allot(self._plan.spec, pinned)
         return allotment, Context(
             self._plan.spec,
             self._plan.reading,
@@ -276,7 +276,7 @@ class GenerationRun:
             usage=self._usage,
             executor=executor.name if executor else "",
             workers=executor.workers if executor else 0,
-            served=executor.served() if executor else None,
+            served=executor.served() if executor else {},
         )
 
     def _tell(self, event: Event) -> None:

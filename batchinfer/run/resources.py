@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from batchinfer.engines.registry import uses_torch
 from batchinfer.executors.protocol import Pool
 from batchinfer.job.spec import JobSpec
 from batchinfer.job.steps import Step
+from batchinfer.measure.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,18 @@ class Allotment:
     """CPU threads of each worker."""
     gpus: float | None
     """GPUs of each worker; None for whatever device torch finds."""
-    pool: Pool | None = None
-    """Of a step that has one; the workers then prepare for it, and hold no device."""
+    pools: Mapping[str, Pool] = field(default_factory=dict)
+    """Of the steps that have one; the workers then prepare for them, and hold the models of the others."""
 
 
-def allot(spec: JobSpec, pinned_threads: int | None = None) -> Allotment:
+def allot(spec: JobSpec, pinned: Settings | None = None) -> Allotment:
     """Resolve the `auto` of `resources`: a worker for each GPU, else one; inline for one worker on this machine, else Ray.
 
     The threads that a job was begun with are kept where they fit this machine: results depend on them in the last bits.
     """
     asked, cores = spec.resources, cpu_count()
-    if (pooled := next((s for s in spec.models if s.has_pool), None)) is not None:
-        return _apart(spec, pooled, cores, pinned_threads)
+    if any(step.has_pool for step in spec.models):
+        return _apart(spec, cores, pinned)
     device_count = gpu_count() if any(uses_torch(s) for s in spec.models) else 0
     workers: int | None = asked.workers if asked.workers != "auto" else None
     if workers is None and asked.address is None:
@@ -47,30 +49,41 @@ def allot(spec: JobSpec, pinned_threads: int | None = None) -> Allotment:
     if executor == "inline":
         workers = 1
     threads = asked.cpus if asked.cpus != "auto" else max(1, cores // (workers or 1))
-    if asked.cpus == "auto" and pinned_threads is not None and pinned_threads <= cores:
-        threads = pinned_threads
+    if asked.cpus == "auto":
+        threads = _standing(threads, cores, pinned, spec.models)
     gpus = asked.gpus if asked.gpus != "auto" else (1.0 if device_count else None)
     return Allotment(executor, workers, threads, gpus)
 
 
-def _apart(spec: JobSpec, step: Step, cores: int, pinned_threads: int | None) -> Allotment:
-    """Where the step has a pool of its own: on this machine, its model actors' threads first, and the other cores prepare."""
-    asked, pool = spec.resources, _pool(step, cores, pinned_threads, local=spec.resources.address is None)
-    threads = asked.cpus if asked.cpus != "auto" else 1
+def _apart(spec: JobSpec, cores: int, pinned: Settings | None) -> Allotment:
+    """Where steps have pools of their own: on this machine, their model actors come first, and the workers have what is left."""
+    asked, local = spec.resources, spec.resources.address is None
+    pooled, held = ([s for s in spec.models if s.has_pool is pools] for pools in (True, False))
+    pools = {step.name: _pool(step, cores // len(pooled), cores, pinned, local=local) for step in pooled}
+    devices = gpu_count() if any(uses_torch(s) for s in held) and asked.gpus != 0 else 0
+    free = int(devices - sum(pool.most * (pool.gpus or 0) for pool in pools.values()))
+    threads = asked.cpus if asked.cpus != "auto" else _standing(1, cores, pinned, held) if held else 1
+    gpus: float | None = asked.gpus if asked.gpus != "auto" else (1.0 if free > 0 else 0)
     workers: int | None = asked.workers if asked.workers != "auto" else None
-    if workers is None and asked.address is None:
-        workers = max(1, (cores - pool.most * pool.threads) // threads)
-    return Allotment("ray", workers, threads, 0, pool)
+    if workers is None and local:
+        left = cores - sum(pool.most * pool.threads for pool in pools.values())
+        workers = max(1, free if free > 0 else left // threads)
+    return Allotment("ray", workers, threads, gpus, pools)
 
 
-def _pool(step: Step, cores: int, pinned_threads: int | None, *, local: bool) -> Pool:
+def _standing(threads: int, cores: int, pinned: Settings | None, steps: Iterable[Step]) -> int:
+    """The threads that the steps were begun with, where this machine has so many."""
+    begun = threads if pinned is None else pinned.threads(step.name for step in steps)
+    return begun if begun <= cores else threads
+
+
+def _pool(step: Step, share: int, cores: int, pinned: Settings | None, *, local: bool) -> Pool:
+    """A step's pool, which may have so many of this machine's cores."""
     devices = gpu_count() if uses_torch(step) and step.gpus != 0 else 0
     asked = step.workers if step.workers is not None else max(1, devices)
     least, most = (asked, asked) if isinstance(asked, int) else asked
     gpus = step.gpus if step.gpus is not None else (1.0 if devices else None)
-    threads = step.cpus or (max(1, cores // most) if local and not gpus else 1)
-    if step.cpus is None and pinned_threads is not None and pinned_threads <= cores:
-        threads = pinned_threads
+    threads = step.cpus or _standing(max(1, share // most) if local and not gpus else 1, cores, pinned, [step])
     return Pool(least, most, threads, gpus)
 
 

@@ -25,10 +25,10 @@ def open_executor(allotment: Allotment, context: Context) -> Executor:
         from batchinfer.executors.inline import InlineExecutor
 
         return InlineExecutor(context)
-    if allotment.pool is not None:
+    if allotment.pools:
         from batchinfer.executors.pool import PoolExecutor
 
-        return PoolExecutor(context, allotment.workers, allotment.pool, context.spec.resources.address)
+        return PoolExecutor(context, allotment.workers, allotment.pools, context.spec.resources.address)
     from batchinfer.executors.ray import RayExecutor
 
     return RayExecutor(context, allotment.workers, context.spec.resources.address)

@@ -16,6 +16,16 @@ from batchinfer.storage.paths import JobPaths
 
 
 @dataclass(frozen=True)
+class Share:
+    """What a process has of its machine."""
+
+    threads: int
+    """CPU threads."""
+    gpus: float | None
+    """Of GPUs; None: whatever device there is."""
+
+
+@dataclass(frozen=True)
 class Context:
     """What a worker needs to know of the job; the same for all shards."""
 
@@ -41,6 +51,12 @@ class Context:
     """Of the generation; empty for none."""
     rows: str = ""
     """Digest of what says which rows the job has."""
+    shares: Mapping[str, Share] = field(default_factory=dict)
+    """By step, what the process has that its model runs in, where that isn't each worker."""
+
+    def share(self, step: str) -> Share:
+        """What the process has that the model of a step runs in."""
+        return self.shares.get(step) or Share(self.threads, self.gpus)
 
 
 class Failure(StrEnum):

@@ -32,7 +32,9 @@ class HeldStep:
         context: the job.
         stopping: when set, no further call is made.
         turn: held during calls that need the cores to themselves, given the step.
-        models: those that hold the model in place of this worker; None for a model of its own.
+        models: those that hold the model in place of this worker; None where nobody else does.
+        is_here: whether this worker holds the model once it is started. Where it isn't here and `models` is None, the step can be
+            measured and take shards in quarantine, no more.
         prepared: what steps made of columns.
 
     Raises where a model of its own can't be fetched onto this machine, as `registry.bring` does.
@@ -47,10 +49,17 @@ class HeldStep:
         turn: Callable[[HeldStep], contextlib.AbstractContextManager[object]],
         models: Models | None,
         prepared: PreparedColumns,
+        *,
+        is_here: bool,
     ) -> None:
-        self.node, self._context = node, context
+        self.node, self._context, self._prepared, self.is_here = node, context, prepared, is_here
         spec, step = context.spec, node.step
-        self.engine: Watched | Apart | DerivedEngine
+        self.engine: Watched | Apart | DerivedEngine | None = None
+        """None for a model that isn't here."""
+        self._measured: Watched | None = None
+        """Of a model that isn't here, while it is measured."""
+        self._let_go = False
+        """Whether that one has been let go of meanwhile."""
         self.quarantine: Quarantine | None = None
         """None for a step without a model, which ends no process."""
         self.device = "cpu"
@@ -60,15 +69,12 @@ class HeldStep:
         """Of answers that were given before; None where each row has its own."""
         self._loaded: str | None = None
         if isinstance(step, Step):
-            if models is None:
-                registry.bring(step, spec.storage)
             timeout = step.timeout if step.timeout is not None else spec.retry.timeout
-            self.device = registry.device_for(step, context.gpus)
-            self.engine = (
-                Watched(lambda: registry.open_engine(step, spec.code, spec.storage, prepared), timeout)
-                if models is None
-                else Apart(models, timeout)
-            )
+            self.device = registry.device_for(step, context.share(step.name).gpus)
+            if models is not None:
+                self.engine = Apart(models, timeout)
+            elif is_here:
+                self.engine = self._opened(step)
             retry = spec.retry.model_copy(update={"timeout": timeout})
             self.quarantine = Quarantine(step, spec.code, self.device, retry, stopping, spec.secrets, spec.storage)
         else:
@@ -76,38 +82,84 @@ class HeldStep:
         on_invalid = step.errors.on_invalid_output or spec.errors.on_invalid_output
         self.inference = Inference(step, on_invalid, stopping, lambda: turn(self))
 
+    def _opened(self, step: Step) -> Watched:
+        """An engine for the model, which is brought onto this machine; not loaded."""
+        spec = self._context.spec
+        registry.bring(step, spec.storage)
+        timeout = step.timeout if step.timeout is not None else spec.retry.timeout
+        return Watched(lambda: registry.open_engine(step, spec.code, spec.storage, self._prepared), timeout)
+
     @property
     def paces(self) -> list[Paces]:
         """Of the engines that are watched."""
-        engines = [self.engine, self.quarantine]
+        engines = [self._measured or self.engine, self.quarantine]
         return [e.paces for e in engines if e is not None and not isinstance(e, DerivedEngine)]
+
+    @property
+    def streams(self) -> int:
+        """Calls of a model that is here, at a time."""
+        return self.settings.streams if self.is_here and self.settings is not None else 1
 
     @property
     def is_alone(self) -> bool:
         """Whether a call of the model has all of the worker's threads."""
-        return self.node.is_model and self.settings is not None and self.settings.streams == 1
+        return self.node.is_model and self.is_here and self.settings is not None and self.settings.streams == 1
 
     @property
     def has_loaded(self) -> bool:
         """Whether the model is here; never where there is none."""
         return self._loaded is not None
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether the worker needs the model, and hasn't loaded it."""
+        return self.node.is_model and self.engine is not None and self._loaded is None
+
     def import_libraries(self) -> None:
         """Import what loading the model imports."""
         if isinstance(self.node.step, Step):
             registry.import_libraries(self.node.step)
 
+    def measuring(self, *, quarantined: bool) -> Watched | Apart | Quarantine | DerivedEngine:
+        """The engine that is measured: here, wherever its model is to run. Raises as the class does."""
+        if quarantined and self.quarantine is not None:
+            return self.quarantine
+        if isinstance(self.node.step, Step) and not self.is_here and self._measured is None:
+            self._measured = self._opened(self.node.step)
+        engine = self._measured or self.engine
+        assert engine is not None
+        return engine
+
     def place(self, *, quarantined: bool) -> Place:
-        """Where the step is measured."""
-        engine = self.quarantine if quarantined and self.quarantine is not None else self.engine
+        """Where the step is measured. Raises as the class does."""
+        engine = self.measuring(quarantined=quarantined)
         model = self._context.models.get(self.node.name)
         # The times of a child process are no others'.
         known = None if quarantined or model is None else {"model": model, "machine": device.name_of(self.device)}
-        return Place(engine, self.device, self._context.threads, known, side_by_side=not quarantined)
+        threads = self._context.share(self.node.name).threads
+        return Place(engine, self.device, threads, known, not quarantined, self._again)
+
+    def let_go(self) -> None:
+        """Where the model isn't to be here, let go of a GPU's memory for the next to be measured; memory of the machine is left until all
+        are, so that what each takes can be told.
+        """
+        if self._measured is not None and self.device != "cpu":
+            self._measured.drop()
+            self._let_go = True
+
+    def _again(self, settings: StepSettings) -> None:
+        """Load the model again, where it was let go of since it was measured."""
+        if self._let_go and self._measured is not None and isinstance(self.node.step, Step):
+            load(self._measured, self.node.step, self.device, settings.precision, settings.threads)
+            self._let_go = False
 
     def measured(self, settings: StepSettings, *, quarantined: bool) -> None:
-        """The engine was measured, and is loaded as the settings say."""
-        self._loaded = None if quarantined or not self.node.is_model else settings.precision
+        """The engine was measured, and is loaded as the settings say; one that isn't to be here is let go of."""
+        if self._measured is not None:
+            self._measured.drop()
+            self._measured, self._let_go = None, False
+        elif not quarantined and self.node.is_model:
+            self._loaded = settings.precision
 
     def settle(self, settings: StepSettings) -> None:
         """Run with these settings from now on."""
@@ -127,6 +179,7 @@ class HeldStep:
         """Load the model as the settings say, unless it is so already. Call it on the device's thread. Raises ModelError."""
         settings, step = self.settings, self.node.step
         assert settings is not None
+        assert self.engine is not None
         if isinstance(step, Step) and self._loaded != settings.precision:
             load(self.engine, step, self.device, settings.precision, settings.threads)
             self._loaded = settings.precision
@@ -145,8 +198,11 @@ class HeldStep:
         """The engine for the rows of a shard."""
         if quarantined and self.quarantine is not None:
             assert self.settings is not None
+            if not self.is_here and isinstance(self.node.step, Step):
+                registry.bring(self.node.step, self._context.spec.storage)
             self.quarantine.use(self.settings.precision, self.settings.threads)
             return self.quarantine
+        assert self.engine is not None, "a worker that serves one step takes whole shards in quarantine only"
         return self.engine.of(shard) if isinstance(self.engine, Apart) else self.engine
 
     def close_child(self) -> None:

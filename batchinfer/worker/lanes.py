@@ -1,14 +1,17 @@
-"""A queue with two lanes: windows that come back for their next step go first, and never wait to get in."""
+"""Queues of windows, and the thread of a stage that takes from one queue and puts into the next."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
 class Lanes:
-    """See above. What comes back is never held up, so that no stage of a worker waits for one before it.
+    """A queue with two lanes: windows that come back for their next step go first, and never wait to get in.
+
+    What comes back is never held up, so that no stage of a worker waits for one before it.
 
     Args:
         size: items that may wait to go in for the first time.
@@ -41,3 +44,19 @@ class Lanes:
             item = self._back.popleft() if self._back else self._new.popleft()
             self._changed.notify_all()
             return item
+
+
+def pass_on(get: Callable[[], Any], work: Callable[[Any], Iterable[Any]], put: Callable[[Any], None]) -> None:
+    """Put what each item comes to, until None comes, and that too."""
+    while (item := get()) is not None:
+        for result in work(item):
+            put(result)
+    put(None)
+
+
+def begin(work: Iterable[tuple[str, Callable[[], None]]], name: str) -> list[threading.Thread]:
+    """A thread for each function, begun; none of them holds up the end of the process."""
+    threads = [threading.Thread(target=function, name=f"{name}-{what}", daemon=True) for what, function in work]
+    for thread in threads:
+        thread.start()
+    return threads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ class Need:
     """Of a GPU's memory; None without one."""
 
     @classmethod
-    def of(cls, memory: Mapping[str, Any] | None) -> Need | None:
-        """As a job's settings have it; None where it wasn't measured."""
-        return None if memory is None else cls(**memory)
-
-    def to_json(self) -> dict[str, int]:
-        """A value for the settings, which `of` reads."""
-        return {name: size for name, size in asdict(self).items() if size is not None}
+    def of(cls, memory: Mapping[str, Any] | None, steps: Collection[str] | None = None) -> Need | None:
+        """Of a process with the models of these steps (None: all), by the memory of a job's settings; None where that wasn't measured."""
+        if memory is None:
+            return None
+        taken = [sizes for name, sizes in memory["steps"].items() if steps is None or name in steps]
+        process = memory["process"] + sum(sizes["process"] for sizes in taken)
+        device = sum(sizes["device"] for sizes in taken)
+        return cls(process, max(process, memory["peak"]), device or None)
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,45 @@ class Held:
         anonymous = _status().get("RssAnon")
         return None if anonymous is None else cls(anonymous, gpu_memory(begin=False)[1])
 
-    def need(self) -> Need | None:
-        """What came on top since then. The peak is that of the process's whole life, so that it may be too high."""
-        now, sizes = Held.now(), _status()
-        if now is None:
+    def since(self, before: Held) -> Held:
+        """What came on top since then."""
+        return Held(max(0, self.process - before.process), max(0, self.device - before.device))
+
+
+class Growth:
+    """What the process takes more of, from now on, as one model after the other is loaded and measured."""
+
+    def __init__(self) -> None:
+        self._begun = self._last = Held.now()
+        self._before = 0
+        self._steps: dict[str, Held] = {}
+
+    def begin(self) -> None:
+        """The first model comes now; until here it was what any of them needs."""
+        now = Held.now()
+        if now is not None and self._begun is not None:
+            self._before, self._last = now.since(self._begun).process, now
+
+    def add(self, step: str) -> None:
+        """A step's model has come."""
+        now = Held.now()
+        if now is not None and self._last is not None:
+            self._steps[step] = now.since(self._last)
+
+    def go_on(self) -> None:
+        """The next one comes now; what was there may have been let go of."""
+        self._last = Held.now()
+
+    def to_json(self) -> dict[str, Any] | None:
+        """For the settings, see `Need.of`; None where the system doesn't tell. The peak is that of the process's whole life, so that it
+        may be too high.
+        """
+        if self._begun is None:
             return None
-        process = max(0, now.process - self.process)
-        peak = sizes["VmHWM"] - sizes.get("RssFile", 0) - sizes.get("RssShmem", 0) - self.process
-        return Need(process, max(process, peak), max(0, now.device - self.device) or None)
+        sizes = _status()
+        peak = sizes["VmHWM"] - sizes.get("RssFile", 0) - sizes.get("RssShmem", 0) - self._begun.process
+        steps = {name: asdict(held) for name, held in self._steps.items()}
+        return {"process": self._before, "peak": max(0, peak), "steps": steps}
 
 
 @dataclass(frozen=True)

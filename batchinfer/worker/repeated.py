@@ -37,7 +37,8 @@ class RepeatedSettings:
             return
         self._store = open_store(asked.path, context.spec.storage)
         machine = [device.name_of(name) for name in devices]
-        key = digest_of([FORM, context.fingerprint, machine, context.threads, context.workers, asked.deduplicate])
+        threads = [context.share(step.name).threads for step in context.spec.models]
+        key = digest_of([FORM, context.fingerprint, machine, threads, context.workers, asked.deduplicate])
         self._path = f"settings/{key[:32]}.json"
 
     def find(self) -> Settings | None:

@@ -42,7 +42,7 @@ class Serving:
     """
 
     def __init__(self, engine: Watched, ready: Callable[[], bool], on_device: Callable[[Call], None]) -> None:
-        self._engine, self._ready, self._on_device = engine, ready, on_device
+        self.engine, self._ready, self._on_device = engine, ready, on_device
         self._lock = threading.Condition()
         self._queued = 0
         self._in_hand: dict[object, int] = {}
@@ -128,7 +128,7 @@ class Serving:
 
     def _called(self, payload: Any) -> Any:
         try:
-            return self._engine.infer(payload)
+            return self.engine.infer(payload)
         except DeviceError as e:
             self.broken = str(e)
             return Raised(e)

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -89,12 +89,16 @@ class ShardRun:
         self._complete: dict[int, WindowRows] = {}
         self._next = 0
         self._open = 0
-        """Windows that were begun and are not complete."""
+        self._over: Callable[[], None] | None = None
 
     def fail(self, error: BaseException) -> None:
         """Give the shard up: what is still on its way is dropped. The first error counts."""
-        if self.error is None:
-            self.error = error
+        with self._counting:
+            if self.error is None:
+                self.error = error
+            over, self._over = self._over, None
+        if over is not None:
+            over()
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -134,9 +138,18 @@ class ShardRun:
         return rows
 
     @property
-    def is_over(self) -> bool:
-        """Whether no window is on its way any more, or what is on its way is of no use."""
-        return self._open == 0 or self.error is not None
+    def open(self) -> int:
+        """Windows that were begun and are not complete; none where what is on its way is of no use."""
+        return 0 if self.error is not None else self._open
+
+    def is_over(self, otherwise: Callable[[], None]) -> bool:
+        """Whether no window is on its way any more; `otherwise` is called once that is so, on the thread that makes it so.
+
+        Call it once all windows were begun.
+        """
+        with self._counting:
+            self._over = otherwise if self.open else None
+            return self._over is None
 
     def _to_next(self, rows: WindowRows) -> None:
         """To the next step that takes rows of a window; the others have given it nothing."""
@@ -210,12 +223,15 @@ class ShardRun:
             self._to_next(rows)
             if not rows.is_through:
                 return True
-        with self._counting:
-            self._open -= 1
         self._complete[rows.window.first] = rows
         while (whole := self._complete.pop(self._next, None)) is not None:
             self._write(whole)
             self._next += whole.window.rows
+        with self._counting:
+            self._open -= 1
+            over, self._over = (None, self._over) if self._open else (self._over, None)
+        if over is not None:
+            over()
         return False
 
     def _begin_unsaved(self) -> None:

@@ -28,6 +28,7 @@ from batchinfer.pipeline.breaker import CircuitBreaker
 from batchinfer.pipeline.graph import Graph
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
+from batchinfer.worker.apart import Apart
 from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome
 from batchinfer.worker.held import HeldStep
 from batchinfer.worker.items import Batch, End, Outputs, Read, Results, Submitted
@@ -36,9 +37,14 @@ from batchinfer.worker.recall import Recall
 from batchinfer.worker.shard_run import ShardRun
 from batchinfer.worker.window_rows import WindowRows
 
+WINDOWS = 16
+"""That a worker may have on their way at once; without pools its queues hold fewer."""
+_LOOK_SECONDS = 0.2
+
 
 class Stages:
-    """The four stages. Each method takes one item and gives those for the next stage; each runs on one thread of its own.
+    """The stages. Each method takes one item and gives those for the next stage; each runs on a thread of its own, and for steps with a
+    pool of their own `prepare`, `infer` and `finish` on further ones (see Sending).
 
     None of them raises: a thread that ended would leave the others waiting. So whatever a model raises is caught, SystemExit
     too, and becomes the row's error or the shard's outcome.
@@ -87,6 +93,10 @@ class Stages:
         self._engines_for, self._on_device, self._again = engines_for, on_device, again
         self._read: list[Future[Outcome]] = []
         """Of shards that were read and are not decided."""
+        self._runs: list[ShardRun] = []
+        """Of those that could be begun."""
+        self._moved = threading.Condition()
+        """Notified when a window is complete."""
         self._quarantined = False
         self._breakers = [CircuitBreaker(enabled=context.breaker) for _ in graph.nodes]
         self._model = threading.RLock()
@@ -124,10 +134,17 @@ class Stages:
         except BaseException as e:  # noqa: BLE001 - see _failed
             future.set_result(_failed(shard.number, e, self._context.spec.secrets))
             return
+        self._runs = [*(r for r in self._runs if not r.outcome.done()), run]
         windows = self._reader.windows(shard.ranges, self._context.reading.window)
         while (window := self._next(run, windows)) is not None:
             yield Read(run, window)
         yield End(run)
+
+    def wait_for_room(self) -> None:
+        """Return once there are fewer windows on their way than there may be: those of one step can't hold up others without end."""
+        with self._moved:
+            while sum(run.open for run in self._runs) >= WINDOWS:
+                self._moved.wait(_LOOK_SECONDS)
 
     def drained(self) -> None:
         """Return once the shards that were read have their outcome."""
@@ -177,33 +194,37 @@ class Stages:
         else:
             yield item
 
-    def write(self, item: Outputs | Results | End) -> None:
-        """Put results into the part, and at its end give the shard its outcome."""
-        run = item.batch.run if isinstance(item, Outputs) else item.run
+    def finish(self, item: Outputs | Results | End) -> Iterable[Results | End]:
+        """The results of what the model gave."""
+        if not isinstance(item, Outputs):
+            return [item]
+        run, window = item.batch.run, item.batch.window
+        inference = self.steps[window.step].inference
         try:
-            if isinstance(item, End):
-                if run.is_over:
-                    self._finish(run)
-                else:  # behind the windows that are on their way to another step
-                    self._again(item)
-            elif isinstance(item, Results):
+            results = inference.finished(item)
+            if isinstance(results, Results):
+                return [results]
+            if isinstance(run.at(window).engine, Apart):
+                return list(inference.mended(item.batch, results))
+            # Frameworks keep much by thread: the model is called on the device's alone.
+            mended: Iterable[Results] = self._on_device(lambda: list(inference.mended(item.batch, results)))
+        except BaseException as e:  # noqa: BLE001 - see _failed
+            run.fail(e)
+            return []
+        return mended
+
+    def write(self, item: Results | End) -> None:
+        """Put results into the part, and at its end give the shard its outcome."""
+        run = item.run
+        try:
+            if isinstance(item, Results):
                 self._accept(item)
-            else:
-                for results in self._finished(item):
-                    self._accept(results)
+            elif run.is_over(lambda: self._again(item)):
+                self._finish(run)
         except BaseException as e:  # noqa: BLE001 - see _failed
             run.fail(e)
             if isinstance(item, End):
                 run.outcome.set_result(_failed(run.shard.number, e, self._context.spec.secrets))
-
-    def _finished(self, item: Outputs) -> Iterable[Results]:
-        inference = self.steps[item.batch.window.step].inference
-        results = inference.finished(item)
-        if isinstance(results, Results):
-            return [results]
-        # Frameworks keep much by thread: the model is called on the device's alone.
-        mended: Iterable[Results] = self._on_device(lambda: list(inference.mended(item.batch, results)))
-        return mended
 
     def _accept(self, item: Results) -> None:
         run = item.run
@@ -224,6 +245,8 @@ class Stages:
         self._count(window, answered if through else 0, dead)
         if more:
             self._again(Read(run, window))
+        with self._moved:
+            self._moved.notify_all()
         for recall in self._recalls:
             if recall.is_full:
                 with run.timed("commit"):

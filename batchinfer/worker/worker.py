@@ -5,6 +5,7 @@
                                └───────── windows, for their next step ──────────┘
 
 A shard that is read while another is on the device costs no waiting between the two. What happens in a stage is in `stages`.
+Windows at a step whose model is in other processes go a way of their own between reading and writing, see `sending`.
 Where the settings have several streams, the device's thread hands its batches to as many threads, and what comes of them goes on in
 the order of the batches.
 """
@@ -12,8 +13,7 @@ the order of the batches.
 from __future__ import annotations
 
 import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -29,17 +29,18 @@ from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
 from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store, open_store
-from batchinfer.worker.apart import Models
+from batchinfer.worker.apart import Apart, Models
 from batchinfer.worker.context import Context, Outcome, Progress, Served
 from batchinfer.worker.device_thread import DeviceThread
 from batchinfer.worker.held import HeldStep
-from batchinfer.worker.items import Submitted
-from batchinfer.worker.lanes import Lanes
-from batchinfer.worker.memory import Held
+from batchinfer.worker.items import End, Read, Submitted
+from batchinfer.worker.lanes import Lanes, begin, pass_on
+from batchinfer.worker.memory import Growth
 from batchinfer.worker.pace import SILENT_SECONDS, Paces
 from batchinfer.worker.quarantine import Quarantine
 from batchinfer.worker.repeated import RepeatedSettings
 from batchinfer.worker.sample import JobSample
+from batchinfer.worker.sending import Sending
 from batchinfer.worker.serving import Serving
 from batchinfer.worker.stages import Stages
 from batchinfer.worker.trial import Trial, open_reader
@@ -55,11 +56,20 @@ class Worker:
     Args:
         context: the job.
         number: among the workers.
-        models: those that hold the model in place of this worker; None for models of its own.
+        models: by step, those that hold its model in place of this worker.
+        serves: the step whose model it holds for the batches of other workers, and no other; itself it then takes shards in quarantine
+            only. None for a worker that holds the models of all steps but those of `models`.
 
     """
 
-    def __init__(self, context: Context, number: int = 0, models: Models | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        number: int = 0,
+        models: Mapping[str, Models] | None = None,
+        serves: str | None = None,
+    ) -> None:
+        models = models or {}
         self._context, self._number = context, number
         self._spec = context.spec
         self._graph = graph_of(context.spec)
@@ -68,11 +78,9 @@ class Worker:
         self._note = "idle"
         self._to_write: queue.Queue[Any] = queue.Queue(8)
         self._to_prepare = Lanes(2)
+        holds_model = any(step.name not in models for step in self._spec.models)
         self._device_thread = DeviceThread(
-            lambda item: self._stages.infer(item),
-            self._to_write,
-            lambda: self._overdue,
-            holds_model=models is None,
+            lambda item: self._stages.infer(item), self._to_write, lambda: self._overdue, holds_model=holds_model
         )
         self._stages = Stages(
             context,
@@ -81,33 +89,56 @@ class Worker:
             self._graph,
             self._engines_for,
             self._device_thread.call_now,
-            self._to_prepare.put_back,
+            lambda item: self._queue_of(item).put_back(item),
         )
         stages = self._stages
         prepared = PreparedColumns(kept_input(context.spec))
         stages.steps = self._steps = [
-            HeldStep(node, context, stages.stopping, stages.turn, models, prepared) for node in self._graph.nodes
+            HeldStep(
+                node,
+                context,
+                stages.stopping,
+                stages.turn,
+                models.get(node.name),
+                prepared,
+                is_here=node.name not in models and serves in (None, node.name),
+            )
+            for node in self._graph.nodes
         ]
-        stages.on_cpu = models is None and all(step.device == "cpu" for step in self._steps)
+        stages.on_cpu = holds_model and all(step.device == "cpu" for step in self._steps if step.is_here)
         self._trial = Trial(context, stages.stopping)
-        only = self._steps[0].engine if len(self._steps) == 1 else None
+        served = next((step.engine for step in self._steps if step.node.name == serves), None)
         self.serving = (
-            Serving(only, lambda: self.has_loaded, self._device_thread.inbox.put) if isinstance(only, Watched) else None
+            Serving(served, lambda: self.has_loaded, self._device_thread.inbox.put)
+            if isinstance(served, Watched)
+            else None
         )
-        """The model for batches that other workers have prepared; None where it isn't here, or isn't the only step."""
+        """The model for batches that other workers have prepared; None where it serves none."""
         self._to_read: queue.Queue[Any] = queue.Queue()
-        work: list[tuple[str, Callable[[], None]]] = [
-            ("read", self._read),
-            ("prepare", lambda: self._pass_on(self._to_prepare.get, stages.prepare, self._device_thread.inbox.put)),
-            ("device", self._device_thread.run),
-            ("write", self._write),
-        ]
-        self._threads = [
-            threading.Thread(target=function, name=f"batchinfer-{number}-{name}", daemon=True)
-            for name, function in work
-        ]
-        for thread in self._threads:
-            thread.start()
+        name = f"batchinfer-{number}"
+        self._sending = {
+            at: Sending(stages, self._to_write.put, f"{name}-{node.name}")
+            for at, node in enumerate(self._graph.nodes)
+            if node.name in models
+        }
+        """By the place of a step in the graph."""
+        inbox = self._device_thread.inbox
+        self._threads = begin(
+            [
+                ("read", self._read),
+                ("prepare", lambda: pass_on(self._to_prepare.get, stages.prepare, inbox.put)),
+                ("device", self._device_thread.run),
+                ("write", self._write),
+            ],
+            name,
+        )
+
+    def _queue_of(self, item: Read | End) -> Lanes:
+        """Where a window waits to be prepared."""
+        sending = self._sending.get(item.window.step) if isinstance(item, Read) else None
+        if isinstance(item, Read) and sending is not None and isinstance(item.run.at(item.window).engine, Apart):
+            return sending.windows
+        return self._to_prepare
 
     def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:
         """Load the models, find out on their rows what is left to choose, and say it. Raises ModelError, GateError, HungError,
@@ -115,7 +146,7 @@ class Worker:
 
         `quarantined`: in child processes, where one of these rows may have ended a process before.
         """
-        self._note, before = "measuring", Held.now()
+        self._note, growth = "measuring", Growth()
         repeated = RepeatedSettings(self._context, [step.device for step in self._steps if step.node.is_model])
         if (known := repeated.find()) is not None:
             return known
@@ -133,15 +164,24 @@ class Worker:
             lambda: CircuitBreaker(enabled=self._context.breaker),
             self._context.outputs,
             lambda node, settings: self._told(node, settings, quarantined=quarantined),
+            lambda node: self._settled(node, growth),
             self._spec.cache.deduplicate,
         )
+        growth.begin()
         settings: Settings = self._device_thread.call(settling.settings)
         for step in self._steps:
             step.measured(settings.steps[step.node.name], quarantined=quarantined)
-        need = before.need() if not quarantined and before is not None else None
-        settings = settings if need is None else replace(settings, memory=need.to_json())
+        settings = settings if quarantined else replace(settings, memory=growth.to_json())
         repeated.keep(settings)
         return settings
+
+    def _settled(self, node: Node, growth: Growth) -> None:
+        growth.add(node.name)
+        self._step(node).let_go()
+        growth.go_on()
+
+    def _step(self, node: Node) -> HeldStep:
+        return next(step for step in self._steps if step.node.name == node.name)
 
     def _told(self, node: Node, settings: StepSettings, *, quarantined: bool) -> StepSettings:
         """A step's settings with the pace of its calls, and without secrets."""
@@ -150,8 +190,7 @@ class Worker:
             for key in ("failed", "skipped")
             if settings.measured.get(key)
         }
-        step = next(step for step in self._steps if step.node is node)
-        engine = step.quarantine if quarantined else step.engine
+        engine = self._step(node).measuring(quarantined=quarantined)
         if isinstance(engine, Watched | Quarantine) and (by_row := engine.paces.infer.by_row):
             hidden["seconds_per_row"] = by_row
         return replace(settings, measured={**settings.measured, **hidden})
@@ -161,7 +200,7 @@ class Worker:
 
         `tried`: in child processes first, which say what ends a process that loads them.
         """
-        settings = settings.within(self._context.threads)
+        settings = settings.within(lambda step: self._context.share(step).threads)
         self._stages.settings = settings
         self._stages.graph = self._graph.with_thresholds(settings.thresholds)
         self._device_thread.begin(self._streams, f"batchinfer-{self._number}-stream")
@@ -177,10 +216,8 @@ class Worker:
 
     @property
     def _streams(self) -> int:
-        """Calls at a time of the step that makes the most."""
-        settings = self._stages.settings
-        assert settings is not None
-        return max(step.streams for step in settings.steps.values())
+        """Calls at a time of the model here that makes the most."""
+        return max(step.streams for step in self._steps)
 
     def _load(self) -> None:
         """Have the models here, and none in a child process: there may be no memory for both."""
@@ -188,25 +225,24 @@ class Worker:
         for step in self._steps:
             step.close_child()
         for step in self._steps:
-            if not step.has_loaded:
+            if step.is_missing:
                 self._device_thread.call(step.load)
         if self.serving is not None:
             self.serving.begin(self._streams)
 
     @property
     def has_loaded(self) -> bool:
-        """Whether the models are here."""
-        return all(step.has_loaded for step in self._steps if step.node.is_model)
+        """Whether the models that it holds are here."""
+        return not any(step.is_missing for step in self._steps)
 
     @property
     def without_model(self) -> tuple[Engine, Description]:
-        """The loaded engine of the only step for `prepare` and `finish` alone, and what it says of itself."""
-        engine = self._steps[0].engine
-        assert isinstance(engine, Watched)
-        return engine.without_model()
+        """The loaded engine of the step that it serves for `prepare` and `finish` alone, and what it says of itself."""
+        assert self.serving is not None
+        return self.serving.engine.without_model()
 
     def _engines_for(self, shard: Shard, quarantined: bool) -> list[Engine]:
-        """The engines that a shard needs, loaded; the others are let go of.
+        """The engines that a shard needs, in running order, loaded; the others are let go of.
 
         Raises InputError for a shard in quarantine that can't be read.
         """
@@ -284,20 +320,16 @@ class Worker:
     def _read(self) -> None:
         while (item := self._to_read.get()) is not None:
             for result in self._stages.read(item):
-                self._to_prepare.put(result)
+                self._queue_of(result).put(result)
+                self._stages.wait_for_room()
         self._stages.drained()  # windows may come back to be prepared for another step
+        for sending in self._sending.values():
+            sending.end()
         self._to_prepare.put(None)
-
-    def _pass_on(
-        self, get: Callable[[], Any], work: Callable[[Any], Iterator[Any]], put: Callable[[Any], None]
-    ) -> None:
-        while (item := get()) is not None:
-            for result in work(item):
-                put(result)
-        put(None)
 
     def _write(self) -> None:
         while (item := self._to_write.get()) is not None:
-            for result in item.result() if isinstance(item, Future) else [item]:
-                self._stages.write(result)
+            for outputs in item.result() if isinstance(item, Future) else [item]:
+                for result in self._stages.finish(outputs):
+                    self._stages.write(result)
         self._device_thread.writing_ended()

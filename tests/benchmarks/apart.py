@@ -35,7 +35,7 @@ from batchinfer.run.events import Finished, Settled
 at = {}
 run = Job(**json.loads(sys.argv[1])).run(listener=lambda event: at.__setitem__(type(event), time.perf_counter()))
 assert run.exit_code == 0
-print(json.dumps({"steady_s": at[Finished] - at[Settled], "pool": run.record["pool"], "wait_s": run.record["usage"]["seconds"]["wait"]}))
+print(json.dumps({"steady_s": at[Finished] - at[Settled], "pool": run.record["pools"]["model"], "wait_s": run.record["usage"]["seconds"]["wait"]}))
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from batchinfer import Job
 from batchinfer.errors import ResourceError
-from batchinfer.executors.admission import admit, fits
+from batchinfer.executors.admission import Candidate, admit, fits
 from batchinfer.executors.inline import InlineExecutor
 from batchinfer.executors.protocol import Executor
 from batchinfer.job import load
@@ -47,13 +46,17 @@ def rooms(count: int, free: float, machine: str = "a", loaded: int = 0, **more: 
     return [Room(machine, f"host-{machine}", int(free * GB), loaded=n < loaded, **more) for n in range(count)]
 
 
+def asking(need: Need, rooms: list[Room], key: str = "resources.workers") -> list[Candidate]:
+    return [Candidate(need, room, key) for room in rooms]
+
+
 def test_workers_that_fit_are_admitted_and_load_side_by_side() -> None:
-    assert admit(Need(3 * GB, 3 * GB), rooms(4, 13), "resources.workers") == {"a": 4}
+    assert admit(asking(Need(3 * GB, 3 * GB), rooms(4, 13))) == {"a": 4}
 
 
 def test_too_many_workers_are_refused_with_the_numbers() -> None:
     with pytest.raises(ResourceError) as raised:
-        admit(Need(3 * GB, 3 * GB), rooms(4, 10), "resources.workers")
+        admit(asking(Need(3 * GB, 3 * GB), rooms(4, 10)))
     assert raised.value.exit_code == 2
     assert str(raised.value) == (
         "resources.workers: 4 workers on host-a need 3.0 GB of memory each, as the first load of the model was measured; 4 workers "
@@ -62,37 +65,37 @@ def test_too_many_workers_are_refused_with_the_numbers() -> None:
 
 
 def test_what_a_worker_has_loaded_already_is_not_asked_for_again() -> None:
-    assert admit(Need(3 * GB, 3 * GB), rooms(4, 10, loaded=1), "resources.workers") == {"a": 4}
+    assert admit(asking(Need(3 * GB, 3 * GB), rooms(4, 10, loaded=1))) == {"a": 4}
     with pytest.raises(ResourceError, match="to 3 or less"):
-        admit(Need(3 * GB, 3 * GB), rooms(4, 9, loaded=1), "resources.workers")
+        admit(asking(Need(3 * GB, 3 * GB), rooms(4, 9, loaded=1)))
 
 
 def test_each_machine_counts_for_itself() -> None:
     need = Need(3 * GB, 3 * GB)
-    assert admit(need, [*rooms(2, 7, "a"), *rooms(2, 7, "b")], "resources.workers") == {"a": 2, "b": 2}
+    assert admit(asking(need, [*rooms(2, 7, "a"), *rooms(2, 7, "b")])) == {"a": 2, "b": 2}
     with pytest.raises(ResourceError, match="2 workers on host-b"):
-        admit(need, [*rooms(2, 7, "a"), *rooms(2, 5, "b")], "resources.workers")
+        admit(asking(need, [*rooms(2, 7, "a"), *rooms(2, 5, "b")]))
 
 
 @pytest.mark.parametrize(("free", "at_once"), [(13, 1), (15, 2), (22, 4), (11, 1)])
 def test_as_many_load_at_a_time_as_their_peaks_leave_room_for(free: float, at_once: int) -> None:
-    assert admit(Need(2 * GB, 5 * GB), rooms(4, free), "resources.workers") == {"a": at_once}
+    assert admit(asking(Need(2 * GB, 5 * GB), rooms(4, free))) == {"a": at_once}
 
 
 def test_models_that_share_a_gpu_must_fit_into_it() -> None:
     need, more = Need(GB, GB, 30 * GB), {"device": "GPU-1", "device_free": 79 * GB}
-    assert admit(need, rooms(2, 99, **more), "resources.workers") == {"a": 2}
+    assert admit(asking(need, rooms(2, 99, **more))) == {"a": 2}
     with pytest.raises(ResourceError, match=r"3 workers on a GPU of host-a need 30\.0 GB .* to 2 or less"):
-        admit(need, rooms(3, 99, **more), "resources.workers")
+        admit(asking(need, rooms(3, 99, **more)))
 
 
 def test_where_not_one_fits_another_number_of_workers_is_no_remedy() -> None:
     with pytest.raises(ResourceError, match="free some, or take a smaller model"):
-        admit(Need(3 * GB, 3 * GB), rooms(2, 1), "resources.workers")
+        admit(asking(Need(3 * GB, 3 * GB), rooms(2, 1)))
 
 
 def test_a_machine_that_tells_nothing_refuses_nothing() -> None:
-    assert admit(Need(3 * GB, 9 * GB), [Room("a", "host-a", None)] * 4, "resources.workers") == {"a": 4}
+    assert admit(asking(Need(3 * GB, 9 * GB), [Room("a", "host-a", None)] * 4)) == {"a": 4}
 
 
 @pytest.mark.parametrize(("need", "there"), [(3, False), (2, True)])
@@ -128,7 +131,8 @@ def opened(folder: Path, need: Need, workers: int, **options: Any) -> tuple[Exec
 
     plan = make_plan(load.from_fields(fields(folder, **options)))
     context = Context(plan.spec, plan.reading, JobPaths("0123abcd"), threads=1, gpus=0, workers=workers)
-    settings = of_one(StepSettings("native", Budget(8), 1, pa.schema([("y", pa.int64())])), need.to_json())
+    memory = {"process": 0, "peak": need.peak, "steps": {"model": {"process": need.process, "device": 0}}}
+    settings = of_one(StepSettings("native", Budget(8), 1, pa.schema([("y", pa.int64())])), memory)
     return InlineExecutor(context) if workers == 0 else RayExecutor(context, workers, None), settings
 
 
@@ -141,8 +145,8 @@ def test_the_first_load_is_measured(tmp_path: Path) -> None:
     run = Job(**fields(tmp_path, gigabytes=0.3)).run()
     assert run.exit_code == 0
     memory = run.record["settings"]["memory"]
-    assert 0.3 * GB <= memory["process"] < 0.7 * GB
-    assert memory["peak"] >= memory["process"]
+    assert 0.3 * GB <= memory["steps"]["model"]["process"] < 0.7 * GB
+    assert memory["peak"] >= memory["process"] + memory["steps"]["model"]["process"]
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=[pytest.mark.ray, pytest.mark.slow])])
@@ -187,8 +191,59 @@ def test_models_that_fit_are_loaded_side_by_side(tmp_path: Path, loads: Path) ->
     assert spans[1][0] < spans[0][1]
 
 
-def test_a_need_is_what_the_settings_say() -> None:
-    need = Need(5, 7, 9)
-    assert Need.of(need.to_json()) == need
-    assert Need.of(replace(need, device=None).to_json()) == replace(need, device=None)
+MEMORY = {
+    "process": 5,
+    "peak": 40,
+    "steps": {
+        "small": {"process": 10, "device": 0},
+        "big": {"process": 20, "device": 7},
+        "rules": {"process": 0, "device": 0},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("steps", "need"),
+    [
+        (None, Need(35, 40, 7)),
+        (["small", "rules"], Need(15, 40)),
+        (["big"], Need(25, 40, 7)),
+        ([], Need(5, 40)),
+    ],
+)
+def test_a_process_needs_what_the_models_that_it_holds_took(steps: list[str] | None, need: Need) -> None:
+    assert Need.of(MEMORY, steps) == need
+
+
+def test_the_need_of_a_job_that_was_not_measured_is_not_known() -> None:
     assert Need.of(None) is None
+
+
+def test_workers_of_several_kinds_share_a_machine() -> None:
+    light, heavy = asking(Need(GB, GB), rooms(2, 10)), asking(Need(6 * GB, 6 * GB), rooms(1, 10), "big.workers")
+    assert admit([*light, *heavy]) == {"a": 3}
+    with pytest.raises(ResourceError) as raised:
+        admit([*light, *light, *heavy])
+    assert str(raised.value) == (
+        "resources.workers and big.workers: on host-a need 4 workers (resources.workers) 1.0 GB each and 1 worker (big.workers) 6.0 GB "
+        "each, as the first load of the model was measured; 5 workers still to load it need 10.0 GB, and 9.5 GB can be used: set fewer, "
+        "free some, or take a smaller model or precision"
+    )
+
+
+def test_several_kinds_load_as_many_at_a_time_as_the_greatest_peak_leaves_room_for() -> None:
+    light, heavy = asking(Need(GB, GB), rooms(2, 10)), asking(Need(2 * GB, 5 * GB), rooms(1, 10), "big.workers")
+    assert admit([*light, *heavy]) == {"a": 1}
+
+
+def test_several_kinds_share_a_gpu() -> None:
+    more = {"device": "GPU-1", "device_free": 79 * GB}
+    small, big = (
+        asking(Need(GB, GB, 20 * GB), rooms(1, 99, **more)),
+        asking(Need(GB, GB, 50 * GB), rooms(1, 99, **more), "big.workers"),
+    )
+    assert admit([*small, *big]) == {"a": 2}
+    with pytest.raises(
+        ResourceError, match=r"on a GPU of host-a need 2 workers .* 20\.0 GB each and 1 worker .* 50\.0 GB each"
+    ):
+        admit([*small, *small, *big])

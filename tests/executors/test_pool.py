@@ -102,8 +102,7 @@ def test_workers_of_a_step_with_a_pool_hold_no_device_and_its_actors_have_theirs
     ).spec
     allotment = allot(spec)
     assert (allotment.executor, allotment.workers, allotment.threads, allotment.gpus) == ("ray", 5, 1, 0)
-    pool = allotment.pool
-    assert pool is not None
+    pool = allotment.pools["model"]
     assert (pool.least, pool.most, pool.threads, pool.gpus) == (1, 3, 2, 0.5)
 
 
@@ -122,7 +121,7 @@ def test_files_are_those_of_one_process_bad_rows_too(workplace: Workplace) -> No
     assert workplace.digests() == digests
     assert {(d["error_type"], d["attempts"]) for d in workplace.dead()} == {("ValueError", 2)}
     assert len(loads(workplace)) == 1
-    pool = run.record["pool"]
+    pool = run.record["pools"]["model"]
     assert pool["batches"] >= 5000 / 32
     assert pool["busy"] <= run.record["usage"]["seconds"]["infer"] + 0.01 < pool["busy"] + 1
     assert pool["idle"] > 0
@@ -195,7 +194,7 @@ def test_a_model_actor_that_is_killed_is_replaced_and_every_row_is_there_once(wo
 def test_a_pool_that_never_rests_grows_to_the_most_that_it_may_have(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchinfer.executors.pool.SCALE_SECONDS", 1.0)
+    monkeypatch.setattr("batchinfer.executors.model_pool.SCALE_SECONDS", 1.0)
     digests = inline(workplace, 8000, {})
     asked = apart(workplace, workers=1, delay=0.05)
     asked["model"]["workers"] = [1, 2]

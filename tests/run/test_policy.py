@@ -7,14 +7,18 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from batchinfer.engines.device import gpu_count
 from batchinfer.job.spec import JobSpec
+from batchinfer.measure.settings import Settings, StepSettings
+from batchinfer.pipeline.batching import Budget
 from batchinfer.run import resources
 from batchinfer.run.policy import QUARANTINE, Action, allowed_dead, counted, deaths_before, decide, verdict
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.worker.context import Failed, Failure
+from tests.settings import of_one
 
 CORES = resources.cpu_count()
 DEATHS = (Failure.DIED, Failure.LOST, Failure.HUNG, Failure.POISONED)
@@ -95,13 +99,18 @@ def spec(engine: str = "torch", **more: Any) -> JobSpec:
 Ask = Callable[..., Allotment]
 
 
+def begun(threads: int) -> Settings:
+    """Of a job that was begun with so many threads."""
+    return of_one(StepSettings("fp32", Budget(8), threads, pa.schema([("y", pa.float32())])))
+
+
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Ask:
     """What `resources` comes to where CUDA_VISIBLE_DEVICES is `cuda`."""
 
     def asked(cuda: str = "", engine: str = "torch", pinned: int | None = None, **keys: Any) -> Allotment:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cuda)
-        return allot(spec(engine, resources=keys), pinned)
+        return allot(spec(engine, resources=keys), None if pinned is None else begun(pinned))
 
     return asked
 

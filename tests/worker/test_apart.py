@@ -87,10 +87,10 @@ def outcomes(folder: Path, x: list[int], times: int = 1, lost: int = 0) -> tuple
     """What comes of the job's shards, each tried so many times while it fails; and the worker that held the model."""
     plan = planned(folder, x)
     context = Context(plan.spec, plan.reading, JobPaths("0123abcd"), threads=1, gpus=0)
-    holder = Worker(context)
+    holder = Worker(context, serves="model")
     settings = holder.measure(plan.shards)
     holder.start(settings)
-    worker = Worker(context, 1, ModelsHere(holder, lost))
+    worker = Worker(context, 1, {"model": ModelsHere(holder, lost)})
     worker.start(settings)
     came: list[Outcome] = []
     for shard in plan.shards:

@@ -82,7 +82,7 @@ def test_a_model_with_one_stream_answers_one_batch_at_a_time() -> None:
 
 
 def test_half_of_the_streams_is_half_busy(two: Place) -> None:
-    meeting = cast(Meeting, two.serving._engine)
+    meeting = cast(Meeting, two.serving.engine)
     asking = threading.Thread(target=two.ask, args=(7,))
     before = two.serving.served
     asking.start()

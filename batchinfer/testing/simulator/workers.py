@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 from batchinfer.engines.prepared_columns import PreparedColumns
@@ -73,7 +73,8 @@ class SimulatedWorker:
     def _on(self, item: Read | End) -> None:
         for batch in self.stages.prepare(item):
             for outputs in self.stages.infer(batch):
-                self.stages.write(outputs)
+                for results in self.stages.finish(outputs):
+                    self.stages.write(results)
 
 
 class SimulatedExecutor:
@@ -129,7 +130,8 @@ class SimulatedExecutor:
             host=host,
         )
         stages.steps = [
-            HeldStep(n, self._context, stages.stopping, stages.turn, None, PreparedColumns()) for n in self._graph.nodes
+            HeldStep(n, self._context, stages.stopping, stages.turn, None, PreparedColumns(), is_here=True)
+            for n in self._graph.nodes
         ]
         stages.settings, stages.on_cpu = self._settings, True
         if self._stopping:
@@ -170,9 +172,9 @@ class SimulatedExecutor:
         """See Executor."""
         return [Progress(n, worker.stages.shard) for n, worker in enumerate(self._crew)]
 
-    def served(self) -> Served | None:
+    def served(self) -> Mapping[str, Served]:
         """See Executor."""
-        return None
+        return {}
 
     def stop(self) -> None:
         """See Executor."""
