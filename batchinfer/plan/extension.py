@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -73,8 +73,12 @@ def extension(plan: Plan, known: Sequence[Generation], on_removed: OnRemoved) ->
         known: all generations of the job, which have ended.
         on_removed: what becomes of the rows of files that are gone.
 
+    Where a part holds rows of a file that changed together with rows of others, those files are predicted again too: a part is
+    replaced as a whole.
+
     Raises:
-        InputError: files are gone and nobody said what becomes of their rows; or a shard has rows of a file that changed and of another.
+        InputError: files are gone and nobody said what becomes of their rows; or a part to be replaced holds rows of one that is gone and
+            whose rows stay.
 
     """
     found = changes(plan, known)
@@ -84,7 +88,10 @@ def extension(plan: Plan, known: Sequence[Generation], on_removed: OnRemoved) ->
             f"{_named(found.gone)}. Say what becomes of the rows: run.on_removed: keep or drop"
         )
     dropped = found.gone if on_removed == "drop" else ()
-    wanted = {*found.new, *found.rewritten}
+    standing = standing_shards(known)
+    replaced = _replaced(standing, {*found.rewritten, *dropped}, {f.path for f in plan.files} | set(dropped))
+    beside = {r.file.path for number in replaced for r in standing[number].ranges} - set(dropped)
+    wanted = {*found.new, *found.rewritten, *beside}
     numbered, row = _next(known)
     shards: list[Shard] = []
     for shard in plan.shards:
@@ -99,7 +106,7 @@ def extension(plan: Plan, known: Sequence[Generation], on_removed: OnRemoved) ->
         carried(plan),
         tuple(f for f in plan.files if f.path in wanted),
         tuple(shards),
-        replaced=_replaced(standing_shards(known), {*found.rewritten, *dropped}),
+        replaced=replaced,
         removed=dropped,
         kept=() if on_removed == "drop" else found.gone,
     )
@@ -107,13 +114,15 @@ def extension(plan: Plan, known: Sequence[Generation], on_removed: OnRemoved) ->
 
 def told(generation: Generation, known: Mapping[str, InputFile]) -> str:
     """What an extension does, in words; `known` are the job's files before it."""
-    again = [f.path for f in generation.files if f.path in known]
+    again = [f.path for f in generation.files if known.get(f.path, f) != f]
+    beside = [f.path for f in generation.files if known.get(f.path) == f]
     new = [f.path for f in generation.files if f.path not in known]
     words = [
         f"{count(len(paths), 'file')} {what} ({_named(paths)})"
         for paths, what in (
             (new, "new"),
             (again, "rewritten"),
+            (beside, "in the same parts as those"),
             (generation.removed, "gone, with their rows"),
             (generation.kept, "gone, whose rows stay"),
         )
@@ -129,22 +138,20 @@ def _next(known: Sequence[Generation]) -> tuple[int, int]:
     return max((s.number for s in shards), default=-1) + 1, max((s.first + s.rows for s in own), default=0)
 
 
-def _replaced(standing: Mapping[int, Shard], paths: set[str]) -> tuple[int, ...]:
-    """The shards that have rows of these files."""
-    found = []
-    for number, shard in sorted(standing.items()):
-        files = dict.fromkeys(r.file.path for r in shard.ranges)
-        changed = [path for path in files if path in paths]
-        if not changed:
-            continue
-        others = [path for path in files if path not in paths]
-        if others:
-            raise InputError(
-                f"input.path: {changed[0]} was rewritten or removed, and part {number} holds rows of it together with rows of {others[0]}, "
-                "as this job was begun, or dead rows of both were retried, without run.inputs_changed: extend: begin anew with --restart"
-            )
-        found.append(number)
-    return tuple(found)
+def _replaced(standing: Mapping[int, Shard], paths: set[str], present: Collection[str]) -> tuple[int, ...]:
+    """The shards that have rows of these files, and of files that such shards have rows of, and so on; `present` can be read or needn't be."""
+    files = {number: {r.file.path for r in shard.ranges} for number, shard in standing.items()}
+    found: set[int] = set()
+    while more := {number for number, of in files.items() if number not in found and of & paths}:
+        found |= more
+        for number in sorted(more):
+            if missing := sorted(files[number].difference(present)):
+                raise InputError(
+                    f"input.path: {min(files[number] & paths)} changed, and part {number} holds rows of it together with rows of "
+                    f"{missing[0]}, which is gone and can't be predicted again: bring it back, or let its rows go (run.on_removed: drop)"
+                )
+            paths = paths | files[number]
+    return tuple(sorted(found))
 
 
 def _named(paths: Sequence[str]) -> str:

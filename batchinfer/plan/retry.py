@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,8 @@ from batchinfer.plan.shards import Shard
 
 
 def retry_shards(letters: pa.Table, plan: Plan, shards: Mapping[int, Shard]) -> tuple[Shard, ...]:
-    """Shards of the rows of these dead letters, in input order; numbered on from the highest of `shards`.
+    """Shards of the rows of these dead letters, in input order, of a job that is extended each of one file; numbered on from the highest
+    of `shards`.
 
     Args:
         letters: dead letters with each row once, ascending.
@@ -28,10 +30,14 @@ def retry_shards(letters: pa.Table, plan: Plan, shards: Mapping[int, Shard]) -> 
     """
     files = {f.path: f for f in plan.files}
     size = shard_rows(plan)
-    return tuple(
-        _shard(max(shards) + 1 + n, letters.slice(start, size), files, shards)
-        for n, start in enumerate(range(0, len(letters), size))
-    )
+    # A part is replaced as a whole where one of its files is rewritten.
+    apart = plan.spec.run.inputs_changed == "extend"
+    groups = groupby(letters["source_file"].to_pylist(), key=lambda path: path if apart else "")
+    pieces: list[pa.Table] = []
+    for count in [sum(1 for _ in group) for _, group in groups]:
+        begin = sum(map(len, pieces))
+        pieces += [letters.slice(begin + at, min(size, count - at)) for at in range(0, count, size)]
+    return tuple(_shard(max(shards) + 1 + n, piece, files, shards) for n, piece in enumerate(pieces))
 
 
 def shard_rows(plan: Plan) -> int:

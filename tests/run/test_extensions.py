@@ -102,12 +102,46 @@ def test_a_job_that_was_begun_without_it_is_extended_by_new_files(place: Workpla
     assert place.newly_seen() == 100
     check(place, "a", "b", "c")
     place.write(90, name="b", start=1000)
+    run = ran(place)
+    assert place.newly_seen() == 190, "a part is replaced as a whole, and a is in that of b"
+    check(place, "a", "b", "c")
+    assert "1 file rewritten (" in run.record["changes"]
+    assert "1 file in the same parts as those (" in run.record["changes"]
+    place.write(80, name="b", start=1000)
+    ran(place)
+    assert place.newly_seen() == 80, "by now each part has rows of one file"
+    check(place, "a", "b", "c")
+
+
+def test_a_part_with_rows_of_a_file_that_is_gone_and_kept_can_not_be_replaced(place: Workplace) -> None:
+    place.write(100)
+    place.write(100, name="b", start=1000)
+    assert place.run(model=options(place)).exit_code == 0
+    a = place.folder / "input" / "a.parquet"
+    a.rename(place.folder / "a.parquet")
+    keep = {"run": {**EXTEND, "on_removed": "keep"}}
+    ran(place, **keep)
+    place.write(90, name="b", start=1000)
     with pytest.raises(
-        InputError, match=r"b\.parquet was rewritten or removed, and part 0 holds rows of it together with"
+        InputError,
+        match=r"b\.parquet changed, and part 0 holds rows of it together with rows of .*a\.parquet, which is gone",
     ):
-        ran(place)
-    check_unchanged = place.opened().results().collect()
-    assert len(check_unchanged) == 300
+        ran(place, **keep)
+    assert len(place.opened().results().collect()) == 200
+    (place.folder / "a.parquet").rename(a)
+    ran(place, **keep)
+    check(place, "a", "b")
+
+
+def test_what_lies_in_the_same_parts_as_a_file_that_is_dropped_is_predicted_again(place: Workplace) -> None:
+    for n, name in enumerate("abc"):
+        place.write(1500, name=name, group=500, start=10_000 * n)  # b lies in two parts, with a and with c
+    assert place.run(model=options(place)).exit_code == 0
+    place.newly_seen()
+    (place.folder / "input" / "a.parquet").unlink()
+    ran(place, run={**EXTEND, "on_removed": "drop"})
+    assert place.newly_seen() == 3000
+    check(place, "b", "c")
 
 
 @pytest.mark.parametrize("what", ["keep", "drop"])
@@ -173,9 +207,13 @@ def test_dead_rows_of_any_generation_can_be_retried_and_those_of_rewritten_files
     run = ran(place, **lax)
     assert run.counts.planned == run.counts.succeeded == 330
     assert not run.verify(deep=True).findings
+    place.newly_seen()
     place.write(100, name="b", start=1000)
-    with pytest.raises(InputError, match="or dead rows of both were retried"):
-        ran(place, **lax)
+    run = ran(place, **lax)
+    assert place.newly_seen() == 100, "no part of a retry has rows of two files"
+    assert run.counts.planned == run.counts.succeeded == 330
+    assert not run.verify(deep=True).findings
+    assert run.results().collect()["id"].n_unique() == 330
 
 
 @pytest.mark.parametrize("extended", [False, True])
