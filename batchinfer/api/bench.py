@@ -187,8 +187,9 @@ class _Clock:
 def _loop(plan: Plan, result: RunResult, settings: Settings, folder: Path, stop: StopRequest | None) -> BareLoop:
     """The loop, once over all shards."""
     spec, reading = plan.spec, plan.reading
-    steps, gpus = graph_of(spec).with_thresholds(settings.thresholds), allot(spec, settings).gpus
-    engines = {node.name: _engine(node.step, spec, settings, gpus) for node in steps.nodes}
+    steps, allotment = graph_of(spec).with_thresholds(settings.thresholds), allot(spec, settings)
+    gpus = {name: pool.gpus for name, pool in allotment.pools.items()}
+    engines = {n.name: _engine(n.step, spec, settings, gpus.get(n.name, allotment.gpus)) for n in steps.nodes}
     carried = pa.schema([reading.schema.field(name) for name in reading.carry])
     loop = BareLoop(steps, engines, settings, carried, spec.output.compression, reading.window)
     reader = Reader(reading.schema, Where(reading.where) if reading.where else None, options=spec.storage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from batchinfer.cli.exits import assignments, guarded
@@ -11,6 +12,7 @@ from batchinfer.cli.render import table
 from batchinfer.cli.streams import show, show_json
 
 if TYPE_CHECKING:
+    from batchinfer.executors.protocol import Pool
     from batchinfer.run.resources import Allotment
 
 
@@ -48,12 +50,14 @@ def plan(job: JobFile, param: Params = None, set_: Sets = None, as_json: Json = 
             "workers": allotment.workers,
             "threads": allotment.threads,
             "gpus": allotment.gpus,
+            "pools": {step: asdict(pool) for step, pool in allotment.pools.items()},
         }
         show_json({**to_json(planned), "resources": resources})
     else:
         lines = [(fact.label, fact.text) for fact in describe(planned)]
         notes = len(lines) - len(planned.notes)
-        show(table([*lines[:notes], ("workers", _workers(allotment)), *lines[notes:]]))
+        pools = [(f"pool of {step}", _pool(pool)) for step, pool in allotment.pools.items()]
+        show(table([*lines[:notes], ("workers", _workers(allotment)), *pools, *lines[notes:]]))
     return 0
 
 
@@ -62,7 +66,19 @@ def _workers(allotment: Allotment) -> str:
 
     if allotment.workers is None:
         return f"{allotment.executor}: one on each GPU of the cluster, or one on each node without"
-    number = count(allotment.workers, "worker")
-    each = count(allotment.threads, "CPU thread")
-    gpus = f" and {allotment.gpus:g} GPU" if allotment.gpus else ""
-    return f"{number} ({allotment.executor}), with {each}{gpus}{' each' if allotment.workers != 1 else ''}"
+    each = _each(allotment.threads, allotment.gpus, allotment.workers != 1)
+    return f"{count(allotment.workers, 'worker')} ({allotment.executor}), {each}"
+
+
+def _pool(pool: Pool) -> str:
+    from batchinfer.plan.describe import count
+
+    number = count(pool.most, "model actor")
+    return f"{number if pool.least == pool.most else f'{pool.least} to {number}'}, {_each(pool.threads, pool.gpus, pool.most != 1)}"
+
+
+def _each(threads: int, gpus: float | None, several: bool) -> str:
+    from batchinfer.plan.describe import count
+
+    more = f" and {gpus:g} GPU" if gpus else ""
+    return f"with {count(threads, 'CPU thread')}{more}{' each' if several else ''}"

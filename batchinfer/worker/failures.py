@@ -1,13 +1,24 @@
-"""What a dead letter says of the error that a row died of."""
+"""What becomes of an exception: the dead letter of a row, or the outcome of a shard."""
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 
 from batchinfer.data.dead_letters import tidy
 from batchinfer.engines.faults import Fault, fault_of
-from batchinfer.errors import BatchinferError
-from batchinfer.worker.context import RowError
+from batchinfer.errors import (
+    BatchinferError,
+    CircuitBreakerError,
+    DeviceError,
+    InputError,
+    ModelLostError,
+    RefusedError,
+    StoppedError,
+    TransientError,
+)
+from batchinfer.job.secrets import Secrets
+from batchinfer.worker.context import Failed, Failure, RowError
 
 
 class RowFailure(Exception):  # noqa: N818 - what became of a call, in a process that can't raise it here
@@ -52,3 +63,30 @@ def row_error(error: BaseException, attempts: int) -> RowError:
     full = fault_of(error) is Fault.MEMORY
     kind = "out_of_memory" if full else "exception"
     return RowError(kind, type(error).__name__, tidy(message), attempts, retryable=full)
+
+
+def is_kept(error: BaseException) -> bool:
+    """Whether what a shard has come to is saved: not where the store is away, and not where it says nothing of the rows."""
+    return isinstance(error, (StoppedError, ModelLostError)) or not isinstance(
+        error, (TransientError, CircuitBreakerError)
+    )
+
+
+def failed(shard: int, error: BaseException, secrets: Secrets) -> Failed:
+    """The one place where any exception of a shard becomes a value."""
+    kind = Failure.UNEXPECTED
+    if isinstance(error, StoppedError):
+        kind = Failure.STOPPED
+    elif isinstance(error, InputError):
+        kind = Failure.INPUT
+    elif isinstance(error, (RefusedError, CircuitBreakerError)):
+        kind = Failure.REFUSED
+    elif isinstance(error, DeviceError):
+        kind = Failure.POISONED
+    elif isinstance(error, ModelLostError):
+        kind = Failure.LOST
+    elif isinstance(error, TransientError):
+        kind = Failure.TRANSIENT
+    text = "".join(traceback.format_exception(error))
+    message = str(error) if kind is not Failure.UNEXPECTED else f"{type(error).__name__}: {error}"
+    return Failed(shard, kind, secrets.hide(message), secrets.hide(text), getattr(error, "exit_code", 1))

@@ -74,6 +74,7 @@ class HeldStep:
             if models is not None:
                 self.engine = Apart(models, timeout)
             elif is_here:
+                registry.bring(step, spec.storage)
                 self.engine = self._opened(step)
             retry = spec.retry.model_copy(update={"timeout": timeout})
             self.quarantine = Quarantine(step, spec.code, self.device, retry, stopping, spec.secrets, spec.storage)
@@ -82,10 +83,14 @@ class HeldStep:
         on_invalid = step.errors.on_invalid_output or spec.errors.on_invalid_output
         self.inference = Inference(step, on_invalid, stopping, lambda: turn(self))
 
+    def _bring(self) -> None:
+        """Fetch a model that isn't to be here onto this machine."""
+        if not self.is_here and isinstance(self.node.step, Step):
+            registry.bring(self.node.step, self._context.spec.storage)
+
     def _opened(self, step: Step) -> Watched:
-        """An engine for the model, which is brought onto this machine; not loaded."""
+        """An engine for the model, which is on this machine; not loaded."""
         spec = self._context.spec
-        registry.bring(step, spec.storage)
         timeout = step.timeout if step.timeout is not None else spec.retry.timeout
         return Watched(lambda: registry.open_engine(step, spec.code, spec.storage, self._prepared), timeout)
 
@@ -122,6 +127,7 @@ class HeldStep:
 
     def measuring(self, *, quarantined: bool) -> Watched | Apart | Quarantine | DerivedEngine:
         """The engine that is measured: here, wherever its model is to run. Raises as the class does."""
+        self._bring()
         if quarantined and self.quarantine is not None:
             return self.quarantine
         if isinstance(self.node.step, Step) and not self.is_here and self._measured is None:
@@ -170,8 +176,8 @@ class HeldStep:
             self.recall = recall_of(self.node, self._context, settings)
 
     def try_to_load(self) -> None:
-        """Load the model in a child process, which says what ends a process that does."""
-        if self.quarantine is not None and self.settings is not None:
+        """Load a model that is to be here in a child process, which says what ends a process that does."""
+        if self.is_here and self.quarantine is not None and self.settings is not None:
             self.quarantine.load(self.device, self.settings.precision, self.settings.threads)
             self.quarantine.close()
 
@@ -198,8 +204,7 @@ class HeldStep:
         """The engine for the rows of a shard."""
         if quarantined and self.quarantine is not None:
             assert self.settings is not None
-            if not self.is_here and isinstance(self.node.step, Step):
-                registry.bring(self.node.step, self._context.spec.storage)
+            self._bring()
             self.quarantine.use(self.settings.precision, self.settings.threads)
             return self.quarantine
         assert self.engine is not None, "a worker that serves one step takes whole shards in quarantine only"

@@ -5,23 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
 from batchinfer.data.reader import Reader, Window
 from batchinfer.engines.protocol import Engine
-from batchinfer.errors import (
-    CircuitBreakerError,
-    DeviceError,
-    InputError,
-    ModelLostError,
-    RefusedError,
-    StoppedError,
-    TransientError,
-)
-from batchinfer.job.secrets import Secrets
+from batchinfer.errors import StoppedError
 from batchinfer.ledger.host import HERE, Host
 from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.breaker import CircuitBreaker
@@ -29,7 +19,8 @@ from batchinfer.pipeline.graph import Graph
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
 from batchinfer.worker.apart import Apart
-from batchinfer.worker.context import Context, Done, Failed, Failure, Outcome
+from batchinfer.worker.context import Context, Done, Outcome
+from batchinfer.worker.failures import failed, is_kept
 from batchinfer.worker.held import HeldStep
 from batchinfer.worker.items import Batch, End, Outputs, Read, Results, Submitted
 from batchinfer.worker.preparation import prepared_pieces
@@ -131,8 +122,8 @@ class Stages:
                 self._host,
                 quarantined=item.quarantined,
             )
-        except BaseException as e:  # noqa: BLE001 - see _failed
-            future.set_result(_failed(shard.number, e, self._context.spec.secrets))
+        except BaseException as e:  # noqa: BLE001 - see `failures.failed`
+            future.set_result(failed(shard.number, e, self._context.spec.secrets))
             return
         self._runs = [*(r for r in self._runs if not r.outcome.done()), run]
         windows = self._reader.windows(shard.ranges, self._context.reading.window)
@@ -158,7 +149,7 @@ class Stages:
             with run.timed("read"):
                 window = next(windows, None)
                 rows = None if window is None else run.begin(window)
-        except BaseException as e:  # noqa: BLE001 - see _failed
+        except BaseException as e:  # noqa: BLE001 - see `failures.failed`
             run.fail(e)
             return None
         if rows is not None and self.stopping.is_set():
@@ -182,7 +173,7 @@ class Stages:
         try:
             with self.turn(), run.timed("prepare"):
                 return next(prepared, None)
-        except BaseException as e:  # noqa: BLE001 - see _failed
+        except BaseException as e:  # noqa: BLE001 - see `failures.failed`
             run.fail(e)
             return None
 
@@ -208,7 +199,7 @@ class Stages:
                 return list(inference.mended(item.batch, results))
             # Frameworks keep much by thread: the model is called on the device's alone.
             mended: Iterable[Results] = self._on_device(lambda: list(inference.mended(item.batch, results)))
-        except BaseException as e:  # noqa: BLE001 - see _failed
+        except BaseException as e:  # noqa: BLE001 - see `failures.failed`
             run.fail(e)
             return []
         return mended
@@ -221,14 +212,14 @@ class Stages:
                 self._accept(item)
             elif run.is_over(lambda: self._again(item)):
                 self._finish(run)
-        except BaseException as e:  # noqa: BLE001 - see _failed
+        except BaseException as e:  # noqa: BLE001 - see `failures.failed`
             run.fail(e)
             if isinstance(item, End):
-                run.outcome.set_result(_failed(run.shard.number, e, self._context.spec.secrets))
+                run.outcome.set_result(failed(run.shard.number, e, self._context.spec.secrets))
 
     def _accept(self, item: Results) -> None:
         run = item.run
-        if run.outcome.done() or (run.error is not None and not (item.fresh and _is_kept(run.error))):
+        if run.outcome.done() or (run.error is not None and not (item.fresh and is_kept(run.error))):
             return
         window = item.window
         answered, dead, through = len(item.table), 0, window.is_last
@@ -276,35 +267,8 @@ class Stages:
                     recall.store(whole=last)
             run.outcome.set_result(Done(run.shard.number, part, run.usage))
         else:
-            if _is_kept(run.error):
+            if is_kept(run.error):
                 run.checkpoint()
-            run.outcome.set_result(_failed(run.shard.number, run.error, self._context.spec.secrets))
+            run.outcome.set_result(failed(run.shard.number, run.error, self._context.spec.secrets))
         if self.shard == run.shard.number:  # the device may be at the next one already
             self.shard = None
-
-
-def _is_kept(error: BaseException) -> bool:
-    """Whether what a shard has come to is saved: not where the store is away, and not where it says nothing of the rows."""
-    return isinstance(error, (StoppedError, ModelLostError)) or not isinstance(
-        error, (TransientError, CircuitBreakerError)
-    )
-
-
-def _failed(shard: int, error: BaseException, secrets: Secrets) -> Failed:
-    """The one place where any exception of a shard becomes a value."""
-    kind = Failure.UNEXPECTED
-    if isinstance(error, StoppedError):
-        kind = Failure.STOPPED
-    elif isinstance(error, InputError):
-        kind = Failure.INPUT
-    elif isinstance(error, (RefusedError, CircuitBreakerError)):
-        kind = Failure.REFUSED
-    elif isinstance(error, DeviceError):
-        kind = Failure.POISONED
-    elif isinstance(error, ModelLostError):
-        kind = Failure.LOST
-    elif isinstance(error, TransientError):
-        kind = Failure.TRANSIENT
-    text = "".join(traceback.format_exception(error))
-    message = str(error) if kind is not Failure.UNEXPECTED else f"{type(error).__name__}: {error}"
-    return Failed(shard, kind, secrets.hide(message), secrets.hide(text), getattr(error, "exit_code", 1))

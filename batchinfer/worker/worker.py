@@ -15,15 +15,12 @@ from __future__ import annotations
 import queue
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any
 
 from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.engines.protocol import Description, Engine
-from batchinfer.measure.settings import Settings, StepSettings
-from batchinfer.measure.settle import JobInput, Settling
-from batchinfer.pipeline.breaker import CircuitBreaker
-from batchinfer.pipeline.graph import Node, graph_of
+from batchinfer.measure.settings import Settings
+from batchinfer.pipeline.graph import graph_of
 from batchinfer.plan.plan import kept_input
 from batchinfer.plan.shards import Shard
 from batchinfer.storage import paths
@@ -35,11 +32,8 @@ from batchinfer.worker.device_thread import DeviceThread
 from batchinfer.worker.held import HeldStep
 from batchinfer.worker.items import End, Read, Submitted
 from batchinfer.worker.lanes import Lanes, begin, pass_on
-from batchinfer.worker.memory import Growth
+from batchinfer.worker.measuring import Measuring
 from batchinfer.worker.pace import SILENT_SECONDS, Paces
-from batchinfer.worker.quarantine import Quarantine
-from batchinfer.worker.repeated import RepeatedSettings
-from batchinfer.worker.sample import JobSample
 from batchinfer.worker.sending import Sending
 from batchinfer.worker.serving import Serving
 from batchinfer.worker.stages import Stages
@@ -146,54 +140,9 @@ class Worker:
 
         `quarantined`: in child processes, where one of these rows may have ended a process before.
         """
-        self._note, growth = "measuring", Growth()
-        repeated = RepeatedSettings(self._context, [step.device for step in self._steps if step.node.is_model])
-        if (known := repeated.find()) is not None:
-            return known
-        sample = JobSample(self._context, self._graph, shards, self._trial if quarantined else None)
-        if not quarantined:  # a child process has its own imports, and may die of them
-            for step in self._steps:
-                self._device_thread.call(step.import_libraries)
-        settling = Settling(
-            self._graph,
-            {step.node.name: step.place(quarantined=quarantined) for step in self._steps},
-            JobInput(
-                sample.first, sample.spread, -(-sample.rows // self._context.workers), self._context.reading.schema
-            ),
-            self._spec.batching,
-            lambda: CircuitBreaker(enabled=self._context.breaker),
-            self._context.outputs,
-            lambda node, settings: self._told(node, settings, quarantined=quarantined),
-            lambda node: self._settled(node, growth),
-            self._spec.cache.deduplicate,
-        )
-        growth.begin()
-        settings: Settings = self._device_thread.call(settling.settings)
-        for step in self._steps:
-            step.measured(settings.steps[step.node.name], quarantined=quarantined)
-        settings = settings if quarantined else replace(settings, memory=growth.to_json())
-        repeated.keep(settings)
-        return settings
-
-    def _settled(self, node: Node, growth: Growth) -> None:
-        growth.add(node.name)
-        self._step(node).let_go()
-        growth.go_on()
-
-    def _step(self, node: Node) -> HeldStep:
-        return next(step for step in self._steps if step.node.name == node.name)
-
-    def _told(self, node: Node, settings: StepSettings, *, quarantined: bool) -> StepSettings:
-        """A step's settings with the pace of its calls, and without secrets."""
-        hidden: dict[str, Any] = {
-            key: {name: self._spec.secrets.hide(why) for name, why in settings.measured[key].items()}
-            for key in ("failed", "skipped")
-            if settings.measured.get(key)
-        }
-        engine = self._step(node).measuring(quarantined=quarantined)
-        if isinstance(engine, Watched | Quarantine) and (by_row := engine.paces.infer.by_row):
-            hidden["seconds_per_row"] = by_row
-        return replace(settings, measured={**settings.measured, **hidden})
+        self._note = "measuring"
+        trial = self._trial if quarantined else None
+        return Measuring(self._context, self._graph, self._steps, trial, self._device_thread.call).settings(shards)
 
     def start(self, settings: Settings, *, quarantined: bool = False, tried: bool = False) -> None:
         """Load the models as the settings say; not yet where the first shards are in quarantine. Raises ModelError, HungError.

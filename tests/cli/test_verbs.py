@@ -128,6 +128,15 @@ def test_plan_says_the_same_in_words_in_json_and_in_a_notebook(workplace):
     assert "3 shards, 3 windows of up to 50 rows" in shown.stdout
 
 
+def test_plan_says_what_pools_of_steps_get(workplace):
+    workplace.write_job(rows=120, shard=50)
+    more = ["--set", "steps.0.workers=[1, 3]", "--set", "steps.0.cpus=2", "--set", "resources.executor=ray"]
+    words = workplace.batchinfer("plan", "job.yaml", *more).stdout
+    assert "1 to 3 model actors, with 2 CPU threads each" in words
+    value = json.loads(workplace.batchinfer("plan", "job.yaml", "--json", *more).stdout)
+    assert list(value["resources"]["pools"].values()) == [{"least": 1, "most": 3, "threads": 2, "gpus": None}]
+
+
 def test_errors_are_grouped_with_examples_of_where_they_came_from(workplace):
     workplace.write_job(bad=[3, 14, 15, 92, 65])
     workplace.batchinfer("run", "job.yaml")
