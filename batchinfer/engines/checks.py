@@ -225,7 +225,9 @@ def _check_model(step: Step, code: Sequence[str]) -> None:
     if step.engine == "transformers":
         location = locate(step.uri, where, code=runs_own_code(step))
         names = location.files()
-        if "config.json" not in names or not any(name.endswith((".safetensors", ".bin")) for name in names):
+        if "config.json" not in names or not any(
+            "/" not in name and name.endswith((".safetensors", ".bin")) for name in names
+        ):
             raise ModelError(
                 f"{where}: {location.folder} needs config.json, and weights in *.safetensors or pytorch_model.bin"
             )

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batchinfer.engines.graph import Graph, Port
-from batchinfer.engines.heads import Embedding, HeadOutputs, TokenClassification, head_for
+from batchinfer.engines.heads import Embedding, HeadOutputs, TokenClassification, head_for, ready
 from batchinfer.engines.options import MaxLength, Pooling, check_names, task_of
 from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.engines.readers import TextReader
@@ -54,6 +54,7 @@ class Texts:
         self._head = head_for(step, config, made, size, where)
         tokenizer = _tokenizer(folder, where)
         tokenizer.no_padding()
+        self._head = ready(self._head, tokenizer)
         self.max_length = longest(
             config,
             settings.get("model_max_length"),

@@ -58,7 +58,9 @@ class GraphFiles:
         found |= {name: self.model.parent / name for name in self.beside}
         if self.texts is not None:
             others = Location(self.texts).files()
-            found |= {name: path for name, path in others.items() if path.suffix not in (".safetensors", ".bin")}
+            # Weights in folders are those of layers that come after the graph.
+            weights = (".safetensors", ".bin")
+            found |= {name: path for name, path in others.items() if "/" in name or path.suffix not in weights}
         return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from batchinfer.engines.batches import TensorBatch
 from batchinfer.engines.outputs import fixed_size_lists
+from batchinfer.engines.pooling import pooled
 from batchinfer.engines.sentence import Recipe
 from batchinfer.engines.tokens import TextBatch
 from batchinfer.errors import ModelError
@@ -58,11 +59,13 @@ class Embedding:
 
     recipe: Recipe
     size: int
+    left_out: int = 0
+    """Tokens at the beginning of each text that aren't pooled."""
     model_class: ClassVar[str] = "AutoModel"
 
     @property
     def types(self) -> Mapping[str, pa.DataType]:
-        """`embedding`: fixed-size lists of the model's hidden size."""
+        """`embedding`: fixed-size lists of the model's hidden size, or what its recipe makes of that."""
         return {"embedding": pa.list_(pa.float32(), self.size)}
 
     def compute(self, outputs: Any, mask: Any) -> Mapping[str, Any]:
@@ -70,12 +73,11 @@ class Embedding:
         import torch
 
         hidden = outputs.last_hidden_state.float()
-        if self.recipe.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            weights = mask.unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * weights).sum(1) / weights.sum(1)
-        return {"embedding": torch.nn.functional.normalize(pooled, dim=1) if self.recipe.normalize else pooled}
+        parts = [pooled(mode, hidden, mask, self.left_out) for mode in self.recipe.pooling]
+        vectors = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        for layer in self.recipe.layers:
+            vectors = layer.compute(vectors)
+        return {"embedding": vectors}
 
     def columns(self, values: Mapping[str, NDArray[Any]], batch: TensorBatch) -> Mapping[str, pa.Array]:  # noqa: ARG002
         """The vectors, without a copy."""
@@ -172,7 +174,7 @@ def head_for(step: Step, config: Mapping[str, Any], made: Recipe | None, size: i
     """The head of the step's task for the model that `config`, its config.json, describes.
 
     `size` is that of the last axis of what the head is put on, None where it isn't known; `made` the recipe of embeddings.
-    Raises ModelError where the config lacks what the task needs, or the model gives scores of another number of labels.
+    Raises ModelError where the recipe doesn't fit, the config lacks what the task needs, or the model gives scores of another number of labels.
     """
     if made is not None:
         width = size or config.get("hidden_size")
@@ -180,7 +182,7 @@ def head_for(step: Step, config: Mapping[str, Any], made: Recipe | None, size: i
             raise ModelError(
                 f"{where}: config.json has no hidden_size, and the model doesn't tell the size of its vectors"
             )
-        return Embedding(made, width)
+        return Embedding(made, made.size(width, where))
     names = config.get("id2label") or {}
     count = size or len(names)
     if names and len(names) != count:
@@ -196,3 +198,12 @@ def head_for(step: Step, config: Mapping[str, Any], made: Recipe | None, size: i
     activation = "none" if problem == "regression" else "sigmoid" if several else "softmax"
     kind = "Image" if step.task == "image-classification" else "Sequence"
     return Classification(labels, activation, f"AutoModelFor{kind}Classification")
+
+
+def ready(head: Head, tokenizer: Any) -> Head:
+    """The head to be computed with what this tokenizer (tokenizers.Tokenizer) gives, which is made one for it. Raises ModelError."""
+    if not isinstance(head, Embedding):
+        return head
+    for layer in head.recipe.layers:
+        layer.load()
+    return replace(head, left_out=head.recipe.ready(tokenizer))

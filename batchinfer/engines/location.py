@@ -26,6 +26,8 @@ PATTERNS = (
     "modules.json",
     "sentence_*_config.json",
     "*/config.json",
+    "[0-9]*_*/model.safetensors",
+    "[0-9]*_*/pytorch_model.bin",
     "*.model",
     "*.spm",
 )

@@ -67,7 +67,10 @@ class MaxLength(Options):
 class Pooling(MaxLength):
     """Options of the task embedding. Defaults come from the model's sentence-transformers files, where it has them."""
 
-    pooling: Annotated[Literal["mean", "cls"] | None, Field(description="default: the model's, else mean")] = None
+    pooling: Annotated[
+        Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"] | None,
+        Field(description="default: the model's, else mean"),
+    ] = None
     normalize: Annotated[bool | None, Field(description="to unit length; default: the model's, else false")] = None
     prompt: Annotated[str | None, Field(description="put before each text; default: the model's default prompt")] = None
 

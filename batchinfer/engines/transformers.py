@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchinfer.engines.batches import TensorBatch
-from batchinfer.engines.heads import DESCRIBED, Embedding, Head, HeadOutputs, TokenClassification, head_for
+from batchinfer.engines.heads import DESCRIBED, Embedding, Head, HeadOutputs, TokenClassification, head_for, ready
 from batchinfer.engines.image_files import Files
 from batchinfer.engines.location import Location, locate
 from batchinfer.engines.options import (
@@ -114,6 +114,8 @@ class TransformersEngine:
         if isinstance(self._options, ImageTaskOptions):
             reader: Reader = self._images(opened, self._options, applied, device, prepared)
         else:
+            opened.backend_tokenizer.no_padding()
+            head = ready(head, opened.backend_tokenizer)
             reader = self._texts(opened, described, head, made, applied.module, device, prepared)
         replicas = Replicas(applied.module, device, threads, compiled=applied.compiled)
         self._loaded = _Loaded(replicas, reader, head, device, applied.smallest)
@@ -149,7 +151,6 @@ class TransformersEngine:
             described, tokenizer.model_max_length, wanted, asked if self._options.max_length is not None else None
         )
         backend = tokenizer.backend_tokenizer
-        backend.no_padding()
         cut_at(backend, length, asked, pair="text_pair" in self._step.inputs)
         sample = backend.encode("a", "b" if "text_pair" in self._step.inputs else None)
         format_ = Format(

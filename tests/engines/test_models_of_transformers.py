@@ -34,8 +34,10 @@ def test_a_folder_without_weights_is_refused_when_planning(tmp_path: Path) -> No
 
 def test_a_pooling_that_is_not_there_is_refused_unless_an_option_replaces_it(tmp_path: Path) -> None:
     tiny(tmp_path, "BertModel", ["a"])
-    sentence_files(tmp_path, pooling_mode_mean_tokens=False, pooling_mode_lasttoken=True)
-    with pytest.raises(ModelError, match=r"asks for pooling by lasttoken; .*options\.pooling"):
+    sentence_files(tmp_path, pooling_mode_mean_tokens=False, pooling_mode_attention=True)
+    with pytest.raises(
+        ModelError, match=r"asks for pooling by attention; this engine has cls, .*: set options\.pooling"
+    ):
         check(step(str(tmp_path), "embedding", {"embedding": "e"}))
     check(step(str(tmp_path), "embedding", {"embedding": "e"}, pooling="mean"))
     sentence_files(tmp_path, pooling_mode="cls")
@@ -47,7 +49,7 @@ def test_a_pooling_that_is_not_there_is_refused_unless_an_option_replaces_it(tmp
     [
         ({"task": None}, r"model\.task: the transformers engine needs one of embedding"),
         ({"options": {"poling": "mean"}}, r"model\.options\.poling: .* did you mean pooling"),
-        ({"options": {"pooling": "max"}}, r"model\.options\.pooling: Input should be 'mean' or 'cls'"),
+        ({"options": {"pooling": "sum"}}, r"model\.options\.pooling: Input should be 'cls', 'max', 'mean', "),
         ({"options": {"max_length": 0}}, r"model\.options\.max_length: .*greater than or equal to 1"),
         ({"options": {"max_length": "9"}}, r"model\.options\.max_length: Input should be a valid integer"),
         ({"inputs": {"texts": "t"}}, r"model\.inputs\.texts: .* did you mean text\?"),
