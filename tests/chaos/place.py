@@ -23,7 +23,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.run.workplace import Workplace
+from tests.run.workplace import Workplace, files_below
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "site"
@@ -152,7 +152,7 @@ class Place(Workplace):
         """The paths of everything on the output below a folder."""
         if "://" not in self.output:
             top = Path(self.output)
-            return sorted(str(p.relative_to(top)) for p in (top / below).rglob("*") if p.is_file())
+            return sorted(str(p.relative_to(top)) for p in files_below(top / below))
         top_url = self._fs._strip_protocol(self.output).rstrip("/")
         return sorted(path.removeprefix(f"{top_url}/") for path in self._fs.find(f"{top_url}/{below}"))
 

@@ -307,7 +307,7 @@ def test_figures_for_people_are_not_in_the_digest() -> None:
 @pytest.mark.parametrize(("threads", "streams"), [(16, 4), (8, 4), (7, 3), (4, 2), (2, 1), (1, 1)])
 def test_a_machine_with_fewer_cores_makes_fewer_calls_at_a_time_of_as_many_threads(threads: int, streams: int) -> None:
     measured = of_one(StepSettings("fp32", Budget(8), 2, pa.schema([]), 4))
-    there = measured.within(threads)
+    there = measured.within(lambda _: threads)
     assert (there.steps["model"].streams, there.steps["model"].threads) == (streams, 2)
     assert there.digest == measured.digest
     assert measured.threads == 8

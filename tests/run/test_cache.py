@@ -18,7 +18,7 @@ import pytest
 
 from batchinfer import Job, Run
 from batchinfer.errors import JobFileError
-from tests.run.workplace import Workplace
+from tests.run.workplace import Workplace, chunks
 
 TYPED = {"y": {"column": "y", "type": "float64"}}
 
@@ -229,7 +229,7 @@ def test_a_killed_run_goes_on_with_the_answers_that_it_has(place: Workplace) -> 
     }
     process = place.start(**sections)
     deadline = time.monotonic() + 30
-    while not list((place.folder / "output").rglob("*.arrow")) and time.monotonic() < deadline:
+    while not chunks(place) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
     process.communicate()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from batchinfer import Run
-from tests.run.workplace import Workplace, wait_for
+from tests.run.workplace import Workplace, files_below, wait_for
 
 ROWS, BATCH, INTERVAL, DELAY = 1600, 25, 0.25, 0.03
 REDONE = BATCH / DELAY * INTERVAL + 2 * BATCH
@@ -100,7 +100,9 @@ class Pipeline:
     def checkpointed(self, output: str) -> set[str]:
         """Steps that chunks on an output are of."""
         steps = set()
-        for path in (self.place.folder / output).rglob("wip/*/*.arrow"):
+        for path in files_below(self.place.folder / output):
+            if path.suffix != ".arrow":
+                continue
             try:
                 metadata = pa.ipc.open_file(path).schema.metadata
             except (FileNotFoundError, pa.ArrowInvalid):  # its part stands now

@@ -142,8 +142,7 @@ class Workplace:
         """The files that stand on an output, also while a run adds and removes some."""
         root = self.folder / output
         passing = ("epochs", "heartbeats", "closed", "probes", "scratch")
-        found = [p for p in sorted(root.rglob("*")) if p.is_file() and p.parent.name not in passing]
-        return [str(p.relative_to(root)) for p in found]
+        return [str(p.relative_to(root)) for p in sorted(files_below(root)) if p.parent.name not in passing]
 
     def dead(self, output: str = "output") -> list[dict[str, Any]]:
         """The dead letters as rows."""
@@ -176,6 +175,9 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[str], seconds: f
 
 def chunks(workplace: Workplace) -> list[Path]:
     """Checkpoints that stand on the output."""
-    # not by rglob, which raises where a folder goes while it is read
-    walked = os.walk(workplace.folder / "output/_batchinfer")
-    return [Path(folder, name) for folder, _, names in walked for name in names if name.endswith(".arrow")]
+    return [path for path in files_below(workplace.folder / "output/_batchinfer") if path.suffix == ".arrow"]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Also while some come and go: not by rglob, which raises where a folder goes while it is read."""
+    return [Path(inner, name) for inner, _, names in os.walk(folder) for name in names]
