@@ -310,4 +310,4 @@ def test_a_machine_with_fewer_cores_makes_fewer_calls_at_a_time_of_as_many_threa
     there = measured.within(lambda _: threads)
     assert (there.steps["model"].streams, there.steps["model"].threads) == (streams, 2)
     assert there.digest == measured.digest
-    assert measured.threads == 8
+    assert measured.threads() == 8
