@@ -33,10 +33,10 @@ def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
     for step, settings in ({} if result.settings is None else result.settings.models).items():
         if said := gate(settings):
             rows.append(("quality", said if len(result.usage.steps) < 2 else f"{step}: {said}"))
-    for name, served in result.served.items():
+    for step, served in result.served.items():
         if served.batches:
             told = waiting(served, result.usage.seconds.wait)
-            rows.append(("waiting", told if len(result.usage.steps) < 2 else f"{name}: {told}"))
+            rows.append(("waiting", told if len(result.usage.steps) < 2 else f"{step}: {told}"))
     total = result.usage.total
     if total.reused:
         rows.append(("reused", f"{count(total.reused, 'row')} had the answer to another row of the same content"))

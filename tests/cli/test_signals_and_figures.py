@@ -7,11 +7,14 @@ import pytest
 from batchinfer.cli.progress import Tally, precision
 from batchinfer.cli.render import duration, percent, table
 from batchinfer.cli.signals import Signals
+from batchinfer.cli.summary import summary
 from batchinfer.errors import StoppedError
+from batchinfer.ledger.parts import Counts
 from batchinfer.measure.settings import StepSettings
 from batchinfer.pipeline.batching import Budget
-from batchinfer.run.events import Settled, Ticked
-from batchinfer.worker.context import Progress
+from batchinfer.run.events import Finished, RunResult, Settled, State, Ticked
+from batchinfer.storage.paths import JobPaths
+from batchinfer.worker.context import Progress, Seconds, Served, StepUsage, Usage
 from tests.settings import of_one
 
 
@@ -88,3 +91,24 @@ def test_a_table_wraps_between_words_and_never_inside_a_path(monkeypatch):
     text = table([("output", path), ("note", "word " * 30)])
     assert path in text
     assert all(len(line) <= 60 for line in text.split("\n") if path not in line)
+
+
+def test_the_summary_says_of_each_pool_who_waited_for_whom():
+    tally = Tally()
+    usage = Usage(Seconds(wait=1.0), {"small": StepUsage(), "big": StepUsage()})
+    served = {
+        "big": Served(batches=9, busy=2.0, idle=8.0),
+        "small": Served(batches=9, busy=9.9, idle=0.1),
+        "last": Served(),
+    }
+    rows = Counts(10, 10)
+    tally(
+        Finished(
+            RunResult(State.SUCCEEDED, 0, rows, JobPaths("0123abcd"), "out", usage=usage, served=served, workers=2)
+        )
+    )
+    told = summary("cascade", tally, 0, "nothing to do")
+    assert told.startswith("cascade: ")
+    assert "big: the pool 8.0 s for batches (80 % of its time)" in told
+    assert "small: the pool 0.1 s for batches (1 % of its time)" in told
+    assert "last:" not in told
