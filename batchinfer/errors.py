@@ -12,6 +12,7 @@ BatchinferError                 exit 1   anything not foreseen below
 │   ├── GateError                        a precision disagrees with full precision, or can't be compared with it
 │   └── MissingExtraError                an optional dependency isn't installed
 ├── CircuitBreakerError         exit 3   every row failed in the same way
+├── SkippedError                exit 99  another runner works on this output, and that was to be no failure
 └── TransientError              exit 75  running the same command again resumes
     ├── StorageError                     the store is away, full, or refuses
     ├── LockedError                      another runner works on this output
@@ -112,6 +113,12 @@ class CircuitBreakerError(BatchinferError):
     """Every row that was attempted failed with one error type: the model is broken, not the rows."""
 
     exit_code = 3
+
+
+class SkippedError(BatchinferError):
+    """Another runner works on this output, and whoever asked wants no run then, and no failure."""
+
+    exit_code = 99
 
 
 class TransientError(BatchinferError):

@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 unexpected, 2 refused (job file, input, model, output), 3 too many dead rows or findings, "
-    "75 interrupted or locked (the same command resumes), 130 Ctrl-C.",
+    "75 interrupted or locked (the same command resumes), 99 locked (with --if-locked skip), 130 Ctrl-C.",
 )
 
 for verb in (

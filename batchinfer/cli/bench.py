@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from batchinfer.cli.exits import assignments, guarded
+from batchinfer.cli.follow import display
 from batchinfer.cli.logs import kept
-from batchinfer.cli.options import JobFile, Json, Params, Sets
+from batchinfer.cli.options import JobFile, Json, Logging, LogLevel, Params, Progress, ProgressMode, Sets
 from batchinfer.cli.render import duration, rate, table
-from batchinfer.cli.run import Logging, LogLevel, Progress, ProgressMode, display
 from batchinfer.cli.streams import show, show_json, stdout_kept_clean, tell
 
 if TYPE_CHECKING:

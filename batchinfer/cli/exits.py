@@ -13,7 +13,8 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
-from batchinfer.cli.streams import show_json, tell
+from batchinfer.cli.outcome import deliver
+from batchinfer.cli.streams import lines, show_json, tell
 from batchinfer.errors import BatchinferError, JobFileError, RefusedError
 
 P = ParamSpec("P")
@@ -27,20 +28,28 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with lines(as_json=kwargs.get("log_format") == "json"):
+            code, errors = ended(*args, **kwargs)
+            for error in errors:
+                tell(f"error: {error}")
+        if errors:
+            told, file = {"exit_code": code, "errors": errors}, kwargs.get("result_file")
+            if "result_file" in kwargs:
+                deliver(told, as_json=bool(kwargs.get("as_json")), result_file=None if file is None else str(file))
+            elif kwargs.get("as_json"):
+                show_json(told)
+        raise typer.Exit(code)
+
+    def ended(*args: P.args, **kwargs: P.kwargs) -> tuple[int, list[str]]:
         try:
-            code, errors = command(*args, **kwargs), []
+            return command(*args, **kwargs), []
         except BatchinferError as e:
-            code, errors = e.exit_code, _lines(e)
+            return e.exit_code, _lines(e)
         except KeyboardInterrupt:
-            code, errors = CANCELLED, ["interrupted"]
+            return CANCELLED, ["interrupted"]
         except Exception as e:  # noqa: BLE001 - the program's last line of defence
             tell(traceback.format_exc().rstrip())
-            code, errors = UNEXPECTED, [f"unexpected {type(e).__name__}: {e} (traceback above; please report it)"]
-        for error in errors:
-            tell(f"error: {error}")
-        if errors and kwargs.get("as_json"):
-            show_json({"exit_code": code, "errors": errors})
-        raise typer.Exit(code)
+            return UNEXPECTED, [f"unexpected {type(e).__name__}: {e} (traceback above; please report it)"]
 
     return run
 

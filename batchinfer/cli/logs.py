@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from batchinfer.cli.streams import are_json, json_line
+
 if TYPE_CHECKING:
     from batchinfer.job.secrets import Secrets
 
@@ -17,8 +19,14 @@ def kept(secrets: Secrets, level: str = "warning") -> Iterator[None]:
     """Nothing that is logged, warned of or raised in the block repeats the secrets."""
     from batchinfer.job.secrets import HidingFormatter
 
+    class _JsonFormatter(HidingFormatter):
+        """Log lines as JSON objects."""
+
+        def format(self, record: logging.LogRecord) -> str:
+            return json_line(record.levelname, record.name, super().format(record).partition(": ")[2])
+
     handler = _StderrHandler()
-    handler.setFormatter(HidingFormatter(secrets))
+    handler.setFormatter(_JsonFormatter(secrets) if are_json() else HidingFormatter(secrets))
     root = logging.getLogger()
     former = root.level
     root.setLevel(level.upper())

@@ -2,55 +2,39 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from batchinfer.cli.exits import assignments, guarded
-from batchinfer.cli.logs import kept
-from batchinfer.cli.options import JOB_FILES, JobFile, Json, Output, Params, Sets
-from batchinfer.cli.streams import show, show_json, stdout_kept_clean, tell
+from batchinfer.cli.follow import Telling, follow
+from batchinfer.cli.options import (
+    JOB_FILES,
+    IfLocked,
+    JobFile,
+    Json,
+    Lines,
+    Locked,
+    LogFormat,
+    Logging,
+    LogLevel,
+    MetricsFile,
+    Output,
+    Params,
+    Progress,
+    ProgressMode,
+    ResultFile,
+    Sets,
+    SingleWriter,
+)
 
 if TYPE_CHECKING:
-    from batchinfer.cli.progress import Display, Tally
     from batchinfer.job.spec import JobSpec
     from batchinfer.run.events import Listener
     from batchinfer.run.stop import StopRequest
 
     Begun = tuple[JobSpec, Callable[[Listener, StopRequest], object]]
-
-
-class ProgressMode(StrEnum):
-    """How a run is shown on stderr."""
-
-    AUTO = "auto"
-    BAR = "bar"
-    PLAIN = "plain"
-    NONE = "none"
-
-
-class LogLevel(StrEnum):
-    """What libraries log on stderr."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-Progress = Annotated[ProgressMode, typer.Option(help="auto: a bar on a terminal, else plain lines.")]
-SingleWriter = Annotated[
-    bool,
-    typer.Option(
-        "--single-writer",
-        help="Run on a store without conditional creates: you see to it that no second run writes there.",
-    ),
-]
-Logging = Annotated[LogLevel, typer.Option(help="Of libraries, on stderr.")]
 
 
 @guarded
@@ -60,9 +44,13 @@ def run(
     set_: Sets = None,
     restart: Annotated[bool, typer.Option("--restart", help="Remove the former output and begin anew.")] = False,
     single_writer: SingleWriter = False,
+    if_locked: Locked = IfLocked.FAIL,
     as_json: Json = False,
+    result_file: ResultFile = None,
+    metrics_file: MetricsFile = None,
     progress: Progress = ProgressMode.AUTO,
     log_level: Logging = LogLevel.WARNING,
+    log_format: Lines = LogFormat.TEXT,  # noqa: ARG001 - see `guarded`
 ) -> int:
     """Run a job, or go on with it: the same command resumes."""
     from batchinfer.api import Job
@@ -71,7 +59,8 @@ def run(
         asked = Job.from_yaml(job, assignments(param), [*(set_ or ()), *_of_flags(single_writer)])
         return asked.spec, lambda listener, stop: asked.run(restart=restart, listener=listener, stop=stop)
 
-    return follow(begin, "was complete already", as_json=as_json, progress=progress, log_level=log_level)
+    telling = Telling(as_json, result_file, metrics_file, progress, log_level)
+    return follow(begin, "was complete already", telling, if_locked)
 
 
 @guarded
@@ -87,9 +76,13 @@ def retry(
     ] = None,
     retryable: Annotated[bool, typer.Option("--retryable", help="Only rows whose error may pass by itself.")] = False,
     single_writer: SingleWriter = False,
+    if_locked: Locked = IfLocked.FAIL,
     as_json: Json = False,
+    result_file: ResultFile = None,
+    metrics_file: MetricsFile = None,
     progress: Progress = ProgressMode.AUTO,
     log_level: Logging = LogLevel.WARNING,
+    log_format: Lines = LogFormat.TEXT,  # noqa: ARG001 - see `guarded`
 ) -> int:
     """Attempt dead rows again, after model, code or input were mended."""
     from batchinfer.api import Job, open_run
@@ -107,63 +100,9 @@ def retry(
         )
 
     nothing = "no dead row is like that" if error or retryable else "no row is dead"
-    return follow(begin, nothing, as_json=as_json, progress=progress, log_level=log_level)
+    telling = Telling(as_json, result_file, metrics_file, progress, log_level)
+    return follow(begin, nothing, telling, if_locked)
 
 
 def _of_flags(single_writer: bool) -> list[str]:
     return ["run.single_writer=true"] if single_writer else []
-
-
-def follow(
-    begin: Callable[[], Begun], nothing: str, *, as_json: bool, progress: ProgressMode, log_level: LogLevel
-) -> int:
-    """Show a run from its beginning to its summary, and give its exit code.
-
-    Args:
-        begin: reads what is asked for, and says how to run it.
-        nothing: why there may be nothing to do, in words.
-        as_json: print the result as JSON.
-        progress: how the run is shown.
-        log_level: of libraries.
-
-    """
-    from batchinfer.cli.progress import Tally
-    from batchinfer.cli.signals import Signals
-    from batchinfer.cli.summary import summary
-    from batchinfer.cli.watchdog import Watchdog
-    from batchinfer.job.secrets import Secrets
-    from batchinfer.run.events import Event
-
-    tally = Tally()
-    with Signals() as signals, Watchdog() as watchdog, stdout_kept_clean():
-        with kept(Secrets.of_environment(os.environ), log_level):
-            spec, work = begin()
-        with kept(spec.secrets, log_level), display(progress, tally, signals.stop) as shown:
-
-            def listen(event: Event) -> None:
-                for listener in (signals.watch, watchdog, tally, shown):
-                    listener(event)
-
-            work(listen, signals.stop)
-    result = tally.result
-    assert result is not None
-    for error in result.errors:
-        tell(f"error: {error}")
-    if as_json:
-        show_json(result.to_json())
-    else:
-        show(summary(spec.name, tally, spec.errors.threshold, nothing))
-    return result.exit_code
-
-
-def display(mode: ProgressMode, tally: Tally, stop: StopRequest) -> Display:
-    """What shows a run on stderr."""
-    from batchinfer.cli.progress import PlainDisplay
-
-    if mode is ProgressMode.AUTO:
-        mode = ProgressMode.BAR if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else ProgressMode.PLAIN
-    if mode is not ProgressMode.BAR:
-        return PlainDisplay(tally, stop, lines=mode is ProgressMode.PLAIN)
-    from batchinfer.cli.live import LiveDisplay
-
-    return LiveDisplay(tally, stop)

@@ -7,6 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -25,11 +27,39 @@ def show_json(value: Mapping[str, Any]) -> None:
     os.dup2(2, 1)
 
 
+_AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
+
+
 def tell(text: str) -> None:
-    """Print a line for people on stderr."""
+    """Print a line for people on stderr, or for programs: see `lines`."""
+    if _AS_JSON.get():
+        kind, colon, rest = text.partition(": ")
+        known = {"error": "ERROR", "batchinfer": "INFO"}.get(kind) if colon else None
+        text = json_line(known or "INFO", "batchinfer.cli", text if known is None else rest)
     with contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def lines(*, as_json: bool) -> Iterator[None]:
+    """In the block each line on stderr is a JSON object, where that is asked for: `time`, `level`, `logger`, `message`."""
+    token = _AS_JSON.set(as_json)
+    try:
+        yield
+    finally:
+        _AS_JSON.reset(token)
+
+
+def are_json() -> bool:
+    """Whether lines on stderr are JSON objects."""
+    return _AS_JSON.get()
+
+
+def json_line(level: str, logger: str, message: str) -> str:
+    """A line of a log as a JSON object."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": now, "level": level, "logger": logger, "message": message}, ensure_ascii=False)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -121,6 +121,14 @@ class Workplace:
             text=True,
             stdin=subprocess.DEVNULL,
         )
+
+
+def wait_for(stream: IO[str], words: str) -> None:
+    """Return once a program has said something."""
+    for line in stream:
+        if words in line:
+            return
+    raise AssertionError(f"the program ended without saying {words!r}")
 
 
 @pytest.fixture

@@ -6,19 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
 
 import pyarrow.parquet as pq
 import pytest
 
 from batchinfer.ledger import records
-
-
-def wait_for(stream: IO[str], words: str) -> None:
-    for line in stream:
-        if words in line:
-            return
-    raise AssertionError(f"the program ended without saying {words!r}")
+from tests.cli.conftest import wait_for
 
 
 def results(output: Path) -> list[tuple[str, int]]:
