@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchinfer.api.hiding import HidingStore
 from batchinfer.api.predictions import in_input_order
+from batchinfer.api.waiting import wait
 from batchinfer.errors import OutputError
 from batchinfer.job import load
 from batchinfer.job.secrets import Secrets
@@ -95,6 +96,8 @@ class Run:
         self._store, self._job, self._storage = store, job, storage
         self.path = store.root
         self.name = job.name
+        self.job8 = job.paths.job8
+        """Names the job among those that were ever on this output."""
 
     @property
     def record(self) -> dict[str, Any]:
@@ -264,6 +267,25 @@ class Run:
     def runner(self) -> Standing | None:
         """The newest runner of the job and whether it lives, as far as one look tells; None before the first."""
         return epochs.newest(self._store, self._job.paths)
+
+    def cancel(self) -> bool:
+        """Ask the job's runner to finish the batches in hand, checkpoint, and end (exit code 130); False where none may be alive.
+
+        It may be on any machine: it looks with each of its heartbeats, every ten seconds. A later run goes on from there.
+        """
+        runner = self.runner()
+        if runner is None or runner.state in ("closed", "dead"):
+            return False
+        epochs.cancel(self._store, self._job.paths, runner.number)
+        return True
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """The exit code of the run that goes on, once that has ended, or of the last one.
+
+        None where its runner is gone without having ended it (the same command goes on with it), or after `timeout` seconds. Reads the
+        output alone.
+        """
+        return wait(self._store, self._job.paths, self.runner, lambda: self.exit_code, timeout)
 
     def clean(self, *, remove: bool = True) -> list[Leftover]:
         """Remove, or only list, what dead runners and former jobs left. Raises LockedError while the job's runner is alive."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from batchinfer.cli import bench, clean, init, plan, run, status, verify
+from batchinfer.cli import bench, clean, detached, init, plan, run, status, verify
 from batchinfer.cli.exits import leave
 from batchinfer.cli.streams import show
 
@@ -27,7 +27,10 @@ for verb in (
     plan.plan,
     run.run,
     run.retry,
+    detached.submit,
     status.status,
+    detached.wait,
+    detached.cancel,
     verify.verify,
     status.errors,
     bench.bench,

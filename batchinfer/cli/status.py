@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,9 @@ from batchinfer.cli.exits import assignments, guarded
 from batchinfer.cli.logs import kept
 from batchinfer.cli.options import JOB_FILES, Json, Output, Params
 from batchinfer.cli.render import duration, rate, table
-from batchinfer.cli.streams import show, show_json
+from batchinfer.cli.streams import show, show_json, tell
+
+_WATCH_SECONDS = 1.0
 
 if TYPE_CHECKING:
     from batchinfer.api import Run
@@ -49,34 +52,68 @@ def opened(output: str, param: list[str] | None) -> Iterator[Run]:
 
 
 @guarded
-def status(output: Output, param: Params = None, as_json: Json = False) -> int:
+def status(
+    output: Output,
+    param: Params = None,
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until the run has ended.")] = False,
+) -> int:
     """Show how far a job is, and whether its runner is alive."""
     with opened(output, param) as run:
-        return _show_status(run, as_json=as_json)
+        if watch:
+            _watch(run)
+        if as_json:
+            show_json(_to_json(run))
+        else:
+            show(_text(run))
+    return 0
 
 
-def _show_status(run: Run, *, as_json: bool) -> int:
+def _watch(run: Run) -> None:
+    """Show it on stderr every second: in place on a terminal, else where it has changed."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console, before = Console(stderr=True), ""
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while (runner := run.runner()) is not None and runner.state not in ("closed", "dead"):
+            if console.is_terminal:
+                live.update(Text(_text(run)), refresh=True)
+            elif (line := _line(run)) != before:
+                tell(line)
+                before = line
+            time.sleep(_WATCH_SECONDS)
+
+
+def _line(run: Run) -> str:
+    rows, (done, planned) = run.counts, run.shards
+    decided = rows.planned - rows.not_attempted
+    return f"batchinfer: {run.name}: {decided:,}/{rows.planned:,} rows, {done:,}/{planned:,} shards, {rows.dead:,} dead"
+
+
+def _to_json(run: Run) -> dict[str, Any]:
     from dataclasses import asdict
 
+    done, planned = run.shards
+    return {
+        "name": run.name,
+        "state": str(run.state),
+        "exit_code": run.exit_code,
+        "rows": asdict(run.counts),
+        "shards": {"planned": planned, "done": done},
+        "generations": [asdict(g) for g in run.generations],
+        "runner": _runner_json(run.runner()),
+        "rows_per_second": _pace(run.record),
+        "output": run.path,
+    }
+
+
+def _text(run: Run) -> str:
     from batchinfer.cli.summary import counts
 
     rows, (done, planned), runner, record = run.counts, run.shards, run.runner(), run.record
     pace, generations = _pace(record), run.generations
-    if as_json:
-        show_json(
-            {
-                "name": run.name,
-                "state": str(run.state),
-                "exit_code": run.exit_code,
-                "rows": asdict(rows),
-                "shards": {"planned": planned, "done": done},
-                "generations": [asdict(g) for g in generations],
-                "runner": _runner_json(runner),
-                "rows_per_second": pace,
-                "output": run.path,
-            }
-        )
-        return 0
     lines = [
         ("rows", counts(rows)),
         ("shards", f"{done:,} of {planned:,} done"),
@@ -87,8 +124,7 @@ def _show_status(run: Run, *, as_json: bool) -> int:
         ("output", run.path),
     ]
     code = "" if run.exit_code is None else f" (exit code {run.exit_code})"
-    show(f"{run.name}: {run.state}{code}\n{table(lines)}")
-    return 0
+    return f"{run.name}: {run.state}{code}\n{table(lines)}"
 
 
 def _generation_text(generation: Summary) -> str:

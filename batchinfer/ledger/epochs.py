@@ -99,6 +99,13 @@ def is_alive(
     return False
 
 
+def cancel(store: Store, job: JobPaths, number: int, host: Host = HERE) -> None:
+    """Ask the runner of an epoch to end: it looks with each heartbeat. Asking again changes nothing."""
+    identity = host.identity()
+    asked_by = f"process {identity.get('pid')} on {identity.get('host')}"
+    records.create(store, job.cancel(number), {"asked_by": asked_by, "at": _text(host.now())})
+
+
 @dataclass(frozen=True)
 class Trace:
     """What a runner left for the one after it."""
@@ -119,20 +126,35 @@ def trace(store: Store, job: JobPaths, number: int) -> Trace | None:
 class Epoch:
     """This runner's time on the job: it beats until `close`, which says how it ended."""
 
-    def __init__(self, store: Store, job: JobPaths, number: int, superseded: Callable[[], object], host: Host) -> None:
+    def __init__(
+        self,
+        store: Store,
+        job: JobPaths,
+        number: int,
+        superseded: Callable[[], object],
+        cancelled: Callable[[str], object],
+        host: Host,
+    ) -> None:
         self.number = number
-        self._store, self._job, self._superseded, self._host = store, job, superseded, host
+        self._store, self._job, self._host = store, job, host
+        self._superseded, self._cancelled = superseded, cancelled
         self._notes: dict[str, Any] = {}
         self._beats, self._stored = 0, host.monotonic()
         self._end = host.every(HEARTBEAT_SECONDS, self._beat, "batchinfer-heartbeat")
 
     @classmethod
     def begin(
-        cls, store: Store, job: JobPaths, superseded: Callable[[], object] = lambda: None, host: Host = HERE
+        cls,
+        store: Store,
+        job: JobPaths,
+        superseded: Callable[[], object] = lambda: None,
+        host: Host = HERE,
+        cancelled: Callable[[str], object] = lambda _: None,
     ) -> Epoch:
         """Become the job's runner. Raises LockedError while another one is alive.
 
-        `superseded` is called once, from another thread, when a later runner has taken over: this one was taken for dead.
+        `superseded` is called once, from another thread, when a later runner has taken over: this one was taken for dead; `cancelled`
+        when somebody has asked that this one end, with who that was.
         """
         while True:
             standing = newest(store, job, host)
@@ -147,7 +169,7 @@ class Epoch:
                     host.sleep(SETTLE_SECONDS)
                     if records.read(store, job.epoch(number))["runner"] != record["runner"]:
                         continue
-                return cls(store, job, number, superseded, host)
+                return cls(store, job, number, superseded, cancelled, host)
 
     def note(self, **notes: Any) -> None:
         """Put JSON values into this heartbeat and all that follow, for the runner after this one. Raises StorageError, AccessError."""
@@ -173,6 +195,8 @@ class Epoch:
             if late or self.is_superseded():
                 self._superseded()
                 return False
+            if (asked := records.find(self._store, self._job.cancel(self.number))) is not None:
+                self._cancelled(str(asked.get("asked_by")))
         except (BatchinferError, OSError):
             pass  # a store that is away stops the run elsewhere; a missed beat only invites a second runner
         return True

@@ -229,7 +229,13 @@ def _take(store: Store, plan: Plan, host: Host, *, restart: bool) -> Job:
 @contextlib.contextmanager
 def _epoch(store: Store, job: Job, stop: StopRequest, host: Host) -> Iterator[Epoch]:
     """This runner's time; its end is recorded also when an error ends it, unless the store is away."""
-    epoch = Epoch.begin(store, job.paths, lambda: stop.ask("another runner has taken over, or may have"), host)
+    epoch = Epoch.begin(
+        store,
+        job.paths,
+        lambda: stop.ask("another runner has taken over, or may have"),
+        host,
+        lambda who: stop.ask(f"cancelled by {who}", cancelled=True),
+    )
     how = "error"
     try:
         yield epoch

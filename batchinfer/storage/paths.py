@@ -63,6 +63,10 @@ class JobPaths:
         """The clean end of that runner."""
         return f"{self.folder}/closed/{number:08d}.json"
 
+    def cancel(self, number: int) -> str:
+        """The request that this runner end."""
+        return f"{self.folder}/cancels/{number:08d}.json"
+
     def plan(self, generation: int) -> str:
         """The plan of a generation."""
         return f"{self.folder}/plans/{generation:04d}.json"

@@ -31,6 +31,7 @@ _TELLS = {
     "epochs": "process_start",
     "heartbeats": "beat",
     "closed": "end",
+    "cancels": "asked_by",
     "plans": "shards",
     "manifests": "parts",
     "run_results": "state",

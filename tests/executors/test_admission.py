@@ -145,8 +145,10 @@ def test_the_first_load_is_measured(tmp_path: Path) -> None:
     run = Job(**fields(tmp_path, gigabytes=0.3)).run()
     assert run.exit_code == 0
     memory = run.record["settings"]["memory"]
-    assert 0.3 * GB <= memory["steps"]["model"]["process"] < 0.7 * GB
-    assert memory["peak"] >= memory["process"] + memory["steps"]["model"]["process"]
+    took = memory["process"] + memory["steps"]["model"]["process"]
+    assert 0.3 * GB <= took < 0.7 * GB
+    assert memory["steps"]["model"]["process"] > 0.29 * GB
+    assert memory["peak"] >= took
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=[pytest.mark.ray, pytest.mark.slow])])
