@@ -12,8 +12,8 @@ nox.options.sessions = ["lint", "typing", "tests"]
 nox.needs_version = ">=2025.2"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-TWO = ("-n", "2", "--dist", "loadfile")
-"""Many tests wait for a program: two at once take little more of two cores than one. By file, so that fixtures are shared."""
+AT_ONCE = ("-n", "3", "--dist", "loadfile")
+"""Many tests wait for a program, so that three at once suit two cores. By file, so that fixtures are shared."""
 QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -43,7 +43,7 @@ def tests(session: nox.Session) -> None:
     session.install(
         "-e", ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,mlflow,s3,gcs,azure]", *group("test")
     )
-    session.run("pytest", *TWO, *session.posargs, env=QUIET)
+    session.run("pytest", *AT_ONCE, *session.posargs, env=QUIET)
 
 
 @nox.session
@@ -52,7 +52,7 @@ def chaos(session: nox.Session) -> None:
     session.install(
         "-e", ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,mlflow,s3,gcs,azure]", *group("test")
     )
-    session.run("pytest", "-m", "chaos", *TWO, *session.posargs, env=QUIET)
+    session.run("pytest", "-m", "chaos", *AT_ONCE, *session.posargs, env=QUIET)
     session.notify("services")
 
 
@@ -98,7 +98,7 @@ def build(session: nox.Session) -> None:
         shutil.copytree(name, place / name, ignore=made)
     shutil.copy("pyproject.toml", place)
     session.chdir(place)
-    session.run("pytest", "-p", "no:cacheprovider", *TWO, *session.posargs, env=QUIET)
+    session.run("pytest", "-p", "no:cacheprovider", *AT_ONCE, *session.posargs, env=QUIET)
 
 
 @nox.session

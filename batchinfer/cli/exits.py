@@ -29,7 +29,7 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         with lines(as_json=kwargs.get("log_format") == "json"):
-            code, errors = ended(*args, **kwargs)
+            code, errors = outcome(lambda: command(*args, **kwargs))
             for error in errors:
                 tell(f"error: {error}")
         if errors:
@@ -40,18 +40,20 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
                 show_json(told)
         raise typer.Exit(code)
 
-    def ended(*args: P.args, **kwargs: P.kwargs) -> tuple[int, list[str]]:
-        try:
-            return command(*args, **kwargs), []
-        except BatchinferError as e:
-            return e.exit_code, _lines(e)
-        except KeyboardInterrupt:
-            return CANCELLED, ["interrupted"]
-        except Exception as e:  # noqa: BLE001 - the program's last line of defence
-            tell(traceback.format_exc().rstrip())
-            return UNEXPECTED, [f"unexpected {type(e).__name__}: {e} (traceback above; please report it)"]
-
     return run
+
+
+def outcome(work: Callable[[], int]) -> tuple[int, list[str]]:
+    """The exit code that the work returns, or that its error has, and what that says."""
+    try:
+        return work(), []
+    except BatchinferError as e:
+        return e.exit_code, _lines(e)
+    except KeyboardInterrupt:
+        return CANCELLED, ["interrupted"]
+    except Exception as e:  # noqa: BLE001 - the program's last line of defence
+        tell(traceback.format_exc().rstrip())
+        return UNEXPECTED, [f"unexpected {type(e).__name__}: {e} (traceback above; please report it)"]
 
 
 def _lines(error: BatchinferError) -> list[str]:

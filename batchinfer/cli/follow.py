@@ -19,7 +19,7 @@ from batchinfer.errors import LockedError, SkippedError
 if TYPE_CHECKING:
     from batchinfer.cli.progress import Display, Tally
     from batchinfer.job.spec import JobSpec
-    from batchinfer.run.events import Listener
+    from batchinfer.run.events import Listener, RunResult
     from batchinfer.run.stop import StopRequest
 
     Begun = tuple[JobSpec, Callable[[Listener, StopRequest], object]]
@@ -40,6 +40,11 @@ class Telling:
     log_level: LogLevel
     """Of libraries."""
 
+    def check(self) -> None:
+        """Refuse files that can't be written, before anything is run. Raises RefusedError."""
+        check_place(self.result_file, "--result-file")
+        check_place(self.metrics_file, "--metrics-file")
+
 
 def follow(begin: Callable[[], Begun], nothing: str, telling: Telling, if_locked: IfLocked) -> int:
     """Show a run from its beginning to its summary, and give its exit code.
@@ -53,11 +58,22 @@ def follow(begin: Callable[[], Begun], nothing: str, telling: Telling, if_locked
     Raises SkippedError as `if_locked` has it.
 
     """
-    check_place(telling.result_file, "--result-file")
-    check_place(telling.metrics_file, "--metrics-file")
+    from batchinfer.cli.summary import summary
+
+    telling.check()
+    (spec, tally), result = followed(begin, telling, if_locked)
+    if not telling.as_json:
+        show(summary(spec.name, tally, spec.errors.threshold, nothing))
+    deliver(result.to_json(), as_json=telling.as_json, result_file=telling.result_file)
+    return result.exit_code
+
+
+def followed(
+    begin: Callable[[], Begun], telling: Telling, if_locked: IfLocked
+) -> tuple[tuple[JobSpec, Tally], RunResult]:
+    """Show a run up to its end and the errors that it ends with; the job, its figures and what it came to. See `follow`."""
     from batchinfer.cli.progress import Tally
     from batchinfer.cli.signals import Signals
-    from batchinfer.cli.summary import summary
     from batchinfer.cli.watchdog import Watchdog
     from batchinfer.job.secrets import Secrets
     from batchinfer.run.events import Event
@@ -82,10 +98,7 @@ def follow(begin: Callable[[], Begun], nothing: str, telling: Telling, if_locked
     assert result is not None
     for error in result.errors:
         tell(f"error: {error}")
-    if not telling.as_json:
-        show(summary(spec.name, tally, spec.errors.threshold, nothing))
-    deliver(result.to_json(), as_json=telling.as_json, result_file=telling.result_file)
-    return result.exit_code
+    return (spec, tally), result
 
 
 def unlocked(work: Callable[[], object], if_locked: IfLocked) -> None:

@@ -28,6 +28,7 @@ from batchinfer.cli.options import (
     Sets,
     SingleWriter,
 )
+from batchinfer.cli.ranges import days_of, run_each
 
 if TYPE_CHECKING:
     from batchinfer.job.spec import JobSpec
@@ -52,15 +53,20 @@ def run(
     log_level: Logging = LogLevel.WARNING,
     log_format: Lines = LogFormat.TEXT,  # noqa: ARG001 - see `guarded`
 ) -> int:
-    """Run a job, or go on with it: the same command resumes."""
+    """Run a job, or go on with it: the same command resumes. --param day=2026-11-01..2026-11-07 runs it for each day."""
     from batchinfer.api import Job
 
-    def begin() -> Begun:
-        asked = Job.from_yaml(job, assignments(param), [*(set_ or ()), *_of_flags(single_writer)])
+    def begin(given: dict[str, str]) -> Begun:
+        asked = Job.from_yaml(job, given, [*(set_ or ()), *_of_flags(single_writer)])
         return asked.spec, lambda listener, stop: asked.run(restart=restart, listener=listener, stop=stop)
 
     telling = Telling(as_json, result_file, metrics_file, progress, log_level)
-    return follow(begin, "was complete already", telling, if_locked)
+    telling.check()
+    given = assignments(param)
+    if (days := days_of(given)) is not None:
+        name = next(name for name in given if days[0][name] != given[name])
+        return run_each(begin, days, name, telling, if_locked)
+    return follow(lambda: begin(given), "was complete already", telling, if_locked)
 
 
 @guarded
