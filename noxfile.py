@@ -47,6 +47,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def airflow(session: nox.Session) -> None:
+    """The operators in a real Airflow with SQLite, in an environment of its own."""
+    session.install("-e", ".", "apache-airflow>=3.1,<4", "pytest>=8.3", "hypothesis>=6.120")
+    session.run("pytest", "-m", "airflow", "tests/airflow", *session.posargs, env=QUIET)
+
+
+@nox.session
 def chaos(session: nox.Session) -> None:
     """The long run of faults, which ends with its table: `nox -s chaos -- --repeat 20 --seed 1 --table chaos.json`."""
     session.install(

@@ -279,6 +279,11 @@ class Run:
         epochs.cancel(self._store, self._job.paths, runner.number)
         return True
 
+    def is_running(self) -> bool:
+        """Whether the job's runner lives; where this machine can't tell, its heartbeat is watched for up to thirty seconds."""
+        runner = self.runner()
+        return runner is not None and epochs.is_alive(self._store, self._job.paths, runner)
+
     def wait(self, timeout: float | None = None) -> int | None:
         """The exit code of the run that goes on, once that has ended, or of the last one.
 
