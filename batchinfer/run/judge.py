@@ -77,16 +77,26 @@ def remove_replaced(store: Store, job: Job, manifest: Manifest) -> None:
         store.delete(job.paths.part(number))
 
 
+def _withdraw_replaced(store: Store, job: Job) -> None:
+    """Remove parts that came after an extension had replaced theirs; `_SUCCESS` is that extension's, and stays."""
+    manifest = manifests.latest(store, job.paths)
+    if manifest is not None and manifest.replaced:
+        for number in parts.list_shards(store, job.paths) & set(manifest.replaced):
+            store.delete(job.paths.part(number))
+
+
 def refuse_superseded(store: Store, job: Job, generation: int) -> None:
     """Raise LockedError where a later job or generation has been begun on this output: what is known here is out of date.
 
-    The parts of a replaced job are removed: nobody else may look for them before the next run does.
+    The parts of a replaced job, and of shards that an extension replaced, are removed: nobody else may look for them before the next
+    run does.
     """
     standing = jobs.current(store)
     if standing is None or standing.number != job.number:
         jobs.withdraw(store, job)  # parts that came after the new job's beginning
         raise LockedError(f"{store.root}: another job has been started on this output; this one is over")
     if generations.numbers(store, job.paths)[-1] > generation:
+        _withdraw_replaced(store, job)
         raise LockedError(
             f"{store.root}: another retry or extension has been started on this output; run again to see what it came to"
         )
