@@ -65,13 +65,17 @@ def changes(plan: Plan, known: Sequence[Generation]) -> Changes:
     )
 
 
-def extension(plan: Plan, known: Sequence[Generation], on_removed: OnRemoved) -> Generation:
+def extension(
+    plan: Plan, known: Sequence[Generation], on_removed: OnRemoved, given_up: Collection[int] = ()
+) -> Generation:
     """The generation that brings a job's output up to its input, with shards that are numbered on.
 
     Args:
         plan: of the input as it is now, with no shard of several files.
         known: all generations of the job, which have ended.
         on_removed: what becomes of the rows of files that are gone.
+        given_up: shards that were decided without rows, as their files had changed, or seemed to: they are predicted now. Of a file that
+            is gone only the others stay, where its rows are to.
 
     Where a part holds rows of a file that changed together with rows of others, those files are predicted again too: a part is
     replaced as a whole.
@@ -89,9 +93,19 @@ def extension(plan: Plan, known: Sequence[Generation], on_removed: OnRemoved) ->
         )
     dropped = found.gone if on_removed == "drop" else ()
     standing = standing_shards(known)
-    replaced = _replaced(standing, {*found.rewritten, *dropped}, {f.path for f in plan.files} | set(dropped))
+    present = {f.path for f in plan.files}
+    missed = {number: {r.file.path for r in standing[number].ranges} for number in given_up if number in standing}
+    lost = {number: paths for number, paths in missed.items() if not paths & present}
+    again = {path for number, paths in missed.items() if number not in lost for path in paths & present}
+    renewed = {
+        *found.new,
+        *found.rewritten,
+        *again,
+    }  # a new one may have been here before, and gone before it was predicted
+    replaced = _replaced(standing, {*renewed, *dropped}, present | set(dropped))
+    removed = (*dropped, *sorted({path for paths in lost.values() for path in paths}.difference(dropped)))
     beside = {r.file.path for number in replaced for r in standing[number].ranges} - set(dropped)
-    wanted = {*found.new, *found.rewritten, *beside}
+    wanted = renewed | beside
     numbered, row = _next(known)
     shards: list[Shard] = []
     for shard in plan.shards:
@@ -106,9 +120,9 @@ def extension(plan: Plan, known: Sequence[Generation], on_removed: OnRemoved) ->
         carried(plan),
         tuple(f for f in plan.files if f.path in wanted),
         tuple(shards),
-        replaced=replaced,
-        removed=dropped,
-        kept=() if on_removed == "drop" else found.gone,
+        replaced=tuple(sorted({*replaced, *lost})),
+        removed=removed,
+        kept=() if on_removed == "drop" else tuple(path for path in found.gone if path not in removed),
     )
 
 

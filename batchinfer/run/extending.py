@@ -8,8 +8,9 @@ from collections.abc import Collection
 import pyarrow as pa
 
 from batchinfer.errors import FingerprintError, LockedError
-from batchinfer.ledger import generations, parts, settings
+from batchinfer.ledger import generations, manifests, parts, settings
 from batchinfer.ledger.jobs import Job
+from batchinfer.ledger.manifests import Manifest
 from batchinfer.plan.extension import extension, files_of, told
 from batchinfer.plan.fingerprint import with_files
 from batchinfer.plan.generation import Generation
@@ -21,13 +22,19 @@ log = logging.getLogger(__name__)
 
 
 def is_needed(store: Store, job: Job, plan: Plan) -> bool:
-    """Whether the plan is of this job over other input files, and is to extend it."""
+    """Whether the plan is of this job over other input files, or over these where some were passed over, and is to extend it."""
     if plan.spec.run.inputs_changed != "extend":
         return False
     marks = generations.marks(store, job.paths, job.fingerprint)
     if any(mark.digest == plan.fingerprint.digest for mark in marks):
-        return False
+        return bool(given_up(manifests.latest(store, job.paths)))
     return any(with_files(mark, plan.files).digest == plan.fingerprint.digest for mark in marks)
+
+
+def given_up(manifest: Manifest | None) -> set[int]:
+    """Shards of rows that nothing is known of, as they were passed over; a retry's that were leave their rows dead."""
+    parts = () if manifest is None else manifest.parts
+    return {p.shard for p in parts if p.counts.not_attempted and not p.retries}
 
 
 def may_go_on(store: Store, job: Job, interrupted: Generation, plan: Plan) -> bool:
@@ -68,9 +75,11 @@ def begin(store: Store, job: Job, plan: Plan) -> tuple[Generation, str]:
     Raises InputError and FingerprintError as `plan.extension` and `retrying.refuse_other_columns` do, and LockedError where another
     generation is begun at the same moment.
     """
-    known = generations.every(store, job.paths)
+    known, before = generations.every(store, job.paths), manifests.latest(store, job.paths)
+    if generations.is_open(known[-1], before):  # begun since we looked last: no extension builds on what hasn't ended
+        raise LockedError(f"{store.root}: another runner has begun on this output at the same moment; run again")
     refuse_other_columns(store, job, plan, known)
-    wanted = extension(plan, known, plan.spec.run.on_removed)
+    wanted = extension(plan, known, plan.spec.run.on_removed, given_up(before))
     generation = generations.begin(store, job.paths, wanted)
     if generation.kind != "extension" or generation.fingerprint.digest != plan.fingerprint.digest:
         raise LockedError(f"{store.root}: another runner has begun on this output at the same moment; run again")

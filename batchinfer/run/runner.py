@@ -173,6 +173,8 @@ def _finished(store: Store, plan: Plan) -> tuple[Job, Manifest] | None:
     manifest = manifests.latest(store, job.paths)
     if manifest is None or generations.numbers(store, job.paths)[-1] > manifest.generation:
         return None
+    if manifest.counts.not_attempted and extending.is_needed(store, job, plan):
+        return None
     return job, manifest
 
 
