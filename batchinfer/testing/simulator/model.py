@@ -1,10 +1,9 @@
-"""The jobs of the histories: rows of every kind, a model that knows them, and what must come of each row."""
+"""What stands where the input and the models of a job stand, and the plan that is made of them."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -15,116 +14,100 @@ from numpy.typing import NDArray
 from batchinfer.data.inputs import InputFile, RowRange
 from batchinfer.data.reader import Window
 from batchinfer.engines.protocol import Description, Identity, Rows
+from batchinfer.errors import InputError
 from batchinfer.job.spec import JobSpec
 from batchinfer.plan.fingerprint import fingerprint
 from batchinfer.plan.plan import Plan, Reading
 from batchinfer.plan.shards import Shard
 from batchinfer.testing.simulator.bucket import ROOT
+from batchinfer.testing.simulator.shape import File, Shape, SimulatedStep
 
-SHAPES = 48
 BATCH = 2
 """Rows of a batch."""
-OUTPUTS = pa.schema([("y", pa.float64())])
 _INPUT = pa.schema([("x", pa.int64())])
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A job: how many rows, how they are cut, and which of them are special."""
-
-    number: int
-    version: int
-    """Of the model: another one is another job."""
-    repair: int
-    """How far the model was mended since: 1 predicts every other row that is poison to it, 2 all of them. A retry may use it."""
-    rows: int
-    shard: int
-    window: int
-    interval: float
-    """Seconds between checkpoints."""
-    pace: float
-    """Seconds of a batch."""
-    threshold: int
-    poison: frozenset[int]
-    invalid: frozenset[int]
-    filtered: frozenset[int]
-
-    def y(self, row: int) -> float:
-        """What the model says of a row when it isn't noisy."""
-        return row * 0.5 + 1000 * self.version
-
-    @property
-    def raising(self) -> frozenset[int]:
-        """Rows that this model raises on."""
-        return frozenset(row for row in self.poison if not self.repair or (self.repair == 1 and row % 2))
-
-    @property
-    def dead(self) -> frozenset[int]:
-        """Rows that can't be predicted."""
-        return (self.raising | self.invalid) - self.filtered
-
-
 @functools.cache
-def shape(number: int, version: int, repair: int = 0) -> Shape:
-    """One of the jobs."""
-    chance = Random(f"shape {number}")
-    long = chance.random() < 0.3
-    rows = chance.randint(16, 36) if long else chance.randint(8, 20)
-    shard = chance.choice((16, 24)) if long else chance.choice((4, 6, 8, 9))
-    kinds = [
-        frozenset(n for n in range(rows) if chance.random() < share) if chance.random() < 0.5 else frozenset[int]()
-        for share in (0.08, 0.06, 0.15)
-    ]
-    return Shape(
-        number,
-        version,
-        repair,
-        rows,
-        shard,
-        chance.choice((2, 3, 4)),
-        chance.choice((1.0, 2.0, 4.0)),
-        chance.choice((0.4, 1.0)),
-        -1 if chance.random() < 0.8 else 0,
-        *kinds,
-    )
-
-
-@functools.cache
-def plan(job: Shape) -> Plan:
-    """The plan of a job."""
-    spec = JobSpec.model_validate(
+def spec_of(job: Shape) -> JobSpec:
+    """The job as its file would say it."""
+    several = len(job.steps) > 1
+    return JobSpec.model_validate(
         {
             "version": 1,
             "name": "simulated",
             "input": {"path": "input.parquet"},
-            "model": {"engine": "python", "uri": "simulated:Model", "inputs": {"x": "x"}, "outputs": {"y": "y"}},
-            "output": {"path": ROOT, "compression": "none"},
+            **({"steps": [_step(s) for s in job.steps]} if several else {"model": _step(job.steps[0])}),
+            "output": {
+                "path": ROOT,
+                "compression": "none",
+                **({"columns": list(job.columns), "carry": ["x"]} if several else {}),
+            },
             "errors": {"threshold": job.threshold},
             "batching": {"shard": job.shard, "window": job.window},
             "checkpoint": {"interval": job.interval},
             "resources": {"executor": "inline", "cpus": 1, "gpus": 0},
+            "run": {} if job.on_removed is None else {"inputs_changed": "extend", "on_removed": job.on_removed},
         }
     )
-    file = InputFile("/input.parquet", 1, "1", "0" * 64, job.rows)
-    cuts = range(0, job.rows, job.shard)
-    shards = tuple(
-        Shard(n, start, (RowRange(file, start, min(job.shard, job.rows - start)),)) for n, start in enumerate(cuts)
-    )
+
+
+def _step(step: SimulatedStep) -> dict[str, Any]:
+    inputs = {name: name for name in dict.fromkeys(("x", step.reads))}
+    said = {"engine": "python", "uri": "simulated:Model", "inputs": inputs, "outputs": {"y": step.writes}}
+    if step.name != "model":
+        said["name"] = step.name
+    return said if step.when is None else {**said, "when": step.when}
+
+
+@functools.cache
+def plan(job: Shape) -> Plan:
+    """The plan of a job. Where it is extended, no shard has rows of two files."""
+    spec = spec_of(job)
+    files = {
+        file: InputFile(file.path, file.rows, str(file.revision), f"{file.first:064d}", file.rows) for file in job.files
+    }
+    shards: list[Shard] = []
+    row = 0
+    for file in job.files:
+        for start in range(0, file.rows, job.shard):
+            span = RowRange(files[file], start, min(job.shard, file.rows - start))
+            shards.append(Shard(len(shards), row, (span,)))
+            row += span.rows
     reading = Reading(_INPUT, None, ("x",), None, job.window)
-    mark = fingerprint(spec, (file,), {"model": Identity(f"{job.version}.{job.repair}")})
-    return Plan(spec, mark, reading, (file,), shards, 1)
+    models = {step.name: Identity(f"{job.version}.{job.repair}") for step in job.steps}
+    mark = fingerprint(spec, tuple(files.values()), models)
+    return Plan(spec, mark, reading, tuple(files.values()), tuple(shards), 1)
+
+
+def file_of(planned: InputFile) -> File:
+    """The file that a plan names."""
+    number, revision = divmod(int(planned.footer), File(1, 0, 0).first)
+    return File(number, revision // File(0, 1, 0).first, planned.rows)
+
+
+def rows_of(ranges: Sequence[RowRange]) -> list[int]:
+    """The rows of a shard."""
+    return [file_of(r.file).first + r.start + n for r in ranges for n in range(r.rows)]
 
 
 class Input:
-    """Stands where the reader of Parquet files stands."""
+    """Stands where the reader of Parquet files stands.
 
-    def __init__(self, job: Shape) -> None:
-        self._job = job
+    Args:
+        job: whose rows are read.
+        present: the files that the input has now.
+
+    """
+
+    def __init__(self, job: Shape, present: Callable[[], Sequence[File]]) -> None:
+        self._job, self._present = job, present
 
     def windows(self, ranges: Sequence[RowRange], size: int) -> Iterator[Window]:
-        """The windows of a shard."""
-        rows = [r.start + n for r in ranges for n in range(r.rows)]
+        """The windows of a shard. Raises InputError where a file is no longer as it was planned."""
+        rows = rows_of(ranges)
         for first in range(0, len(rows), size):
+            if changed := {file_of(r.file) for r in ranges}.difference(self._present()):
+                raise InputError(f"{min(f.path for f in changed)} has changed since it was planned")
             span = rows[first : first + size]
             kept = [n for n, row in enumerate(span) if row not in self._job.filtered]
             table = pa.table([pa.array([span[n] for n in kept], pa.int64())], schema=_INPUT)
@@ -136,23 +119,28 @@ class _Prepared:
     truncated = None
     row_bytes = None
 
-    def __init__(self, rows: NDArray[np.int64]) -> None:
+    def __init__(self, rows: NDArray[np.float64]) -> None:
         self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def batch(self, rows: Rows) -> NDArray[np.int64]:
+    def batch(self, rows: Rows) -> NDArray[np.float64]:
         return self._rows[rows]
 
 
 class Model:
-    """Stands where an engine stands. A call takes its time, in which anything may happen."""
+    """Stands where the engine of a step stands. A call takes its time, in which anything may happen."""
 
     def __init__(
-        self, job: Shape, step: Callable[[float], None], seen: Callable[[int], None], noise: Random | None
+        self,
+        job: Shape,
+        step: int,
+        passes: Callable[[float], None],
+        seen: Callable[[int], None],
+        noise: Random | None,
     ) -> None:
-        self._job, self._step, self._seen, self._noise = job, step, seen, noise
+        self._job, self._step, self._passes, self._seen, self._noise = job, step, passes, seen, noise
 
     def load(self, device: str, precision: str, threads: int) -> Description:
         """See Engine."""
@@ -161,16 +149,23 @@ class Model:
 
     def prepare(self, rows: pa.Table) -> Any:
         """See Engine."""
-        return _Prepared(rows["x"].to_numpy())
+        read = rows[self._job.steps[self._step].reads]
+        return _Prepared(np.column_stack([rows["x"].to_numpy(), read.to_numpy()]).astype(np.float64))
 
-    def infer(self, batch: NDArray[np.int64]) -> NDArray[np.float64]:
+    def infer(self, batch: NDArray[np.float64]) -> NDArray[np.float64]:
         """See Engine."""
-        self._step(self._job.pace)
+        self._passes(self._job.pace)
         self._seen(len(batch))
-        bad = sorted(self._job.raising.intersection(batch.tolist()))
+        rows = [int(row) for row in batch[:, 0]]
+        bad = sorted(self._job.raising(self._step).intersection(rows))
         if bad:
             raise ValueError(f"row {bad[0]} is poison")
-        values = [np.nan if row in self._job.invalid else self._job.y(row) for row in batch.tolist()]
+        invalid = self._job.special(self._step).invalid
+        reads = batch[:, 1].tolist()
+        values = [
+            np.nan if row in invalid else self._job.answer(self._step, row, read)
+            for row, read in zip(rows, reads, strict=True)
+        ]
         noise = self._noise.random() / 4 if self._noise else 0.0
         return np.array(values) + noise
 

@@ -13,11 +13,15 @@ import pyarrow.parquet as pq
 from batchinfer.data import part
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.ledger.parts import Counts, Decision
+from batchinfer.plan.extension import standing_shards
 from batchinfer.plan.generation import Generation
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths, job8_of
 from batchinfer.testing.simulator.bucket import Bucket
+from batchinfer.testing.simulator.judged import Judged
+from batchinfer.testing.simulator.model import file_of, rows_of
 from batchinfer.testing.simulator.output import Output
+from batchinfer.testing.simulator.shape import File, Shape
 
 
 class Oracle:
@@ -29,15 +33,16 @@ class Oracle:
         output: Output,
         failed: Callable[[str], None],
         ended: Callable[[str], bool],
+        present: Callable[[], tuple[File, ...]],
         *,
         noisy: bool,
         forgiving: bool,
     ) -> None:
         self._bucket, self._output, self._failed, self._ended = bucket, output, failed, ended
-        self._noisy, self._forgiving = noisy, forgiving
+        self._present, self._noisy, self._forgiving = present, noisy, forgiving
         self._epochs: dict[tuple[str, str], str] = {}
         self._late: dict[str, str] = {}
-        """Parts of replaced jobs that came after their replacement, and who created them."""
+        """Parts of replaced jobs and shards that came after their replacement, and who created them."""
         self._known: dict[str, tuple[int, int]] = {}
         """The newest job and generation when each runner began."""
         self._begun_by: dict[tuple[int, int], str] = {}
@@ -64,7 +69,7 @@ class Oracle:
         if self._forgiving:  # it looks with a listing, and one that is out of date hides them until the next run
             return
         if late := [path for path, creator in self._late.items() if creator.partition(".")[0] == who]:
-            self._failed(f"{who}, whose job was replaced, left {late}")
+            self._failed(f"{who}, whose job or shard was replaced, left {late}")
 
     # What changes.
 
@@ -107,13 +112,13 @@ class Oracle:
             self._failed(f"{path}: no name of a part")
         elif new is None:
             self._late.pop(path, None)
-            if job8 == current[1]:
+            if job8 == current[1] and not self._output.is_replaced(path):
                 self._failed(f"{path}: a part of the current job was removed by {who}")
         elif old is not None:
             if old != new:
                 self._failed(f"{path}: the part was changed by {who}")
         else:
-            if job8 != current[1]:
+            if job8 != current[1] or self._output.is_replaced(path):
                 self._late[path] = who
             else:
                 self._sound(path, new, job8)
@@ -126,42 +131,31 @@ class Oracle:
             self._failed(f"{path}: a part of no shard that is planned")
             return
         generation, shard = found[0]
-        shape, span = self._output.shape_of(generation), shard.job_rows().tolist()
         decision = Decision.from_metadata(part.read_footer(data).metadata, path)
         table = pq.read_table(io.BytesIO(data))
-        if generation.kind == "retry" and decision.counts == Counts(len(span), not_attempted=len(span)):
+        job = self._output.shape_of(generation)
+        may_give_up = generation.kind == "retry" or job.on_removed is not None
+        if may_give_up and decision.counts == Counts(shard.rows, not_attempted=shard.rows):
             if len(table):
                 self._failed(f"{path}: attempted nothing and holds rows")
             return
-        expected = [n for n in span if n not in shape.dead and n not in shape.filtered]
-        dead = [n for n in span if n in shape.dead]
-        filtered = [n for n in span if n in shape.filtered]
-        values = list(zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True))
-        if [x for x, _ in values] != expected:
-            self._failed(f"{path}: holds the rows {[x for x, _ in values]}, not {expected}")
-        wrong = [(x, y) for x, y in values if not shape.y(x) <= y <= shape.y(x) + (0.25 if self._noisy else 0)]
-        if wrong:
-            self._failed(f"{path}: wrong values {wrong}")
-        if [span[n] for n in decision.dead.tolist()] != dead:
-            self._failed(f"{path}: says that {[span[n] for n in decision.dead.tolist()]} are dead, not {dead}")
-        if [span[n] for n in decision.filtered.tolist()] != filtered:
-            self._failed(f"{path}: says that others are filtered than {filtered}")
-        if decision.counts != Counts(len(span), len(expected), len(dead), len(filtered)):
-            self._failed(f"{path}: counts {decision.counts}")
-        if (decision.dead_letters is not None) != bool(dead):
-            self._failed(f"{path}: names dead letters {decision.dead_letters} for {dead}")
-        elif decision.dead_letters is not None:
+        judged = Judged(job, shard, noisy=self._noisy)
+        for wrong in judged.wrong(table, decision):
+            self._failed(f"{path}: {wrong}")
+        if decision.dead_letters is not None:
             name = JobPaths(job8).dead_letters(shard.number, decision.dead_letters[:12])
-            self._letters(name, decision.dead_letters, dead)
+            self._letters(name, decision.dead_letters, judged.letters)
 
-    def _letters(self, path: str, sha256: str, dead: list[int]) -> None:
+    def _letters(self, path: str, sha256: str, dead: list[tuple[int, str]]) -> None:
         data = self._bucket.objects.get(path)
         if data is None:
             self._failed(f"{path}: the part that names these dead letters was created before them")
         elif hashlib.sha256(data).hexdigest() != sha256:
             self._failed(f"{path}: not the dead letters that the part names")
-        elif pq.read_table(io.BytesIO(data))["row"].to_pylist() != dead:
-            self._failed(f"{path}: other rows than {dead}")
+        else:
+            table = pq.read_table(io.BytesIO(data))
+            if list(zip(table["row"].to_pylist(), table["step"].to_pylist(), strict=True)) != dead:
+                self._failed(f"{path}: other rows than {dead}, or other steps")
 
     def _dead_letters(self, path: str, old: bytes | None, new: bytes | None) -> None:
         if old is not None and new is not None and old != new:
@@ -175,7 +169,7 @@ class Oracle:
         named: set[str] = set()
         for path in self._output.parts():
             job8 = job8_of(path)
-            if job8 is None or current is None or job8 != current[1]:
+            if job8 is None or current is None or job8 != current[1] or self._output.is_replaced(path):
                 continue
             decision = Decision.from_metadata(part.read_footer(self._bucket.objects[path]).metadata, path)
             if decision.dead_letters is not None:
@@ -186,27 +180,27 @@ class Oracle:
         job8 = job8_of(path)
         assert job8 is not None
         ended = [g for g in self._output.generations(job8) if g.number <= manifest.generation]
-        if sorted(p.shard for p in manifest.parts) != sorted(s.number for g in ended for s in g.shards):
+        if sorted(p.shard for p in manifest.parts) != sorted(standing_shards(ended)):
             self._failed(f"{path}: lists the shards {[p.shard for p in manifest.parts]}")
             return
         current = self._output.current()
         if current is None or current[1] != job8:
             return
         self._listed(path, manifest)
-        dead, filtered = self._rows(manifest, ended)
-        rows, first = sum(g.planned for g in ended), self._output.shape_of(ended[0])
-        right = Counts(rows, rows - dead - filtered, dead, filtered)
+        right, first = self._rows(manifest, ended), self._output.shape_of(ended[0])
         if manifest.counts != right:
             self._failed(f"{path}: counts {manifest.counts}, the rows {right}")
-        if manifest.verdict != (0 if first.threshold < 0 or dead <= first.threshold else 3):
+        if manifest.verdict != (0 if first.threshold < 0 or right.dead <= first.threshold else 3):
             self._failed(f"{path}: the verdict is {manifest.verdict}")
 
-    def _rows(self, manifest: Manifest, ended: list[Generation]) -> tuple[int, int]:
-        """How many rows are dead and how many filtered, after looking each row up in all listed parts."""
-        shards = {s.number: s.job_rows().tolist() for g in ended for s in g.shards}
+    def _rows(self, manifest: Manifest, ended: list[Generation]) -> Counts:
+        """What became of the rows, after looking each one up in all listed parts."""
+        shards = {number: rows_of(shard.ranges) for number, shard in standing_shards(ended).items()}
+        retried = {s.number for g in ended if g.kind == "retry" for s in g.shards}
         predicted: Counter[int] = Counter()
         dead: set[int] = set()
         filtered: set[int] = set()
+        missing: set[int] = set()
         for listed in manifest.parts:
             data, span = self._bucket.objects.get(listed.path), shards[listed.shard]
             if data is None:
@@ -215,12 +209,15 @@ class Oracle:
             predicted.update(pq.read_table(io.BytesIO(data), columns=["x"])["x"].to_pylist())
             if decision.counts.not_attempted == 0:
                 dead -= set(span)
+            elif listed.shard not in retried:
+                missing |= set(span)
             dead |= {span[n] for n in decision.dead.tolist()}
             filtered |= {span[n] for n in decision.filtered.tolist()}
-        every = {row for span in shards.values() for row in span}
-        if set(predicted.values()) - {1} or predicted.keys() | dead | filtered != every or predicted.keys() & dead:
+        every = {row for number, span in shards.items() if number not in retried for row in span}
+        others = dead | filtered | missing
+        if set(predicted.values()) - {1} or predicted.keys() | others != every or predicted.keys() & others:
             self._failed(f"the manifest's parts hold {sorted(predicted.elements())}, with {sorted(dead)} dead")
-        return len(dead), len(filtered)
+        return Counts(len(every), len(every - others), len(dead), len(filtered), len(missing))
 
     def _listed(self, path: str, manifest: Manifest) -> None:
         for listed in manifest.parts:
@@ -255,6 +252,8 @@ class Oracle:
             return "no manifest"
         if manifest.verdict != 0:
             return f"the verdict {manifest.verdict}"
+        if manifest.counts.not_attempted:
+            return "rows that were not attempted"
         # Parts of a replaced job can only be found by listing, and a listing may be late.
         replaced = {p for p in self._output.parts() if job8_of(p) != current[1]} if self._forgiving else set()
         if self._output.parts() - self._late.keys() - replaced != {p.path for p in manifest.parts}:
@@ -271,6 +270,7 @@ class Oracle:
             self._failed("a job that has ended has no manifest")
             return
         self._listed("the last manifest", manifest)
+        self._up_to_date(manifest, current[1], current[2])
         if self._output.parts() != {p.path for p in manifest.parts}:
             self._failed(f"data/ holds {sorted(self._output.parts())}, other than the manifest")
         if exit_code != manifest.verdict:
@@ -279,3 +279,16 @@ class Oracle:
             self._failed(
                 f"_SUCCESS {'stands' if paths.SUCCESS in self._bucket.objects else 'is missing'} with {exit_code}"
             )
+
+    def _up_to_date(self, manifest: Manifest, job8: str, job: Shape) -> None:
+        """Every row of the input as it is now, and of files that are gone none, or those of one revision where they are kept."""
+        if manifest.counts.not_attempted:
+            self._failed(f"{manifest.counts.not_attempted} rows of a job that has ended are not attempted")
+        known = self._output.generations(job8)
+        planned = {file_of(r.file) for s in standing_shards(known).values() for r in s.ranges}
+        present, paths_now = set(self._present()), {f.path for f in self._present()}
+        gone = planned - present
+        if not present <= planned or any(f.path in paths_now for f in gone) or len({f.path for f in gone}) < len(gone):
+            self._failed(f"the input is {sorted(present, key=str)}, and the job has {sorted(planned, key=str)}")
+        elif gone and job.on_removed != "keep":
+            self._failed(f"rows of {sorted(gone, key=str)} are there, which are gone")

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+
 from batchinfer.ledger.manifests import Manifest
 from batchinfer.plan.generation import Generation
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths, number_of
 from batchinfer.testing.simulator.bucket import Bucket
-from batchinfer.testing.simulator.model import Shape
+from batchinfer.testing.simulator.shape import Shape
+
+
+def step_of_chunk(data: bytes) -> str:
+    """The step that a chunk is of."""
+    metadata = pa.ipc.open_file(pa.py_buffer(data)).schema.metadata
+    return str(metadata[b"batchinfer.step"].decode())
 
 
 class Output:
@@ -47,6 +55,16 @@ class Output:
         folder = f"{JobPaths(job8).folder}/manifests/"
         found = max((p for p in self._bucket.objects if p.startswith(folder)), default=None)
         return None if found is None else Manifest.from_json(json.loads(self._bucket.objects[found]))
+
+    def is_replaced(self, path: str) -> bool:
+        """Whether a part of the current job is of a shard that an extension, which has ended, replaced."""
+        current = self.current()
+        manifest = None if current is None else self.manifest(current[1])
+        return (
+            current is not None
+            and manifest is not None
+            and JobPaths(current[1]).shard_of_part(path) in manifest.replaced
+        )
 
     def parts(self) -> set[str]:
         """Everything under data/ but _SUCCESS."""

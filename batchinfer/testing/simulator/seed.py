@@ -9,20 +9,24 @@ import math
 import random
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 from unittest import mock
 
 from batchinfer.testing.simulator.history import History
-from batchinfer.testing.simulator.model import BATCH, SHAPES, Shape, shape
+from batchinfer.testing.simulator.model import BATCH
 from batchinfer.testing.simulator.operator import Operator
+from batchinfer.testing.simulator.shape import SHAPES, Shape, drawn_further, shape
 from batchinfer.testing.simulator.weather import Weather
 from batchinfer.testing.simulator.world import World
 
 
-def simulate(seed: int) -> History:
-    """The history of a seed."""
+def simulate(seed: int, *, plain: bool = False) -> History:
+    """The history of a seed; a plain one is of a job of one step over an input that stays as it is."""
     chance = Random(f"history {seed}")
     weather, job = Weather.of(chance), shape(chance.randrange(SHAPES), 0)
+    if not plain:
+        job = drawn_further(job, Random(f"further {seed}"))
     world = World(seed, weather, job, chance)
     history = _run(world, job, chance)
     if not history.violations:
@@ -34,6 +38,7 @@ def simulate(seed: int) -> History:
 def undisturbed(job: Shape) -> dict[int, bytes]:
     """The parts of a run that nothing happens to."""
     chance = Random("undisturbed")
+    job = replace(job, on_removed=None)
     return _run(World(0, Weather(starts=1), job, chance), job, chance).parts
 
 
@@ -62,14 +67,16 @@ def _check(world: World) -> None:
     """What can be said of a whole history."""
     history, weather = world.history, world.weather
     job = history.shape
-    if not weather.noisy and history.parts != undisturbed(job):
+    right = {} if weather.noisy else undisturbed(job)
+    if not weather.noisy and history.parts != {n: right[n] for n in (history.parts if job.on_removed else right)}:
         world.failed("the bytes of the parts differ from those of an undisturbed run")
-    if not weather.only_crashes or job.poison - job.filtered:  # isolating rows takes calls of its own
+    if job.on_removed or not weather.only_crashes or job.isolates:  # isolating rows takes calls of its own
         return
-    unsaved, redone = world.unsaved.total(), history.seen - (job.rows - len(job.filtered))
+    by_process = [steps.total() for steps in world.unsaved.values()]
+    unsaved, redone = sum(by_process), history.seen - job.calls
     if redone > unsaved:
         world.failed(f"{redone} rows were done again, and only {unsaved} were not saved when workers died")
     # The batches of an interval, the one with which it begins, and one that ends just before it is over.
     most = BATCH * (math.ceil(job.interval / job.pace) + 2)
-    if max(world.unsaved.values(), default=0) > most:
-        world.failed(f"{max(world.unsaved.values())} rows were not saved when a worker died, {most} may be")
+    if max(by_process, default=0) > most:
+        world.failed(f"{max(by_process)} rows were not saved when a worker died, {most} may be")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+
+import pyarrow as pa
 
 from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.ledger.host import Host
@@ -13,13 +15,17 @@ from batchinfer.pipeline.batching import Budget
 from batchinfer.pipeline.graph import graph_of
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
-from batchinfer.testing.simulator.model import BATCH, OUTPUTS, Input, Model
+from batchinfer.testing.simulator.model import BATCH, Input, Model
 from batchinfer.testing.simulator.scheduler import Process, Scheduler, Task
 from batchinfer.worker.context import Context, Failed, Failure, Outcome, Progress, Served
 from batchinfer.worker.held import HeldStep
 from batchinfer.worker.items import End, Read, Submitted
 from batchinfer.worker.stages import Stages
 from batchinfer.worker.worker import AHEAD
+
+
+def _columns(names: Iterable[str]) -> pa.Schema:
+    return pa.schema([(name, pa.float64()) for name in names])
 
 
 class SimulatedWorker:
@@ -88,7 +94,7 @@ class SimulatedExecutor:
         process: Callable[[], Process],
         host: Callable[[Process], Host],
         store: Callable[[Process], Store],
-        parts: Callable[[Process], tuple[Input, Model]],
+        parts: Callable[[Process], tuple[Input, list[Model]]],
         *,
         on_ray: bool,
     ) -> None:
@@ -105,8 +111,11 @@ class SimulatedExecutor:
     def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:  # noqa: ARG002 - no row kills here
         """See Executor."""
         self._scheduler.pause(0.5)
-        step = StepSettings("fp32", Budget(BATCH), len(shards) or 1, OUTPUTS)
-        return Settings({self._graph.nodes[0].name: step}, OUTPUTS)
+        steps = {
+            node.name: StepSettings("fp32", Budget(BATCH), len(shards) or 1, _columns(node.step.computed))
+            for node in self._graph.nodes
+        }
+        return Settings(steps, _columns(self._graph.columns))
 
     def start(self, settings: Settings, *, quarantined: bool = False) -> None:  # noqa: ARG002 - no row kills here
         """See Executor."""
@@ -116,7 +125,7 @@ class SimulatedExecutor:
 
     def _hire(self, *, cautious: bool) -> SimulatedWorker:
         process = self._process()
-        reader, model = self._parts(process)
+        reader, models = self._parts(process)
         store, host = self._store(process), self._host(process)
         back: deque[Read | End] = deque()
         stages = Stages(
@@ -124,7 +133,7 @@ class SimulatedExecutor:
             store,
             reader,  # type: ignore[arg-type]
             self._graph,
-            lambda _shard, _quarantined: [model],
+            lambda _shard, _quarantined: list(models),
             lambda function: function(),
             back.append,
             host=host,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -25,10 +25,11 @@ from batchinfer.storage.store import Store
 from batchinfer.testing.simulator.bucket import ROOT, Bucket, Client
 from batchinfer.testing.simulator.history import History
 from batchinfer.testing.simulator.machine import SimulatedHost
-from batchinfer.testing.simulator.model import Input, Model, Shape, plan
+from batchinfer.testing.simulator.model import Input, Model, plan
 from batchinfer.testing.simulator.oracle import Oracle
-from batchinfer.testing.simulator.output import Output
+from batchinfer.testing.simulator.output import Output, step_of_chunk
 from batchinfer.testing.simulator.scheduler import STEPS, Killed, Process, Scheduler, Task
+from batchinfer.testing.simulator.shape import File, Shape
 from batchinfer.testing.simulator.weather import Fate, Weather
 from batchinfer.testing.simulator.workers import SimulatedExecutor
 from batchinfer.worker.context import Context
@@ -45,6 +46,8 @@ class Started:
     stop: StopRequest
     result: RunResult | None = None
     code: int | None = None
+    refusal: str = ""
+    """Why it was refused; empty where it was not."""
 
 
 class World:
@@ -71,12 +74,15 @@ class World:
             self.output,
             self.failed,
             lambda who: self._processes[who].tasks[0].done,
+            lambda: self.present,
             noisy=weather.noisy,
             forgiving=bool(weather.stale),  # parts of a replaced job can only be found by listing
         )
         self.bucket.watch = self._changed
-        self.unsaved: Counter[str] = Counter()
-        """Rows that the model was called with in each process since that last saved any."""
+        self.unsaved: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """Rows that the models of the steps were called with in each process since that last saved any of the step."""
+        self.present = job.files
+        """The files of the input as they are now."""
         self.starts: list[Started] = []
         self._processes: dict[str, Process] = {}
 
@@ -132,6 +138,12 @@ class World:
                 self.note(process.name, "wakes up")
                 self.scheduler.resume(process)
 
+    def change(self, files: tuple[File, ...]) -> None:
+        """Let the input be of these files from now on."""
+        told = ", ".join(f"{f.path} {f.rows} rows of revision {f.revision}" for f in files)
+        self.note("operator", f"the input is now {told}")
+        self.present = files
+
     def stop_later(self, started: Started, after: float) -> None:
         """Ask a runner to stop, `after` seconds from now."""
 
@@ -168,7 +180,7 @@ class World:
             started.code = started.result.exit_code
             told = f"ends with {started.code}, {started.result.state} {'; '.join(started.result.errors)}"
         except BatchinferError as e:
-            started.code = e.exit_code
+            started.code, started.refusal = e.exit_code, str(e)
             looked = not isinstance(e, AccessError | StorageError)  # the store didn't let it
             told = f"ends with {started.code}: {e}"
             if e.exit_code not in (2, 75):
@@ -228,15 +240,22 @@ class World:
                 self.note(process.name, "ends after its driver")
                 self.scheduler.kill(process)
 
-    def _parts(self, job: Shape, worker: Process) -> tuple[Input, Model]:
+    def _parts(self, job: Shape, worker: Process) -> tuple[Input, list[Model]]:
         noise = Random(self._chance.random()) if self.weather.noisy else None
-        return Input(job), Model(job, self.fate.step, lambda rows: self._count(worker, rows), noise)
 
-    def _count(self, worker: Process, rows: int) -> None:
+        def model(step: int) -> Model:
+            name = job.steps[step].name
+            return Model(job, step, self.fate.step, lambda rows: self._count(worker, name, rows), noise)
+
+        return Input(job, lambda: self.present), [model(step) for step in range(len(job.steps))]
+
+    def _count(self, worker: Process, step: str, rows: int) -> None:
         self.history.seen += rows
-        self.unsaved[worker.name] += rows
+        self.unsaved[worker.name][step] += rows
 
     def _changed(self, who: str, path: str, old: bytes | None, new: bytes | None) -> None:
-        if new is not None and ("/wip/" in path or path.startswith(f"{paths.DATA}/part")):
-            self.unsaved[who] = 0
+        if new is not None and path.startswith(f"{paths.DATA}/part"):
+            self.unsaved[who].clear()
+        elif new is not None and "/wip/" in path:
+            self.unsaved[who].pop(step_of_chunk(new), None)
         self.oracle.changed(who, path, old, new)
