@@ -16,6 +16,7 @@ from batchinfer.plan.fingerprint import with_files
 from batchinfer.plan.generation import Generation
 from batchinfer.plan.plan import Plan
 from batchinfer.run.retrying import refuse_other_columns
+from batchinfer.storage import paths
 from batchinfer.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def _pass_over(store: Store, job: Job, interrupted: Generation, changed: Collect
         )
     refuse_other_columns(store, job, plan, generations.every(store, job.paths))
     schema = pa.schema([*(plan.reading.schema.field(name) for name in plan.reading.carry), *pinned.outputs])
+    store.delete(paths.SUCCESS)  # its runner may have died before it did so, and parts are to come that no manifest lists
     decided = parts.list_shards(store, job.paths)
     for shard in interrupted.shards:
         if shard.number not in decided and any(r.file.path in changed for r in shard.ranges):
