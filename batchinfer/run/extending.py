@@ -64,7 +64,9 @@ def _pass_over(store: Store, job: Job, interrupted: Generation, changed: Collect
         )
     refuse_other_columns(store, job, plan, generations.every(store, job.paths))
     schema = pa.schema([*(plan.reading.schema.field(name) for name in plan.reading.carry), *pinned.outputs])
-    store.delete(paths.SUCCESS)  # its runner may have died before it did so, and parts are to come that no manifest lists
+    store.delete(
+        paths.SUCCESS
+    )  # its runner may have died before it did so, and parts are to come that no manifest lists
     decided = parts.list_shards(store, job.paths)
     for shard in interrupted.shards:
         if shard.number not in decided and any(r.file.path in changed for r in shard.ranges):

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from unittest import mock
 
-import pyarrow as pa
-
 from batchinfer.ledger import chunks, parts
 from batchinfer.ledger.parts import Decision, Part
 from batchinfer.storage import paths
@@ -109,23 +107,6 @@ def chunks_go_before_the_part() -> Iterator[None]:
         return right(store, job, decision, data, dead_letters)
 
     with _committing(commit):
-        yield
-
-
-@mutant
-def chunks_are_not_checked() -> Iterator[None]:
-    """A chunk counts whatever its digest, its shard and its settings."""
-
-    def load(store: Store, job: JobPaths, shard: int, outputs: pa.Schema, settings: str) -> pa.Table:
-        del settings
-        tables = [chunks.schema(outputs).empty_table()]
-        for entry in store.list(job.chunks(shard)):
-            with contextlib.suppress(FileNotFoundError):
-                data = store.read(entry.path)
-                tables.append(pa.ipc.open_file(pa.py_buffer(data)).read_all().replace_schema_metadata(None))
-        return chunks._first_of_each(pa.concat_tables(tables))
-
-    with mock.patch.object(chunks, "load", load):
         yield
 
 

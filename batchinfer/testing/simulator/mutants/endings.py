@@ -15,6 +15,7 @@ from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store
 from batchinfer.testing.simulator.mutants.registry import mutant
+from batchinfer.testing.simulator.mutants.sparing import Sparing
 
 
 @mutant
@@ -74,17 +75,6 @@ def a_restart_removes_parts_before_its_record() -> Iterator[None]:
 @mutant
 def a_restart_leaves_success() -> Iterator[None]:
     """_SUCCESS of the former job vouches for the new one."""
-
-    class Sparing:
-        def __init__(self, store: Store) -> None:
-            self._store = store
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._store, name)
-
-        def delete(self, path: str) -> None:
-            if path != paths.SUCCESS:
-                self._store.delete(path)
 
     right = jobs.find_or_create
 
