@@ -259,6 +259,28 @@ def test_a_file_that_changes_while_a_run_is_interrupted_is_read_as_it_is_then(pl
     check(place, "a", "b")
 
 
+def test_a_file_that_goes_while_a_run_is_interrupted_and_comes_back_is_predicted_then(place: Workplace) -> None:
+    """To keep its rows there must be some: of what was passed over nothing stays."""
+    keep = {**EXTEND, "on_removed": "keep"}
+    place.write(1000)
+    place.write(600, name="b", start=5000)
+    process = place.start(run=keep, model=options(place, delay=0.05), batching={"shard": 500})
+    deadline = time.monotonic() + 30
+    while not list((place.folder / "output" / "data").glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    gone = place.folder / "input" / "b.parquet"
+    gone.rename(place.folder / "b.parquet")
+    ran(place, run=keep, model=options(place, delay=0.05), batching={"shard": 500})
+    check(place, "a")
+    place.newly_seen()
+    (place.folder / "b.parquet").rename(gone)
+    ran(place, run=keep, model=options(place, delay=0.05), batching={"shard": 500})
+    assert place.newly_seen() == 600
+    check(place, "a", "b")
+
+
 def test_killed_at_any_time_an_extension_ends_with_each_row_once(place: Workplace) -> None:
     place.write(300)
     place.write(300, name="b", start=1000)

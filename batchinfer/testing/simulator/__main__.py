@@ -19,11 +19,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="with --seed: of this mutant")
+    parser.add_argument(
+        "--plain", action="store_true", help="with --seed: of one step, over an input that stays as it is"
+    )
     parser.add_argument("--mutants", action="store_true", help="the first seed that catches each mutant")
     asked = parser.parse_args(arguments)
     if asked.seed is not None:
         with mutants.MUTANTS[asked.mutant]() if asked.mutant else contextlib.nullcontext():
-            history = simulate(asked.seed)
+            history = simulate(asked.seed, plain=asked.plain)
         say(str(history))
         return 1 if history.violations else 0
     seeds = range(asked.first, asked.first + asked.seeds)
