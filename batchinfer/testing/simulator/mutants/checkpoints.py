@@ -25,7 +25,7 @@ def _loading(load: Load) -> Iterator[None]:
 def _found(store: Store, job: JobPaths, shard: int) -> Iterator[tuple[str, pa.Table]]:
     """The chunks below a shard's folder, whatever they are, each with its step."""
     for entry in store.list(job.chunks(shard)):
-        with contextlib.suppress(FileNotFoundError, pa.ArrowInvalid):
+        with contextlib.suppress(FileNotFoundError):
             table = pa.ipc.open_file(pa.py_buffer(store.read(entry.path))).read_all()
             yield table.schema.metadata[b"batchinfer.step"].decode(), table.replace_schema_metadata(None)
 
