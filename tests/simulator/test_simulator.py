@@ -94,7 +94,7 @@ def test_a_seed_is_one_history_in_any_process(seed: int) -> None:
 
 
 def test_a_failing_seed_is_told_operation_by_operation(capsys: pytest.CaptureFixture[str]) -> None:
-    seed = campaign.hunt("success-before-the-manifest", range(MOST)).seed
+    seed = campaign.hunt("success-before-the-manifest", range(2, MOST)).seed
     assert main(["--seed", str(seed), "--mutant", "success-before-the-manifest"]) == 1
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith(f"seed {seed}: ")
