@@ -30,7 +30,7 @@ CAUGHT_BY = {
     "late-parts-stay": 33,
     "success-is-not-looked-at-again": 112,
     "a-late-runner-leaves-a-replaced-part": 1126,
-    "a-changed-file-is-passed-over-under-success": 3229,
+    "a-changed-file-is-passed-over-under-success": 237,
     "an-extension-builds-on-an-open-generation": 60,
 }
 """As `python -m batchinfer.testing.simulator --mutants` said last of those that need many seeds."""
