@@ -97,11 +97,8 @@ def extension(
     missed = {number: {r.file.path for r in standing[number].ranges} for number in given_up if number in standing}
     lost = {number: paths for number, paths in missed.items() if not paths & present}
     again = {path for number, paths in missed.items() if number not in lost for path in paths & present}
-    renewed = {
-        *found.new,
-        *found.rewritten,
-        *again,
-    }  # a new one may have been here before, and gone before it was predicted
+    renewed = {*found.new, *found.rewritten, *again}
+    # A new file may have been here before, and have gone before it was predicted: then shards of it stand, too.
     replaced = _replaced(standing, {*renewed, *dropped}, present | set(dropped))
     removed = (*dropped, *sorted({path for paths in lost.values() for path in paths}.difference(dropped)))
     beside = {r.file.path for number in replaced for r in standing[number].ranges} - set(dropped)
