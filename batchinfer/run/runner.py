@@ -207,7 +207,9 @@ def _take(store: Store, plan: Plan, host: Host, *, restart: bool) -> Job:
     """The job's record; a former job that is to be replaced must have no runner."""
     former = jobs.current(store)
     if former is not None and not restart and extending.is_needed(store, former, plan):
-        return former
+        if generations.numbers(store, former.paths):
+            return former
+        restart = True  # whoever made its record, of other files, ended before anything was begun
     overwrite = plan.spec.output.mode == "overwrite"
     if former is not None and (
         restart or (overwrite and not generations.accepts(store, former.paths, former.fingerprint, plan.fingerprint))

@@ -10,9 +10,10 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from batchinfer import Run
+from batchinfer import Job, Run
 from batchinfer.errors import FingerprintError, InputError, JobFileError
 from batchinfer.ledger import jobs, parts
+from batchinfer.ledger.host import HERE
 from batchinfer.storage.local import LocalStore
 from tests.run.workplace import Workplace
 
@@ -319,6 +320,22 @@ def test_a_replaced_part_that_a_late_runner_puts_back_is_removed(place: Workplac
     ]
     ran(place)
     check(place, "a", "b")
+
+
+def test_files_may_come_and_go_before_anything_was_begun(place: Workplace) -> None:
+    """The runner that made the job's record died before it had a plan; the next one's is of other files."""
+    place.write(100)
+    plan = Job(**place.fields(run=EXTEND, model=options(place))).plan()
+    store = LocalStore(str(place.folder / "output"))
+    jobs.find_or_create(store, "doubling", plan.fingerprint, HERE.identity(), fresh=False, overwrite=False)
+    place.write(100, name="b", start=1000)
+    ran(place)
+    check(place, "a", "b")
+    (place.folder / "input" / "b.parquet").unlink()
+    with pytest.raises(InputError, match=r"1 file whose rows are predicted is gone: .*b\.parquet"):
+        ran(place)
+    ran(place, run={**EXTEND, "on_removed": "drop"})
+    check(place, "a")
 
 
 def test_what_does_not_go_together_is_said(place: Workplace) -> None:
