@@ -12,8 +12,8 @@ nox.options.sessions = ["lint", "typing", "tests"]
 nox.needs_version = ">=2025.2"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-AT_ONCE = ("-n", "3", "--dist", "loadfile")
-"""Many tests wait for a program, so that three at once suit two cores. By file, so that fixtures are shared."""
+AT_ONCE = ("-n", "2", "--dist", "loadfile")
+"""Many tests wait for a program: two at once take little more of two cores than one. By file, so that fixtures are shared."""
 QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 
 

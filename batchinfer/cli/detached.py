@@ -34,7 +34,10 @@ def submit(
     single_writer: SingleWriter = False,
     as_json: Json = False,
 ) -> int:
-    """Run a job in the background, and return as soon as it is at work: see status, wait and cancel."""
+    """Run a job in the background.
+
+    Returns as soon as it is at work: see status, wait and cancel. What it says goes to a log file.
+    """
     from batchinfer.job.load import load
     from batchinfer.precision.artefacts import cache_folder
 
@@ -108,7 +111,10 @@ def wait(
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Wait until a job's run has ended, and end with its exit code; 75 where it has not, or its runner is gone."""
+    """Wait until a job's run has ended.
+
+    The exit code is the run's; 75 where it has not ended in time, or its runner is gone.
+    """
     with opened(output, param) as run:
         code = run.wait(timeout)
         if code is None:
@@ -133,7 +139,10 @@ def _told(run: Run, *, as_json: bool) -> None:
 
 @guarded
 def cancel(output: Output, param: Params = None, as_json: Json = False) -> int:
-    """Ask a job's runner, on whatever machine, to checkpoint and end; a later run goes on from there."""
+    """Ask a job's runner to checkpoint and end.
+
+    On whatever machine it is: it looks every ten seconds. A later run goes on from there.
+    """
     with opened(output, param) as run:
         asked, runner = run.cancel(), run.runner()
         if as_json:

@@ -114,7 +114,7 @@ def test_a_run_is_cancelled_by_its_output_and_goes_on_later(workplace, submitted
 
 
 def test_a_watched_status_tells_of_progress_until_the_end(workplace, submitted):
-    workplace.write_job(rows=100, batch=10, shard=50, seconds=0.4)
+    workplace.write_job(rows=100, batch=10, shard=50, seconds=1)
     submitted()
     done = workplace.batchinfer("status", "out", "--watch")
     assert "batchinfer: doubling: 50/100 rows, 1/2 shards, 0 dead" in done.stderr

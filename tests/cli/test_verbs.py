@@ -15,7 +15,10 @@ Commands:
   plan      Show what a run would do.
   run       Run a job, or go on with it: the same command resumes.
   retry     Attempt dead rows again, after model, code or input were mended.
+  submit    Run a job in the background.
   status    Show how far a job is, and whether its runner is alive.
+  wait      Wait until a job's run has ended.
+  cancel    Ask a job's runner to checkpoint and end.
   verify    Prove that every planned row is there exactly once.
   errors    Show the rows that could not be predicted, by what went wrong.
   bench     Compare the job with a bare loop over the same rows.

@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
 def runner(store: Store, number: int, left: list[int], workers: int = 1) -> Suspects:
     """The next runner, which begins with these shards left."""
     records.create(store, JOB.epoch(number), {"pid": 1})
-    epoch = Epoch(store, JOB, number, lambda: None, Still())
+    epoch = Epoch(store, JOB, number, lambda: None, lambda _: None, Still())
     suspects = Suspects(store, Job(1, JOB, "n", Fingerprint("0", {})), epoch)
     suspects.begin(left, workers)
     return suspects
@@ -98,7 +98,7 @@ class _Away:
 
 def test_an_end_is_not_held_up_by_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epochs, "_CLOSE_SECONDS", 0.5)
-    epoch = Epoch(_Away(), JOB, 1, lambda: None, Still())  # type: ignore[arg-type]
+    epoch = Epoch(_Away(), JOB, 1, lambda: None, lambda _: None, Still())  # type: ignore[arg-type]
     closing = threading.Thread(target=epoch.close, args=("end",), daemon=True)
     closing.start()
     closing.join(30)

@@ -14,23 +14,23 @@ from batchinfer.testing.simulator.__main__ import main
 from batchinfer.testing.simulator.mutants import MUTANTS
 from batchinfer.testing.simulator.shape import PIPELINES, SHAPES, drawn_further, shape
 
-SEEDS, AT_ONCE = 1400, 700
+SEEDS, AT_ONCE = 600, 300
 MOST = 1500
 """Seeds that a mutant may need."""
 CAUGHT_BY = {
     "no-read-back-after-a-lost-create": 83,
-    "a-listing-decides": 60,
-    "a-look-decides": 60,
+    "a-listing-decides": 106,
+    "a-look-decides": 119,
     "chunks-go-before-the-part": 40,
-    "chunks-are-not-checked": 446,
+    "chunks-are-not-checked": 314,
     "a-later-step-loses-its-chunks": 66,
     "the-manifest-is-put": 47,
-    "a-restart-leaves-success": 50,
+    "a-restart-leaves-success": 14,
     "a-listing-tells-the-newest-record": 75,
-    "late-parts-stay": 33,
-    "success-is-not-looked-at-again": 112,
-    "a-late-runner-leaves-a-replaced-part": 1126,
-    "a-changed-file-is-passed-over-under-success": 237,
+    "late-parts-stay": 7,
+    "success-is-not-looked-at-again": 4,
+    "a-late-runner-leaves-a-replaced-part": 476,
+    "a-changed-file-is-passed-over-under-success": 1159,
     "an-extension-builds-on-an-open-generation": 60,
 }
 """As `python -m batchinfer.testing.simulator --mutants` said last of those that need many seeds."""
