@@ -84,6 +84,12 @@ class _Call(BaseOperator):  # type: ignore[misc]
         params = [word for name, value in self.job_params.items() for word in ("--param", f"{name}={value}")]
         return [*params, *(word for text in self.set_values for word in ("--set", text))]
 
+    def _output(self) -> str:
+        """The job's output path."""
+        from batchinfer.job.load import load
+
+        return load(self.job, self.job_params, self.set_values).output.path
+
     def _call(self, *words: str) -> tuple[int, dict[str, Any]]:
         """The exit code of a verb, and what it says in JSON; lines on its stderr go to the task's log."""
         command = [self.python or sys.executable, "-m", "batchinfer", *words, "--json"]
@@ -145,24 +151,15 @@ class BatchInferOperator(_Call):
         judge(code, result.get("errors", []))
         return small(result)
 
-    def _deferred(self) -> Any:
-        # A run that a task before this one began may still be alive: it is waited for.
-        code, result = self._call("status", self.job, *self._params)
-        if code or (result.get("runner") or {}).get("state") not in ("alive", "unknown"):
-            code, result = self._call("submit", self.job, *self._given)
-            judge(code, result.get("errors", []))
-            if result.get("ended"):
-                code, result = self._call("wait", self.job, *self._params)
-                judge(code, result.get("errors", []))
-                return small(result)
-        trigger = RunTrigger(result["output"], self.job, self.job_params, self.poll_seconds)
+    def _deferred(self) -> dict[str, Any]:
+        trigger = RunTrigger(self._output(), self.job, self.job_params, self.set_values, self.poll_seconds)
+        if not trigger.is_alive():  # else a task before this one began it, and it is waited for
+            code, submitted = self._call("submit", self.job, *self._given)
+            judge(code, submitted.get("errors", []))
+            if submitted["ended"]:
+                return self.execute_complete({}, trigger.look() or {})
         self.defer(trigger=trigger, method_name="execute_complete")
         raise AssertionError("defer() raises")
-
-    @property
-    def _params(self) -> list[str]:
-        """What the verbs that look at an output take."""
-        return [word for name, value in self.job_params.items() for word in ("--param", f"{name}={value}")]
 
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """The run has ended. Raises as `judge` does."""
@@ -178,13 +175,22 @@ class RunTrigger(BaseTrigger):  # type: ignore[misc]
         output: the job's output path.
         job: its job file, which says how the output is reached; where it can't be read here, the environment does.
         job_params: for the job file.
+        set_values: overrides of it.
         poll_seconds: between looks.
 
     """
 
-    def __init__(self, output: str, job: str, job_params: Mapping[str, str], poll_seconds: float = 15.0) -> None:
+    def __init__(
+        self,
+        output: str,
+        job: str,
+        job_params: Mapping[str, str],
+        set_values: Sequence[str] = (),
+        poll_seconds: float = 15.0,
+    ) -> None:
         super().__init__()
-        self.output, self.job, self.job_params, self.poll_seconds = output, job, dict(job_params), poll_seconds
+        self.output, self.job, self.job_params = output, job, dict(job_params)
+        self.set_values, self.poll_seconds = list(set_values), poll_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """See BaseTrigger."""
@@ -192,13 +198,14 @@ class RunTrigger(BaseTrigger):  # type: ignore[misc]
             "output": self.output,
             "job": self.job,
             "job_params": self.job_params,
+            "set_values": self.set_values,
             "poll_seconds": self.poll_seconds,
         }
         return f"{type(self).__module__}.{type(self).__name__}", given
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """One event, once the run has ended or its runner is gone."""
-        while (ended := await asyncio.to_thread(self._look)) is None:
+        while (ended := await asyncio.to_thread(self.look)) is None:
             await asyncio.sleep(self.poll_seconds)
         yield TriggerEvent(ended)
 
@@ -212,12 +219,22 @@ class RunTrigger(BaseTrigger):  # type: ignore[misc]
         from batchinfer.job.load import load
 
         try:
-            storage = load(self.job, self.job_params).storage
+            storage = load(self.job, self.job_params, self.set_values).storage
         except (BatchinferError, OSError):
             storage = {}
         return open_run(self.output, storage)
 
-    def _look(self) -> dict[str, Any] | None:
+    def is_alive(self) -> bool:
+        """Whether a run of the job is going on."""
+        from batchinfer.errors import OutputError
+
+        try:
+            return bool(self._opened().is_running())
+        except OutputError:  # nothing is there yet
+            return False
+
+    def look(self) -> dict[str, Any] | None:
+        """The event of a run that has ended; None while it goes on."""
         from batchinfer.errors import BatchinferError, TransientError
 
         try:
@@ -251,24 +268,22 @@ class BatchInferVerifyOperator(_Call):
     """Prove from the files that every planned row stands in the output exactly once.
 
     Args:
-        output_path: where `set_values` of the run change it; by default that of the job file.
         deep: decode every page, too.
         kwargs: see _Call, and Airflow's own.
 
     """
 
-    template_fields: Sequence[str] = (*_Call.template_fields, "output_path")
-
-    def __init__(self, *, output_path: str | None = None, deep: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, deep: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.output_path, self.deep = output_path, deep
+        self.deep = deep
 
     def execute(self, context: Any) -> dict[str, Any]:  # noqa: ARG002
         """XCom: the accounting. Raises as `judge` does."""
-        place = [self.job, *(w for n, v in self.job_params.items() for w in ("--param", f"{n}={v}"))]
-        code, found = self._call(
-            "verify", *([self.output_path] if self.output_path else place), *(["--deep"] if self.deep else [])
-        )
+        # The verb knows the job file without overrides: where one moves the output, it is told the path.
+        moved = any(text.startswith("output.path=") for text in self.set_values)
+        params = [word for name, value in self.job_params.items() for word in ("--param", f"{name}={value}")]
+        place = [self._output()] if moved else [self.job, *params]
+        code, found = self._call("verify", *place, *(["--deep"] if self.deep else []))
         judge(code, [str(finding) for finding in found.get("findings", found.get("errors", []))][:_ERRORS])
         return {key: found[key] for key in ("rows", "parts") if key in found}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,10 +13,12 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from batchinfer.cli.exits import assignments, guarded
+from batchinfer.cli.logs import kept
 from batchinfer.cli.options import JobFile, Json, Output, Params, Sets, SingleWriter
+from batchinfer.cli.ranges import days_of
 from batchinfer.cli.status import opened
 from batchinfer.cli.streams import show, show_json, tell
-from batchinfer.errors import BatchinferError, OutputError, StoppedError
+from batchinfer.errors import BatchinferError, RefusedError, StoppedError
 
 if TYPE_CHECKING:
     from batchinfer.api import Run
@@ -39,13 +42,34 @@ def submit(
     Returns as soon as it is at work: see status, wait and cancel. What it says goes to a log file.
     """
     from batchinfer.job.load import load
-    from batchinfer.precision.artefacts import cache_folder
+    from batchinfer.job.secrets import Secrets
 
-    spec = load(job, assignments(param), set_ or ())
+    given = assignments(param)
+    if days_of(given) is not None:
+        raise RefusedError(
+            "--param: a range of days is several runs, which batchinfer run makes; submit makes one: give one day"
+        )
+    with kept(Secrets.of_environment(os.environ)):
+        spec = load(job, given, set_ or ())
+    with kept(spec.secrets):
+        return _submitted(
+            spec, _command(job, param, set_, restart=restart, single_writer=single_writer), as_json=as_json
+        )
+
+
+def _command(
+    job: str, param: list[str] | None, set_: list[str] | None, *, restart: bool, single_writer: bool
+) -> list[str]:
+    """The program that runs the job."""
     command = [sys.executable, "-m", "batchinfer", "run", job, "--progress", "plain"]
     command += [word for text in param or () for word in ("--param", text)]
     command += [word for text in set_ or () for word in ("--set", text)]
-    command += [*(["--restart"] if restart else []), *(["--single-writer"] if single_writer else [])]
+    return [*command, *(["--restart"] if restart else []), *(["--single-writer"] if single_writer else [])]
+
+
+def _submitted(spec: JobSpec, command: list[str], *, as_json: bool) -> int:
+    from batchinfer.precision.artefacts import cache_folder
+
     folder = cache_folder() / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     descriptor, log = tempfile.mkstemp(
@@ -94,9 +118,7 @@ def _at_work(process: subprocess.Popen[bytes], spec: JobSpec) -> str | None:
             runner = run.runner()
             if runner is not None and runner.state == "alive" and runner.owner.startswith(f"process {process.pid} "):
                 return run.job8
-        except OutputError:  # nothing is there yet
-            pass
-        except BatchinferError:  # the store is away: the program itself says so
+        except BatchinferError:  # nothing is there yet, or the store is away, of which the program itself says so
             pass
         time.sleep(_LOOK_SECONDS)
     return None

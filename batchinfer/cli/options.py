@@ -68,7 +68,7 @@ SingleWriter = Annotated[
     ),
 ]
 Logging = Annotated[LogLevel, typer.Option(help="Of libraries, on stderr.")]
-Lines = Annotated[LogFormat, typer.Option("--log-format", help="Of each line on stderr.")]
+Lines = Annotated[LogFormat, typer.Option("--log-format", help="Of what is said and logged on stderr.")]
 ResultFile = Annotated[
     str | None,
     typer.Option(

@@ -78,15 +78,15 @@ class ModelPool:
 
     @property
     def joining(self) -> Joining:
-        """What a worker must know that is to send batches here; once `is_open`."""
+        """What a worker must know that is to send batches here; once `opened` has said so."""
         assert self._opened is not None
         assert self.places.settings is not None
         streams = self.places.settings.steps[self.step].within(self.pool.threads).streams
         # What it computes, and one more, which has come before it is done.
         return Joining(self._opened, 1 + streams, self._version, self._members)
 
-    def is_open(self) -> bool:
-        """Whether workers may begin to send: once a model actor has said what they need."""
+    def opened(self) -> bool:
+        """Ask a model actor what workers need to send batches, unless that is known; whether it is, so that they may begin."""
         ready = [p for p in self.places.every if p.is_ready and not p.running]
         if self._opened is None and ready:
             try:

@@ -62,7 +62,7 @@ def _apart(spec: JobSpec, cores: int, pinned: Settings | None) -> Allotment:
     pools = {step.name: _pool(step, cores // len(pooled), cores, pinned, local=local) for step in pooled}
     devices = gpu_count() if any(uses_torch(s) for s in held) and asked.gpus != 0 else 0
     free = int(devices - sum(pool.most * (pool.gpus or 0) for pool in pools.values()))
-    threads = asked.cpus if asked.cpus != "auto" else _standing(1, cores, pinned, held) if held else 1
+    threads = asked.cpus if asked.cpus != "auto" else _standing(1, cores, pinned, held)
     gpus: float | None = asked.gpus if asked.gpus != "auto" else (1.0 if free > 0 else 0)
     workers: int | None = asked.workers if asked.workers != "auto" else None
     if workers is None and local:

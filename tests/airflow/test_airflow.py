@@ -269,6 +269,26 @@ def test_a_deferred_run_ends_in_order_when_a_user_kills_its_task(place: Path) ->
     assert event_of(trigger)["exit_code"] == 130
 
 
+def test_overrides_that_move_the_output_count_wherever_it_is_looked_at(place: Path) -> None:
+    from batchinfer.airflow import BatchInferVerifyOperator
+
+    elsewhere = [f"output.path={place}/elsewhere"]
+    operator(place).execute({})  # what stands at the job file's own output is another run's
+    given = {"set_values": elsewhere, "deferrable": True, "poll_seconds": 0.5}
+    write(place, rows=60, seconds=0.2)
+    from airflow.sdk.exceptions import TaskDeferred
+
+    with pytest.raises(TaskDeferred) as left:
+        operator(place, **given).execute({})
+    event = event_of(left.value.trigger)
+    assert (event["exit_code"], event["result"]["rows"]["planned"]) == (0, 60)
+    assert operator(place, **given).execute({})["rows"]["planned"] == 60, "it was done before, and is not deferred"
+    verify = BatchInferVerifyOperator(
+        task_id="verify", job=f"{place}/daily.yaml", job_params={"day": DAY}, set_values=elsewhere
+    )
+    assert verify.execute({})["rows"]["planned"] == 60
+
+
 def test_a_deferrable_task_in_a_dag(place: Path) -> None:
     write(place, rows=100, seconds=0.1)
     source = (ROOT / "jobs/schedulers/airflow_dag.py").read_text()

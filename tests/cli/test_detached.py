@@ -63,6 +63,22 @@ def test_what_can_not_be_run_says_so_and_gives_its_code(workplace):
     assert workplace.program("submit", "job.yaml", "--set", "batching.rows=none").returncode == 2
 
 
+def test_a_range_of_days_is_no_one_run(workplace):
+    workplace.write_job()
+    done = workplace.program("submit", "job.yaml", "--param", "day=2026-11-01..2026-11-07")
+    assert done.returncode == 2
+    assert "a range of days is several runs" in done.stderr
+
+
+def test_what_can_not_be_run_repeats_no_secret(workplace, monkeypatch):
+    monkeypatch.setenv("STORE_PASSWORD", "correct-horse-battery")
+    workplace.write_job()
+    done = workplace.program("submit", "job.yaml", "--set", "batching.rows=correct-horse-battery")
+    assert done.returncode == 2
+    assert "batching.rows" in done.stderr
+    assert "correct-horse-battery" not in done.stderr
+
+
 def test_a_job_that_is_done_is_not_begun_again(workplace):
     workplace.write_job()
     workplace.batchinfer("run", "job.yaml")
