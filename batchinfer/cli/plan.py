@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 def validate(job: JobFile, param: Params = None, set_: Sets = None, as_json: Json = False) -> int:
     """Check a job file, without looking at the input or the model."""
     from batchinfer.job.load import load
+    from batchinfer.job.secrets import Secrets
 
-    spec = load(job, assignments(param), set_ or ())
+    with kept(Secrets.of_environment(os.environ)):
+        spec = load(job, assignments(param), set_ or ())
     if len(spec.steps) > 1 or spec.steps[0].when is not None or not spec.models:
         from batchinfer.pipeline.graph import check  # needs polars, which takes its time
 
@@ -37,10 +40,12 @@ def validate(job: JobFile, param: Params = None, set_: Sets = None, as_json: Jso
 def plan(job: JobFile, param: Params = None, set_: Sets = None, as_json: Json = False) -> int:
     """Show what a run would do. Reads footers and hashes the model; runs nothing."""
     from batchinfer.api import Job
+    from batchinfer.job.secrets import Secrets
     from batchinfer.plan.describe import describe, to_json
     from batchinfer.run.resources import allot
 
-    asked = Job.from_yaml(job, assignments(param), set_ or ())
+    with kept(Secrets.of_environment(os.environ)):
+        asked = Job.from_yaml(job, assignments(param), set_ or ())
     with kept(asked.spec.secrets):
         planned = asked.plan()
     allotment = allot(planned.spec)

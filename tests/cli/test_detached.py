@@ -70,10 +70,11 @@ def test_a_range_of_days_is_no_one_run(workplace):
     assert "a range of days is several runs" in done.stderr
 
 
-def test_what_can_not_be_run_repeats_no_secret(workplace, monkeypatch):
+@pytest.mark.parametrize("verb", ["submit", "run", "plan", "validate"])
+def test_what_can_not_be_run_repeats_no_secret(workplace, monkeypatch, verb):
     monkeypatch.setenv("STORE_PASSWORD", "correct-horse-battery")
     workplace.write_job()
-    done = workplace.program("submit", "job.yaml", "--set", "batching.rows=correct-horse-battery")
+    done = workplace.program(verb, "job.yaml", "--set", "batching.rows=correct-horse-battery")
     assert done.returncode == 2
     assert "batching.rows" in done.stderr
     assert "correct-horse-battery" not in done.stderr
