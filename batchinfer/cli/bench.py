@@ -11,8 +11,9 @@ from batchinfer.cli.exits import assignments, guarded
 from batchinfer.cli.follow import display
 from batchinfer.cli.logs import kept
 from batchinfer.cli.options import JobFile, Json, Logging, LogLevel, Params, Progress, ProgressMode, Sets
-from batchinfer.cli.render import duration, rate, table
+from batchinfer.cli.render import table
 from batchinfer.cli.streams import show, show_json, stdout_kept_clean, tell
+from batchinfer.report.words import duration, rate
 
 if TYPE_CHECKING:
     from batchinfer.api.bench import Bench
@@ -47,10 +48,10 @@ def bench(
     """
     from batchinfer.api import Job
     from batchinfer.api.bench import ROWS
-    from batchinfer.cli.progress import Tally
     from batchinfer.cli.signals import Signals
     from batchinfer.cli.watchdog import Watchdog
     from batchinfer.job.secrets import Secrets
+    from batchinfer.report.tally import Tally
     from batchinfer.run.events import Event, Finished
 
     tally = Tally()
@@ -100,8 +101,8 @@ def _lines(made: Bench) -> list[tuple[str, str]]:
 
 
 def _settings(step: StepSettings) -> str:
-    from batchinfer.cli.progress import calls
     from batchinfer.plan.describe import count
+    from batchinfer.report.words import calls
 
     tokens = "" if step.budget.tokens is None else f" and {step.budget.tokens:,} tokens"
     return f"precision {step.precision}, {calls(step)}, batches of up to {count(step.budget.rows, 'row')}{tokens}"

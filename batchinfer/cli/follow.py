@@ -17,8 +17,9 @@ from batchinfer.cli.streams import are_json, show, stdout_kept_clean, tell
 from batchinfer.errors import LockedError, SkippedError
 
 if TYPE_CHECKING:
-    from batchinfer.cli.progress import Display, Tally
+    from batchinfer.cli.progress import Display
     from batchinfer.job.spec import JobSpec
+    from batchinfer.report.tally import Tally
     from batchinfer.run.events import Listener, RunResult
     from batchinfer.run.stop import StopRequest
 
@@ -72,10 +73,10 @@ def followed(
     begin: Callable[[], Begun], telling: Telling, if_locked: IfLocked
 ) -> tuple[tuple[JobSpec, Tally], RunResult]:
     """Show a run up to its end and the errors that it ends with; the job, its figures and what it came to. See `follow`."""
-    from batchinfer.cli.progress import Tally
     from batchinfer.cli.signals import Signals
     from batchinfer.cli.watchdog import Watchdog
     from batchinfer.job.secrets import Secrets
+    from batchinfer.report.tally import Tally
     from batchinfer.run.events import Event
 
     tally = Tally()

@@ -13,8 +13,9 @@ import typer
 from batchinfer.cli.exits import assignments, guarded
 from batchinfer.cli.logs import kept
 from batchinfer.cli.options import JOB_FILES, Json, Output, Params
-from batchinfer.cli.render import duration, rate, table
+from batchinfer.cli.render import table
 from batchinfer.cli.streams import show, show_json, tell
+from batchinfer.report.words import duration, rate
 
 _WATCH_SECONDS = 1.0
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from batchinfer.cli.progress import Tally, gate
-from batchinfer.cli.render import duration, rate, table
+from batchinfer.cli.render import table
 from batchinfer.ledger.parts import Counts
 from batchinfer.plan.describe import count
+from batchinfer.report.tally import Tally
+from batchinfer.report.words import duration, gate, rate
 from batchinfer.run.events import RunResult, State
 from batchinfer.storage import paths
 from batchinfer.worker.context import Served

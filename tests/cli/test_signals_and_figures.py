@@ -4,14 +4,15 @@ import signal
 
 import pytest
 
-from batchinfer.cli.progress import Tally, precision
-from batchinfer.cli.render import duration, percent, table
+from batchinfer.cli.render import table
 from batchinfer.cli.signals import Signals
 from batchinfer.cli.summary import summary
 from batchinfer.errors import StoppedError
 from batchinfer.ledger.parts import Counts
 from batchinfer.measure.settings import StepSettings
 from batchinfer.pipeline.batching import Budget
+from batchinfer.report.tally import Tally
+from batchinfer.report.words import duration, percent, precision
 from batchinfer.run.events import Finished, RunResult, Settled, State, Ticked
 from batchinfer.storage.paths import JobPaths
 from batchinfer.worker.context import Progress, Seconds, Served, StepUsage, Usage

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchinfer import Job
-from batchinfer.cli.progress import precision as said
 from batchinfer.errors import GateError
 from batchinfer.measure.settings import StepSettings
+from batchinfer.report.words import precision as said
 
 pytest.importorskip("torchao")
 

@@ -1,0 +1,131 @@
+"""A run in words: figures with their units, the events worth a line, the precision and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from batchinfer.measure.cascade import Point
+from batchinfer.measure.settings import Settings, StepSettings
+from batchinfer.measure.verdict import Verdict
+from batchinfer.plan.describe import count
+from batchinfer.run.events import Event, GivenUp, Retried, Settled, Started
+
+CURVE = 8
+"""Points of a cascade's trade-off that are shown."""
+
+
+def duration(seconds: float, *, whole_seconds: bool = False) -> str:
+    """`0.4 s`, `12 s`, `3 min 34 s`, `2 h 5 min`, `3 d 4 h`."""
+    if 0 < seconds < 9.95 and not whole_seconds:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for larger, smaller, unit, rest in ((86400, 3600, "d", "h"), (3600, 60, "h", "min"), (60, 1, "min", "s")):
+        if whole >= larger:
+            return f"{whole // larger} {unit} {whole % larger // smaller} {rest}"
+    return f"{whole} s"
+
+
+def percent(part: float, whole: float) -> str:
+    """`12 %`; 100 % only when all is done."""
+    return f"{int(100 * part / whole) if whole else 100} %"
+
+
+def rate(per_second: float) -> str:
+    """`3.1 rows/s`, `1,390 rows/s`."""
+    return f"{per_second:,.0f} rows/s" if per_second >= 10 else f"{per_second:.1f} rows/s"
+
+
+def note(event: Event) -> str | None:
+    """An event in words, where it is worth a line."""
+    if isinstance(event, Started):
+        plan = event.plan
+        if event.decided == len(plan.shards):
+            return f"resumed: all {event.decided:,} shards were done before"
+        if event.decided:
+            return f"resumed: {event.decided:,} of {len(plan.shards):,} shards were done before ({event.decided_rows:,} of {plan.rows:,} rows)"
+        return f"{plan.rows:,} rows in {count(len(plan.shards), 'shard')}; loading the model"
+    if isinstance(event, Settled):
+        running = f"running with {count(event.workers, 'worker')}, {precisions(event.settings)}"
+        return "\n".join(
+            [running, *(cascade(*named) for named in event.settings.models.items() if named[1].threshold is not None)]
+        )
+    if isinstance(event, Retried):
+        where = ", its model in a child process" if event.quarantined else ""
+        return f"{event.failed.error}; it was replaced, and shard {event.failed.shard} is tried again{where} (death {event.deaths})"
+    if isinstance(event, GivenUp):
+        return f"shard {event.failed.shard} given up: {event.failed.error}"
+    return None
+
+
+def precisions(settings: Settings) -> str:
+    """The precision of each model, and why."""
+    alike: dict[str, list[str]] = {}
+    for name, step in settings.models.items():
+        alike.setdefault(precision(step), []).append(name)
+    if len(alike) <= 1:
+        return "".join(alike) or "no model"
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in alike.items())
+
+
+def cascade(name: str, settings: StepSettings) -> str:
+    """The threshold of a cascade, and what others would have done."""
+    found = settings.measured.get("cascade")
+    if found is None:
+        return f"{name} takes every row: there is nothing to compare"
+    points = [Point(**p) for p in found["curve"]]
+    some = points[:: max(1, len(points) // CURVE)]
+    return "\n".join(
+        [
+            f"{name} takes rows of a confidence below {Point(**found['chosen'])}, by {found['rows']:,} rows; others would do:",
+            *(f"  {point}" for point in some),
+        ]
+    )
+
+
+def precision(settings: StepSettings) -> str:
+    """The precision that runs, and why: what was measured, what can't run, what wasn't tried, and what the gate says."""
+    measured = settings.measured
+    text = f"precision {settings.precision}"
+    if rates := measured.get("rows_per_second"):
+        when = "measured before" if measured.get("known_before") else "measured"
+        text += f" ({when}: {', '.join(f'{name} {rate(pace)}' for name, pace in rates.items())})"
+    why = measured.get("choice") or measured.get("precision")
+    text += f": {str(why).removeprefix(f'{settings.precision}: ')}" if why else ""
+    if layers := (applied := measured.get("applied") or {}).get("layers"):
+        text += f"; {applied['quantized_layers']:,} of {layers:,} layers quantized{', compiled' if applied['compiled'] else ''}"
+    if settings.streams > 1:
+        text += f"; {calls(settings)}"
+    if provider := measured.get("provider"):
+        text += f"; on {provider}"
+    for name, error in (measured.get("failed") or {}).items():
+        text += f"; {name} can't run: {error}"
+    for reason, names in _by_reason(measured.get("skipped") or {}).items():
+        text += f"; {', '.join(names)} {'is' if len(names) == 1 else 'are'} skipped: {reason}"
+    for name, verdict in (measured.get("gates") or {}).items():
+        if name != settings.precision:
+            text += f"; {name} isn't taken: the gate {Verdict.from_json(verdict)}"
+    said = gate(settings)
+    return f"{text}; {said}" if said else text
+
+
+def calls(settings: StepSettings) -> str:
+    """How a worker spends its CPU threads on calls of the model."""
+    threads = count(settings.threads, "CPU thread")
+    return threads if settings.streams == 1 else f"{settings.streams} calls at a time, of {threads} each"
+
+
+def _by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        names.setdefault(reason, []).append(name)
+    return names
+
+
+def gate(settings: StepSettings) -> str:
+    """What the quality gate says of the precision that runs; empty where nothing was compared or to be."""
+    verdict = settings.measured.get("gate")
+    if not verdict:
+        return ""
+    if "not_compared" in verdict:
+        return f"not compared with fp32: {verdict['not_compared']}"
+    return f"gate {Verdict.from_json(verdict)}"
