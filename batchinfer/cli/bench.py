@@ -13,7 +13,7 @@ from batchinfer.cli.logs import kept
 from batchinfer.cli.options import JobFile, Json, Logging, LogLevel, Params, Progress, ProgressMode, Sets
 from batchinfer.cli.render import table
 from batchinfer.cli.streams import show, show_json, stdout_kept_clean, tell
-from batchinfer.report.words import duration, rate
+from batchinfer.report.figures import duration, rate
 
 if TYPE_CHECKING:
     from batchinfer.api.bench import Bench

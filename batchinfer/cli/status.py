@@ -15,7 +15,7 @@ from batchinfer.cli.logs import kept
 from batchinfer.cli.options import JOB_FILES, Json, Output, Params
 from batchinfer.cli.render import table
 from batchinfer.cli.streams import show, show_json, tell
-from batchinfer.report.words import duration, rate
+from batchinfer.report.figures import duration, rate
 
 _WATCH_SECONDS = 1.0
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from batchinfer.cli.render import table
 from batchinfer.ledger.parts import Counts
 from batchinfer.plan.describe import count
+from batchinfer.report.figures import duration, rate
 from batchinfer.report.tally import Tally
-from batchinfer.report.words import duration, gate, rate
+from batchinfer.report.words import gate
 from batchinfer.run.events import RunResult, State
 from batchinfer.storage import paths
 from batchinfer.worker.context import Served

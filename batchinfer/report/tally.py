@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from batchinfer.report.words import duration, percent, rate
+from batchinfer.report.figures import duration, percent, rate
 from batchinfer.run.events import Event, Finished, RunResult, Settled, Started, Ticked
 from batchinfer.worker.context import Progress
 

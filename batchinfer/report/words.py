@@ -1,4 +1,4 @@
-"""A run in words: figures with their units, the events worth a line, the precision and why."""
+"""A run in words: the events worth a line, the precision and why."""
 
 from __future__ import annotations
 
@@ -8,31 +8,11 @@ from batchinfer.measure.cascade import Point
 from batchinfer.measure.settings import Settings, StepSettings
 from batchinfer.measure.verdict import Verdict
 from batchinfer.plan.describe import count
+from batchinfer.report.figures import rate
 from batchinfer.run.events import Event, GivenUp, Retried, Settled, Started
 
 CURVE = 8
 """Points of a cascade's trade-off that are shown."""
-
-
-def duration(seconds: float, *, whole_seconds: bool = False) -> str:
-    """`0.4 s`, `12 s`, `3 min 34 s`, `2 h 5 min`, `3 d 4 h`."""
-    if 0 < seconds < 9.95 and not whole_seconds:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for larger, smaller, unit, rest in ((86400, 3600, "d", "h"), (3600, 60, "h", "min"), (60, 1, "min", "s")):
-        if whole >= larger:
-            return f"{whole // larger} {unit} {whole % larger // smaller} {rest}"
-    return f"{whole} s"
-
-
-def percent(part: float, whole: float) -> str:
-    """`12 %`; 100 % only when all is done."""
-    return f"{int(100 * part / whole) if whole else 100} %"
-
-
-def rate(per_second: float) -> str:
-    """`3.1 rows/s`, `1,390 rows/s`."""
-    return f"{per_second:,.0f} rows/s" if per_second >= 10 else f"{per_second:.1f} rows/s"
 
 
 def note(event: Event) -> str | None:

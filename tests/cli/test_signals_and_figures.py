@@ -11,8 +11,9 @@ from batchinfer.errors import StoppedError
 from batchinfer.ledger.parts import Counts
 from batchinfer.measure.settings import StepSettings
 from batchinfer.pipeline.batching import Budget
+from batchinfer.report.figures import duration, percent
 from batchinfer.report.tally import Tally
-from batchinfer.report.words import duration, percent, precision
+from batchinfer.report.words import precision
 from batchinfer.run.events import Finished, RunResult, Settled, State, Ticked
 from batchinfer.storage.paths import JobPaths
 from batchinfer.worker.context import Progress, Seconds, Served, StepUsage, Usage
