@@ -82,6 +82,8 @@ def _graph(step: Step, options: OnnxOptions, path: Path, device: str, threads: i
     settings.log_severity_level = 3  # warnings are about how the file was exported
     # Threads that wait by spinning take the cores from reading, preparing and writing.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # AVX2 and AVX-512 without VNNI add pairs of products in 16 bits, which overflow: int8 would say something else there.
+    settings.add_session_config_entry("session.x64quantprecision", "1")
     provider = _provider(step, options, device, onnxruntime.get_available_providers())
     session = _session(path, settings, provider, where)
     graph = _Session(session)
