@@ -84,3 +84,12 @@ def gpu_memory(*, begin: bool) -> tuple[str, int, int]:
     number = torch.cuda.current_device()
     free, _ = torch.cuda.mem_get_info(number)
     return str(torch.cuda.get_device_properties(number).uuid), torch.cuda.memory_reserved(number), free
+
+
+def gpu_peak() -> int:
+    """The most bytes of a GPU's memory that torch took in this process; asks the GPU nothing, so that a broken one can't hold up anybody."""
+    if "torch" not in sys.modules:
+        return 0
+    import torch
+
+    return torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -121,9 +122,16 @@ class StepUsage:
     """Rows that it didn't see, since the answer to their content was there already."""
     infer: float = 0.0
     """Seconds of its calls."""
+    batch_rows: Counter[int] = field(default_factory=Counter)
+    """Batches by their rows, rounded up to a power of two."""
 
     def __add__(self, other: StepUsage) -> StepUsage:
         return StepUsage(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))
+
+    def to_json(self) -> dict[str, Any]:
+        """For the report."""
+        sizes = {str(rows): batches for rows, batches in sorted(self.batch_rows.items())}
+        return {**{f: getattr(self, f) for f in self.__dataclass_fields__}, "batch_rows": sizes}
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,7 @@ class Usage:
 
     def to_json(self) -> dict[str, Any]:
         """For the report: the seconds by stage, and by step the others."""
-        steps = {name: asdict(step) for name, step in self.steps.items()}
+        steps = {name: step.to_json() for name, step in self.steps.items()}
         return {"rows": self.rows, "seconds": asdict(self.seconds), "steps": steps}
 
 
@@ -209,6 +217,14 @@ class Progress:
     """Of the rows, those of the shard that isn't decided yet."""
     note: str = ""
     """loading, measuring, running, idle."""
+    step: str = ""
+    """The step of the batch that the device had last."""
+    seconds: Seconds = field(default_factory=Seconds)
+    """Where the worker's time went since it started."""
+    memory: int = 0
+    """The most bytes of the machine's memory that its process took; 0 where that can't be told."""
+    device_memory: int = 0
+    """The most bytes of a GPU's memory that torch took in it."""
     overdue: str | None = None
     """That a call in hand takes too long, in words; None where none does."""
     patience: float = 60.0

@@ -96,7 +96,7 @@ class DeviceThread:
     def _note_waiting(self, item: Any) -> None:
         """Add to the shard what was waited for: before it is handed on, as at a shard's end the writing thread takes the sum."""
         if self._holds_model:
-            item.run.add("wait", self._waited)
+            item.run.times.add("wait", self._waited)
         self._waited = 0.0
 
     def _results(self, item: Any) -> Iterable[Any]:

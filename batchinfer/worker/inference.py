@@ -85,7 +85,7 @@ class Inference:
     def _alone(self, run: ShardRun) -> Iterator[None]:
         """Hold the cores; waiting for them is the device's waiting."""
         with contextlib.ExitStack() as turn:
-            with run.timed("wait"):
+            with run.times.timed("wait"):
                 turn.enter_context(self._turn())
             yield
 
@@ -99,7 +99,7 @@ class Inference:
             self._add(item, stage, time.perf_counter() - start)
 
     def _add(self, item: Batch, stage: str, seconds: float) -> None:
-        item.run.add(stage, seconds)
+        item.run.times.add(stage, seconds)
         if stage == "infer":
             item.run.at(item.window).add(seconds)
 
@@ -165,7 +165,7 @@ class Inference:
             if isinstance(outputs, Pending):
                 self._add(batch, "infer", outputs.seconds)
                 outputs = outputs.outputs()
-            with batch.run.timed("write"):
+            with batch.run.times.timed("write"):
                 columns = batch.run.at(batch.window).engine.finish(outputs)
                 table = self._checked(batch, np.arange(len(batch.rows)), columns)
         except BatchinferError:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -27,10 +25,11 @@ from batchinfer.measure.settings import Settings
 from batchinfer.pipeline.graph import Graph
 from batchinfer.plan.shards import Shard
 from batchinfer.storage.store import Store
-from batchinfer.worker.context import Context, Outcome, RowError, Seconds, Usage
+from batchinfer.worker.context import Context, Outcome, RowError, Usage
 from batchinfer.worker.failures import row_error
 from batchinfer.worker.quotes import without_values
 from batchinfer.worker.recall import Recall
+from batchinfer.worker.stage_times import StageTimes
 from batchinfer.worker.step_run import StepRun
 from batchinfer.worker.window_rows import WindowRows
 
@@ -54,12 +53,13 @@ class ShardRun:
         host: Host = HERE,
         *,
         quarantined: bool = False,
+        times: StageTimes | None = None,
     ) -> None:
         self.shard = shard
+        self.times = StageTimes() if times is None else times
         self.outcome = outcome
         self.quarantined = quarantined
         self.error: BaseException | None = None
-        self._seconds = dict.fromkeys(Seconds.__dataclass_fields__, 0.0)
         self._counting = threading.Lock()
         self._context, self._graph, self._settings, self._store, self._host = context, graph, settings, store, host
         self._secrets = context.spec.secrets
@@ -100,20 +100,6 @@ class ShardRun:
         if over is not None:
             over()
 
-    @contextlib.contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the block's time to a stage, a field of `Seconds`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(stage, time.perf_counter() - start)
-
-    def add(self, stage: str, seconds: float) -> None:
-        """Add time to a stage, a field of `Seconds`."""
-        with self._counting:
-            self._seconds[stage] += seconds
-
     def count(self, window: WindowRows, lengths: NDArray[np.int64] | None, rows: NDArray[np.intp]) -> None:
         """Count a batch that a step saw, see `StepRun.count`."""
         with self._counting:
@@ -127,7 +113,7 @@ class ShardRun:
     @property
     def usage(self) -> Usage:
         """What the shard cost so far."""
-        return Usage(Seconds(**self._seconds), {step.node.name: step.usage for step in self.steps})
+        return Usage(self.times.seconds, {step.node.name: step.usage for step in self.steps})
 
     def begin(self, window: Window) -> WindowRows:
         """A window at the first step that takes rows of it."""

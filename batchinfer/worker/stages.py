@@ -26,6 +26,7 @@ from batchinfer.worker.items import Batch, End, Outputs, Read, Results, Submitte
 from batchinfer.worker.preparation import prepared_pieces
 from batchinfer.worker.recall import Recall
 from batchinfer.worker.shard_run import ShardRun
+from batchinfer.worker.stage_times import StageTimes
 from batchinfer.worker.window_rows import WindowRows
 
 WINDOWS = 16
@@ -78,6 +79,10 @@ class Stages:
         """Whether the models compute on this process's CPUs."""
         self.shard: int | None = None
         """The shard on the device."""
+        self.step = ""
+        """The step of the batch that the device had last."""
+        self.times = StageTimes()
+        """Of all shards that were read."""
         self.rows = self.dead = self.in_hand = 0
         """Rows finished, dead ones among them, and those of shards that are not decided yet."""
         self._context, self._store, self._reader, self._host = context, store, reader, host
@@ -121,6 +126,7 @@ class Stages:
                 [step.recall for step in self.steps],
                 self._host,
                 quarantined=item.quarantined,
+                times=StageTimes(within=self.times),
             )
         except BaseException as e:  # noqa: BLE001 - see `failures.failed`
             future.set_result(failed(shard.number, e, self._context.spec.secrets))
@@ -146,7 +152,7 @@ class Stages:
         if run.error is not None:
             return None
         try:
-            with run.timed("read"):
+            with run.times.timed("read"):
                 window = next(windows, None)
                 rows = None if window is None else run.begin(window)
         except BaseException as e:  # noqa: BLE001 - see `failures.failed`
@@ -171,7 +177,7 @@ class Stages:
         if run.error is not None:
             return None
         try:
-            with self.turn(), run.timed("prepare"):
+            with self.turn(), run.times.timed("prepare"):
                 return next(prepared, None)
         except BaseException as e:  # noqa: BLE001 - see `failures.failed`
             run.fail(e)
@@ -180,7 +186,7 @@ class Stages:
     def infer(self, item: Batch | Results | End) -> Iterator[Outputs | Results | End]:
         """What the model gives for the batch."""
         if isinstance(item, Batch):
-            self.shard = item.run.shard.number
+            self.shard, self.step = item.run.shard.number, item.run.at(item.window).node.name
             yield from self.steps[item.window.step].inference.outputs(item)
         else:
             yield item
@@ -231,7 +237,7 @@ class Stages:
             elif answered:
                 kinds = failures.combine_chunks().field("error_type").to_pylist()
                 self._breakers[window.step].failed(kinds, failures[0]["message"].as_py())
-        with run.timed("write"):
+        with run.times.timed("write"):
             more = run.accept(window, item.table, fresh=item.fresh)
         self._count(window, answered if through else 0, dead)
         if more:
@@ -240,11 +246,11 @@ class Stages:
             self._moved.notify_all()
         for recall in self._recalls:
             if recall.is_full:
-                with run.timed("commit"):
+                with run.times.timed("commit"):
                     recall.store()
         found = run.quarantined and item.fresh and dead  # it took processes to find
         if found or run.checkpoint_due():
-            with run.timed("commit"):
+            with run.times.timed("commit"):
                 run.checkpoint()
 
     def _count(self, window: WindowRows, finished: int, dead: int) -> None:
@@ -259,7 +265,7 @@ class Stages:
     def _finish(self, run: ShardRun) -> None:
         self.in_hand = 0  # first: whoever has the outcome counts the shard as decided
         if run.error is None:
-            with run.timed("commit"):
+            with run.times.timed("commit"):
                 part = run.commit()
                 # Where no other shard is in hand, the worker's process may not live much longer.
                 last = sum(not future.done() for future in self._read) <= 1

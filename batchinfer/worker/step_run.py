@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +44,7 @@ class StepRun:
         """Batches that did not fit into memory, and rows that it failed on and that went on."""
         self._reused = 0
         self._rows = self._batches = self._tokens = self._padded = 0
+        self._sizes: Counter[int] = Counter()
         self._seconds = 0.0
         self._counting = threading.Lock()
 
@@ -75,6 +77,7 @@ class StepRun:
         some = lengths[rows] if lengths is not None and len(rows) else None
         with self._counting:
             self._batches += 1
+            self._sizes[1 << max(0, len(rows) - 1).bit_length()] += 1
             self._rows += len(rows)
             if some is not None:
                 self._tokens += int(some.sum())
@@ -88,13 +91,15 @@ class StepRun:
     @property
     def usage(self) -> StepUsage:
         """What it cost so far."""
-        return StepUsage(
-            self._rows,
-            self._batches,
-            self._tokens,
-            self._padded,
-            self.halved,
-            self.skipped,
-            self._reused,
-            round(self._seconds, 6),
-        )
+        with self._counting:
+            return StepUsage(
+                self._rows,
+                self._batches,
+                self._tokens,
+                self._padded,
+                self.halved,
+                self.skipped,
+                self._reused,
+                round(self._seconds, 6),
+                Counter(self._sizes),
+            )

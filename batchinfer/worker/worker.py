@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from batchinfer.engines.device import gpu_peak
 from batchinfer.engines.prepared_columns import PreparedColumns
 from batchinfer.engines.protocol import Description, Engine
 from batchinfer.measure.settings import Settings
@@ -33,6 +34,7 @@ from batchinfer.worker.held import HeldStep
 from batchinfer.worker.items import End, Read, Submitted
 from batchinfer.worker.lanes import Lanes, begin, pass_on
 from batchinfer.worker.measuring import Measuring
+from batchinfer.worker.memory import peak_bytes
 from batchinfer.worker.pace import SILENT_SECONDS, Paces
 from batchinfer.worker.sending import Sending
 from batchinfer.worker.serving import Serving
@@ -245,6 +247,10 @@ class Worker:
             note,
             overdue=self._overdue,
             patience=max((paces.patience for paces in self._paces), default=SILENT_SECONDS),
+            step=stages.step,
+            seconds=stages.times.seconds,
+            memory=peak_bytes(),
+            device_memory=gpu_peak(),
             broken="" if serving is None else serving.broken,
             served=Served() if serving is None else serving.served,
         )
