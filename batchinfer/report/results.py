@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import platform
 from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
 from typing import Any
 
 from batchinfer.errors import BatchinferError, OutputError
+from batchinfer.job.secrets import Secrets
 from batchinfer.ledger import epochs, records
 from batchinfer.ledger.parts import Counts
+from batchinfer.plan import describe
+from batchinfer.plan.fingerprint import model_digest
+from batchinfer.report.watch import Watch
 from batchinfer.run.events import Broken, Event, Finished, Listener, Started, State, rows_to_json
 from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store
 
+_PACKAGES = ("batchinfer", "torch", "ray", "pyarrow")
 
-def recorded(store: Store, work: Callable[[Listener], object], listener: Listener | None = None) -> None:
-    """Do the work of a runner, with `run_results.json` kept beside it and `listener` told of the same events."""
+
+def recorded(store: Store, work: Callable[[Listener], object], listener: Listener | None = None) -> Started | None:
+    """Do the work of a runner, with `run_results.json` kept beside it and `listener` told of the same events.
+
+    Gives what was begun; None where there was nothing to do.
+    """
     results = ResultsFile(store)
 
     def told(event: Event) -> None:
@@ -28,38 +41,43 @@ def recorded(store: Store, work: Callable[[Listener], object], listener: Listene
     except BaseException as e:
         results.failed(e)
         raise
+    return results.started
 
 
 class ResultsFile:
     """A listener that keeps `run_results.json` true while the run goes on and after it ends."""
 
     def __init__(self, store: Store) -> None:
+        self.started: Started | None = None
+        """What was begun."""
         self._store = store
-        self._started: Started | None = None
         self._rows = Counts()
+        self._watch = Watch()
+        self._began = _now()
 
     def __call__(self, event: Event) -> None:
         """Take in an event of the run."""
+        self._watch(event)
         if isinstance(event, Started):
-            self._started, self._rows = event, event.rows
+            self.started, self._rows = event, event.rows
             self._put(event.job, self._unfinished(event, State.RUNNING, None, []))
         elif isinstance(event, Broken):
             self._rows = event.rows
         elif isinstance(event, Finished):
             # A run without work keeps the file of the one that did it.
-            standing = None if self._started else self._standing(event.result.job)
+            standing = None if self.started else self._standing(event.result.job)
             if standing is None or standing.get("exit_code") != event.result.exit_code:
-                self._put(event.result.job, event.result.to_json())
+                self._put(event.result.job, {**event.result.to_json(), **self._facts(ended=True)})
 
     def failed(self, error: BaseException) -> None:
         """Record that an exception ended the run."""
-        if self._started is not None:
+        if self.started is not None:
             code = error.exit_code if isinstance(error, BatchinferError) else 1
             if isinstance(error, KeyboardInterrupt):
                 code = 130
             state = State.INTERRUPTED if code == 75 else State.CANCELLED if code == 130 else State.FAILED
             with contextlib.suppress(BatchinferError):  # the store may be what failed
-                self._put(self._started.job, self._unfinished(self._started, state, code, [str(error)]))
+                self._put(self.started.job, self._unfinished(self.started, state, code, [str(error)]))
 
     def _standing(self, job: JobPaths) -> dict[str, Any] | None:
         try:
@@ -69,7 +87,7 @@ class ResultsFile:
 
     def _put(self, job: JobPaths, value: dict[str, Any]) -> None:
         """Store it, unless a later runner has taken over: the file is its own then."""
-        if self._started is None or epochs.latest(self._store, job) == self._started.epoch:
+        if self.started is None or epochs.latest(self._store, job) == self.started.epoch:
             self._store.put(job.run_results, records.to_bytes(value))
 
     def _unfinished(self, event: Started, state: State, exit_code: int | None, errors: list[str]) -> dict[str, Any]:
@@ -78,6 +96,47 @@ class ResultsFile:
             "exit_code": exit_code,
             "rows": rows_to_json(self._rows),
             "job": event.job.job8,
+            "output": self._store.root,
             "executor": event.executor,
             "errors": errors,
+            **self._facts(ended=exit_code is not None),
         }
+
+    def _facts(self, *, ended: bool) -> dict[str, Any]:
+        """What ran, when and on what, and its course so far; nothing of a run without work."""
+        if self.started is None:
+            return {}
+        plan, course = self.started.plan, self._watch.to_json()
+        return {
+            "name": plan.spec.name,
+            "epoch": self.started.epoch,
+            "began": self._began,
+            "ended": _now() if ended else "",
+            "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in _PACKAGES if _has(p)}},
+            "plan": _without_secrets(describe.to_json(plan), plan.spec.secrets),
+            "models": {step.name: model_digest(plan.fingerprint, step.name) for step in plan.spec.models},
+            **course,
+        }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _has(package: str) -> bool:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return bool(metadata.version(package))
+    return False
+
+
+def _without_secrets(value: dict[str, Any], secrets: Secrets) -> dict[str, Any]:
+    """The same with every secret in its texts taken out."""
+
+    def hidden(inner: Any) -> Any:
+        if isinstance(inner, str):
+            return secrets.hide(inner)
+        if isinstance(inner, list):
+            return [hidden(item) for item in inner]
+        return {key: hidden(item) for key, item in inner.items()} if isinstance(inner, dict) else inner
+
+    return {key: hidden(item) for key, item in json.loads(json.dumps(value, default=str)).items()}

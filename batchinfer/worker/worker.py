@@ -180,6 +180,7 @@ class Worker:
                 self._device_thread.call(step.load)
         if self.serving is not None:
             self.serving.begin(self._streams)
+        self._note = "idle"
 
     @property
     def has_loaded(self) -> bool:
