@@ -187,7 +187,7 @@ def errors(
     from batchinfer.report.error_groups import group
 
     with opened(output, param) as run:
-        name, groups = run.name, group(run.errors(resolved=resolved))
+        name, groups = run.name, group(run.errors(resolved=resolved).iter_rows(named=True))
     rows, settled = sum(g.rows for g in groups), sum(g.resolved for g in groups)
     if as_json:
         show_json(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from batchinfer.cli.render import table
 from batchinfer.ledger.parts import Counts
 from batchinfer.plan.describe import count
+from batchinfer.report.advice import waiting
 from batchinfer.report.figures import duration, rate
 from batchinfer.report.tally import Tally
 from batchinfer.report.words import gate
 from batchinfer.run.events import RunResult, State
 from batchinfer.storage import paths
-from batchinfer.worker.context import Served
 
 
 def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
@@ -62,18 +62,6 @@ def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
     if meaning := _meaning(result, threshold):
         rows.append(("exit code", f"{result.exit_code}: {meaning}"))
     return f"{name}: {_headline(result, tally, nothing)}\n{table(rows)}"
-
-
-def waiting(served: Served, waited: float) -> str:
-    """Which side of a step with a pool of its own waited for the other, and what would help."""
-    share = served.idle / (served.idle + served.busy) if served.busy else 1.0
-    told = (
-        f"the pool {duration(served.idle)} for batches ({share * 100:.0f} % of its time), "
-        f"the preparing workers {duration(waited)} for the pool"
-    )
-    if served.idle > waited:
-        return f"{told}: more of resources.workers would help"
-    return f"{told}: more model actors (the step's workers) would help"
 
 
 def counts(rows: Counts) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import polars as pl
+from typing import Any
 
 _EXAMPLES = 3
 """Rows that are shown of a group."""
@@ -39,11 +36,10 @@ class ErrorGroup:
         return asdict(self)
 
 
-def group(dead_letters: pl.DataFrame) -> list[ErrorGroup]:
-    """Dead letters (see `Run.errors`) by class, type and message, with the first few rows of each as examples."""
+def group(dead_letters: Iterable[Mapping[str, Any]]) -> list[ErrorGroup]:
+    """Dead letters, by column, grouped by class, type and message, with the first few rows of each as examples."""
     groups: dict[tuple[str, str, str], ErrorGroup] = {}
-    row: Mapping[str, Any]
-    for row in dead_letters.iter_rows(named=True):
+    for row in dead_letters:
         kind = (row["error_class"], row["error_type"], row["message"])
         found = groups.setdefault(kind, ErrorGroup(*kind))
         found.rows += 1

@@ -1,0 +1,90 @@
+"""What an output says of a job after a run: its dead rows by cause, how its predictions are distributed, and what follows from the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from batchinfer.ledger import dead, generations, manifests, records
+from batchinfer.ledger.parts import Part
+from batchinfer.plan.generation import Generation
+from batchinfer.report.advice import advice
+from batchinfer.report.error_groups import group
+from batchinfer.report.profile import profile
+from batchinfer.report.record import DeadLetters, ErrorGroup, Example, Predictions, RunRecord
+from batchinfer.storage import paths
+from batchinfer.storage.paths import JobPaths
+from batchinfer.storage.store import Store
+
+MOST_LETTERS = 100_000
+"""Dead letters that are looked at, about."""
+MOST_GROUPS = 10
+
+
+def with_facts(store: Store, job: JobPaths, record: RunRecord) -> RunRecord:
+    """The record with its dead letters, predictions and advice, as the output has them now.
+
+    Raises OutputError where a part or a file of dead letters is gone or damaged, StorageError or AccessError where the store can't be
+    read.
+    """
+    known = generations.every(store, job)
+    standing = generations.parts_so_far(store, job, known, manifests.latest(store, job))
+    whole = record.model_copy(
+        update={
+            "dead_letters": _dead_letters(store, standing, known, record.rows.dead),
+            "predictions": record.predictions.model_copy(update={"now": _profile(store, standing)}),
+        }
+    )
+    return whole.model_copy(update={"advice": advice(whole)})
+
+
+def before(store: Store, number: int, standing: dict[str, Any] | None) -> Predictions:
+    """The predictions that the next run's are shown beside.
+
+    Args:
+        store: the output.
+        number: of the job among those of the output.
+        standing: the record of the job's last run; None before the first.
+
+    """
+    for record in (standing, *([] if number < 2 or standing else [_of_job(store, number - 1)])):
+        if not record:
+            continue
+        known = RunRecord.model_validate(record)
+        if known.state in ("SUCCEEDED", "PARTIAL") and known.predictions.now is not None:
+            return Predictions(before=known.predictions.now, before_name=f"the run of {known.ended}")
+        return known.predictions.model_copy(update={"now": None})
+    return Predictions()
+
+
+def _of_job(store: Store, number: int) -> dict[str, Any] | None:
+    """The record of the last run of a former job; None where it is gone."""
+    job = records.find(store, paths.job_record(number))
+    return None if job is None else records.find(store, JobPaths(job["job8"]).run_results)
+
+
+def _profile(store: Store, standing: Sequence[Part]) -> dict[str, Any] | None:
+    return profile(store, standing).to_json() if any(p.counts.succeeded for p in standing) else None
+
+
+def _dead_letters(store: Store, standing: Sequence[Part], known: Sequence[Generation], died: int) -> DeadLetters:
+    """The dead letters of as many parts as are to be looked at; those that a retry settled count no more."""
+    retries = [p for p in standing if p.retries]
+    rows, some = 0, []
+    for part in standing:
+        if not part.retries and rows < MOST_LETTERS:
+            some.append(part)
+            rows += part.counts.dead
+    letters = dead.counted(dead.letters(store, [*some, *retries], known))
+    groups = group(letters.slice(0, MOST_LETTERS).to_pylist())
+    shown = [
+        ErrorGroup(
+            error_class=found.error_class,
+            error_type=found.error_type,
+            message=found.message,
+            rows=found.rows,
+            examples=[Example(file=e.source_file, row=e.source_row) for e in found.examples],
+        )
+        for found in groups[:MOST_GROUPS]
+    ]
+    return DeadLetters(rows=died, looked_at=min(len(letters), MOST_LETTERS), kinds=len(groups), groups=shown)
