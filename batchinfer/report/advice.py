@@ -76,7 +76,7 @@ def _waiting(record: RunRecord) -> Iterator[Advice]:
     if before[0] == "preparation" and any(worker.device_memory for worker in record.crew):
         text = "add preparing workers: give the step workers of its own (workers: 1), and raise resources.workers"
     elif before[0] == "preparation":
-        text = "the model and preparing share the cores here: prepare in an earlier job, or keep what was prepared (cache.path)"
+        text = "the model and preparing share the cores here: prepare in an earlier job, or keep what was prepared for the next run (cache.data)"
     elif before[0] == "reading":
         text = "run nearer to the input, keep remote files on the machine (cache.data), or read fewer columns"
     else:
