@@ -10,6 +10,10 @@ from batchinfer.job.interpolate import Reference
 from batchinfer.job.place import Finding, Place
 
 _SECRET_NAME = re.compile(r"key|secret|token|password|sas|connection_string", re.IGNORECASE)
+_TRANSPORT_SECRET = re.compile(
+    r".*(?:password|passwd|passphrase|secret|credentials?|token|api_?key|access_?key|connection_?string)", re.IGNORECASE
+)
+"""Of OpenLineage's transports, whose other keys (`tokenEndpoint`, `sasl.mechanism`) `_SECRET_NAME` would take for secrets."""
 _USER_INFO = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 # gcsfs' ways of finding credentials, which its option `token` takes by name.
 _NOT_SECRET = {"google_default", "cache", "anon", "browser", "cloud"}
@@ -43,6 +47,19 @@ def literal_secrets(data: dict[str, Any], references: dict[Place, tuple[Referenc
             yield Finding(place, "a secret can't stand in a job file: write ${VAR} and set VAR in the environment")
         elif isinstance(value, str) and _USER_INFO.search(value) and place not in references:
             yield Finding(place, "a password can't stand in a job file: write ${VAR} and set VAR in the environment")
+
+
+def literal_report_secrets(data: dict[str, Any], references: dict[Place, tuple[Reference, ...]]) -> Iterator[Finding]:
+    """The same for what a job says of who is told of its runs."""
+    report = data.get("report")
+    for name, value in report.items() if isinstance(report, dict) else ():
+        for place, inner, _ in _leaves(value, ("report", name), named_secret=False):
+            if from_environment(place, references) or not isinstance(inner, str):
+                continue
+            if place[:3] == ("report", "openlineage", "transport") and _TRANSPORT_SECRET.fullmatch(str(place[-1])):
+                yield Finding(place, "a secret can't stand in a job file: write ${VAR} and set VAR in the environment")
+            elif _USER_INFO.search(inner):
+                yield Finding(place, "a password can't stand in a job file: write ${VAR} and set VAR in the environment")
 
 
 def passwords_in_urls(data: dict[str, Any]) -> Iterator[Finding]:

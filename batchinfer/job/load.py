@@ -98,10 +98,10 @@ class _Reading:
         """What messages may not repeat.
 
         What stands under the name of a secret, in the job or in the environment; and whatever else the job took from the
-        environment, but for short values and for those that stand in a path or an address too, which are recorded and shown.
+        environment, but for short values and for those that stand in a path, an address or a name too, which are recorded and shown.
         """
         steps = [step.get("uri") for step in data["steps"]]
-        shown = repr([data["input"]["path"], data["output"]["path"], data.get("code"), data["name"], steps])
+        shown = repr([data["input"]["path"], data["output"]["path"], data.get("code"), data["name"], steps, _told_by(data)])
         taken = {text for texts in self._filled.taken.values() for text in texts}
         sections = [data.get("params"), data.get("metadata"), *(step.get("options") for step in data["steps"])]
         return (
@@ -165,6 +165,7 @@ class _Reading:
         self._findings += checks.check(data)
         self._findings += checks.output_parameters(data["params"], self._filled.references)
         self._findings += credentials.literal_secrets(data, self._filled.references)
+        self._findings += credentials.literal_report_secrets(data, self._filled.references)
         self._findings += credentials.passwords_in_urls(data)
 
     def _may_echo(self, place: Place) -> bool:
@@ -209,6 +210,16 @@ class _Reading:
         while place and place not in self._lines:
             place = place[:-1]
         return self._lines.get(place)
+
+
+def _told_by(data: dict[str, Any]) -> list[Any]:
+    """The names by which OpenLineage and MLflow are to know the job."""
+    report = data.get("report", {})
+    lineage, mlflow = report.get("openlineage"), report.get("mlflow")
+    return [
+        *([lineage.get(key) for key in ("namespace", "job")] if isinstance(lineage, dict) else []),
+        *([mlflow.get(key) for key in ("experiment", "run_name", "tags")] if isinstance(mlflow, dict) else []),
+    ]
 
 
 def _model(data: dict[str, Any]) -> tuple[JobSpec | None, ValidationError | None]:

@@ -36,6 +36,9 @@ def resolve(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def uri(value: Any) -> Any:
         return value if isinstance(value, str) and _names_no_path(value) else path(value)
 
+    def tracking(value: Any) -> Any:
+        return value if isinstance(value, str) and value.startswith("databricks") else path(value)
+
     def step(value: Any) -> Any:
         resolved = _with(value, "uri", uri)
         return _with(resolved, "options", options)
@@ -48,6 +51,7 @@ def resolve(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     data = _with(data, "input", lambda section: _with(section, "path", paths))
     for key in ("output", "cache"):
         data = _with(data, key, lambda section: _with(section, "path", path))
+    data = _with(data, "report", lambda report: _with(report, "mlflow", lambda m: _with(m, "tracking_uri", tracking)))
     resolved: dict[str, Any] = _with(
         data, "steps", lambda steps: [step(s) for s in steps] if isinstance(steps, list) else steps
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from batchinfer.job.cascades import with_conditions
+from batchinfer.job.report import Report
 from batchinfer.job.scalar import Scalar
 from batchinfer.job.secrets import Secrets
 from batchinfer.job.steps import AnyStep, Batching, Step
@@ -171,6 +172,7 @@ class JobSpec(Model):
     output: Output
     run: RunOptions = RunOptions()
     cache: Cache = Cache()
+    report: Report = Report()
     metadata: Annotated[dict[str, Scalar], Field(description="written to the reports as it is", repr=False)] = Field(
         default_factory=dict
     )
