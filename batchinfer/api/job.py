@@ -12,7 +12,7 @@ from batchinfer.job import load
 from batchinfer.job.spec import JobSpec
 from batchinfer.job.steps import Step
 from batchinfer.plan.plan import Plan, make_plan
-from batchinfer.report.results import recorded
+from batchinfer.report.reporting import reported
 from batchinfer.run import runner
 from batchinfer.run.events import Listener
 from batchinfer.run.stop import StopRequest
@@ -86,7 +86,7 @@ class Job:
 
         with secrets.kept():
             store = open_output(self.spec.output.path, self.spec.storage)
-            recorded(store, work, listener)
+            reported(store, work, listener)
             return open_run(self.spec.output.path, self.spec.storage)
 
     def bench(self, rows: int = ROWS, *, listener: Listener | None = None, stop: StopRequest | None = None) -> Bench:

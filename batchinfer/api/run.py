@@ -24,7 +24,7 @@ from batchinfer.ledger.parts import Counts, account
 from batchinfer.plan.extension import files_of, planned_rows, standing_shards, told
 from batchinfer.plan.generation import Generation, Kind
 from batchinfer.plan.plan import make_plan
-from batchinfer.report.results import recorded
+from batchinfer.report.reporting import reported
 from batchinfer.run import runner
 from batchinfer.run.events import Listener, State
 from batchinfer.run.policy import verdict
@@ -247,7 +247,7 @@ class Run:
             with spec.secrets.kept():
                 runner.retry(make_plan(spec), selection, told, stop, surroundings=writing_to(store))
 
-        recorded(store, work, listener)
+        reported(store, work, listener)
         return open_run(self.path, self._storage)
 
     def recorded_job(self, params: Mapping[str, str] | None = None, set_values: Sequence[str] = ()) -> JobSpec:

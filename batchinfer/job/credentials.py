@@ -59,7 +59,9 @@ def literal_report_secrets(data: dict[str, Any], references: dict[Place, tuple[R
             if place[:3] == ("report", "openlineage", "transport") and _TRANSPORT_SECRET.fullmatch(str(place[-1])):
                 yield Finding(place, "a secret can't stand in a job file: write ${VAR} and set VAR in the environment")
             elif _USER_INFO.search(inner):
-                yield Finding(place, "a password can't stand in a job file: write ${VAR} and set VAR in the environment")
+                yield Finding(
+                    place, "a password can't stand in a job file: write ${VAR} and set VAR in the environment"
+                )
 
 
 def passwords_in_urls(data: dict[str, Any]) -> Iterator[Finding]:

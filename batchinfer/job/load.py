@@ -101,7 +101,9 @@ class _Reading:
         environment, but for short values and for those that stand in a path, an address or a name too, which are recorded and shown.
         """
         steps = [step.get("uri") for step in data["steps"]]
-        shown = repr([data["input"]["path"], data["output"]["path"], data.get("code"), data["name"], steps, _told_by(data)])
+        shown = repr(
+            [data["input"]["path"], data["output"]["path"], data.get("code"), data["name"], steps, _told_by(data)]
+        )
         taken = {text for texts in self._filled.taken.values() for text in texts}
         sections = [data.get("params"), data.get("metadata"), *(step.get("options") for step in data["steps"])]
         return (

@@ -40,7 +40,8 @@ class MlflowRun(Model):
     """The run of MLflow's that a run is logged as. What isn't given is as MLflow's own variables have it."""
 
     tracking_uri: Annotated[
-        Text | None, Field(description="default: MLFLOW_TRACKING_URI; passwords by MLFLOW_TRACKING_PASSWORD", repr=False)
+        Text | None,
+        Field(description="default: MLFLOW_TRACKING_URI; passwords by MLFLOW_TRACKING_PASSWORD", repr=False),
     ] = None
     experiment: Annotated[
         Text | None,

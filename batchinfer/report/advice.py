@@ -11,8 +11,17 @@ from batchinfer.worker.context import Served
 
 LEAST_SECONDS = 5.0
 """Of work, below which shares of time say nothing."""
-WAITING, READING, PADDING, COMMITTING, STARTING, IDLE_AT_END, ONE_CAUSE = 0.25, 0.25, 0.2, 0.15, 0.5, 0.2, 0.5
-"""Shares from which on something is said: of a device's time without work, of the time that reading took, of padding among tokens, of
+WAITING, CAUSE, READING, PADDING, COMMITTING, STARTING, IDLE_AT_END, ONE_CAUSE = (
+    0.25,
+    0.3,
+    0.25,
+    0.2,
+    0.15,
+    0.5,
+    0.2,
+    0.5,
+)
+"""Shares from which on something is said: of a device's time without work, of what it waited for in that time, of the time that reading took, of padding among tokens, of
 checkpoints and parts, of the start in the whole run, of workers' time after the first of them had nothing left, and of one error among
 the dead rows."""
 
@@ -73,6 +82,8 @@ def _waiting(record: RunRecord) -> Iterator[Advice]:
         return
     told = f"the device waited {100 * seconds.wait / device:.0f} % of the time"
     before = max((("reading", seconds.read), ("preparation", seconds.prepare), ("writing", seconds.write)), key=_second)
+    if before[1] < CAUSE * seconds.wait:  # it waited for something else, such as the other workers' loading
+        return
     if before[0] == "preparation" and any(worker.device_memory for worker in record.crew):
         text = "add preparing workers: give the step workers of its own (workers: 1), and raise resources.workers"
     elif before[0] == "preparation":

@@ -38,28 +38,25 @@ def with_facts(store: Store, job: JobPaths, record: RunRecord) -> RunRecord:
     return whole.model_copy(update={"advice": advice(whole)})
 
 
-def before(store: Store, number: int, standing: dict[str, Any] | None) -> Predictions:
-    """The predictions that the next run's are shown beside.
+def before(store: Store, job: JobPaths) -> Predictions:
+    """The predictions that those of the run which begins now are shown beside: of the last run that came to its end, of this job or of
+    the one before it on the output.
 
-    Args:
-        store: the output.
-        number: of the job among those of the output.
-        standing: the record of the job's last run; None before the first.
-
+    Raises OutputError, or ValueError, where its record is damaged or not one of these.
     """
-    for record in (standing, *([] if number < 2 or standing else [_of_job(store, number - 1)])):
-        if not record:
-            continue
-        known = RunRecord.model_validate(record)
-        if known.state in ("SUCCEEDED", "PARTIAL") and known.predictions.now is not None:
-            return Predictions(before=known.predictions.now, before_name=f"the run of {known.ended}")
-        return known.predictions.model_copy(update={"now": None})
-    return Predictions()
+    standing = records.find(store, job.run_results) or _of_former_job(store)
+    if standing is None:
+        return Predictions()
+    known = RunRecord.model_validate(standing)
+    if known.state in ("SUCCEEDED", "PARTIAL") and known.predictions.now is not None:
+        return Predictions(before=known.predictions.now, before_name=f"the run of {known.ended}")
+    return known.predictions.model_copy(update={"now": None})
 
 
-def _of_job(store: Store, number: int) -> dict[str, Any] | None:
-    """The record of the last run of a former job; None where it is gone."""
-    job = records.find(store, paths.job_record(number))
+def _of_former_job(store: Store) -> dict[str, Any] | None:
+    """The record of the last run of the job before the output's current one; None where there is none, or it was cleaned away."""
+    number = records.newest(store, paths.job_record) - 1
+    job = records.find(store, paths.job_record(number)) if number > 0 else None
     return None if job is None else records.find(store, JobPaths(job["job8"]).run_results)
 
 

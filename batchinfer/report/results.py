@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -24,12 +24,18 @@ from batchinfer.storage.store import Store
 _PACKAGES = ("batchinfer", "torch", "ray", "pyarrow")
 
 
-def recorded(store: Store, work: Callable[[Listener], object], listener: Listener | None = None) -> Started | None:
+def recorded(
+    store: Store,
+    work: Callable[[Listener], object],
+    listener: Listener | None = None,
+    *,
+    begun: Callable[[Started], Mapping[str, Any]] = lambda _: {},
+) -> None:
     """Do the work of a runner, with `run_results.json` kept beside it and `listener` told of the same events.
 
-    Gives what was begun; None where there was nothing to do.
+    `begun` is called where there is something to do, before anything of it is recorded, and gives further facts for the record.
     """
-    results = ResultsFile(store)
+    results = ResultsFile(store, begun)
 
     def told(event: Event) -> None:
         results(event)
@@ -41,43 +47,43 @@ def recorded(store: Store, work: Callable[[Listener], object], listener: Listene
     except BaseException as e:
         results.failed(e)
         raise
-    return results.started
 
 
 class ResultsFile:
     """A listener that keeps `run_results.json` true while the run goes on and after it ends."""
 
-    def __init__(self, store: Store) -> None:
-        self.started: Started | None = None
-        """What was begun."""
-        self._store = store
+    def __init__(self, store: Store, begun: Callable[[Started], Mapping[str, Any]]) -> None:
+        self._store, self._begun = store, begun
+        self._started: Started | None = None
+        self._further: Mapping[str, Any] = {}
         self._rows = Counts()
         self._watch = Watch()
-        self._began = _now()
+        self._since = _now()
 
     def __call__(self, event: Event) -> None:
         """Take in an event of the run."""
         self._watch(event)
         if isinstance(event, Started):
-            self.started, self._rows = event, event.rows
+            self._further = self._begun(event)
+            self._started, self._rows = event, event.rows
             self._put(event.job, self._unfinished(event, State.RUNNING, None, []))
         elif isinstance(event, Broken):
             self._rows = event.rows
         elif isinstance(event, Finished):
             # A run without work keeps the file of the one that did it.
-            standing = None if self.started else self._standing(event.result.job)
+            standing = None if self._started else self._standing(event.result.job)
             if standing is None or standing.get("exit_code") != event.result.exit_code:
                 self._put(event.result.job, {**event.result.to_json(), **self._facts(ended=True)})
 
     def failed(self, error: BaseException) -> None:
         """Record that an exception ended the run."""
-        if self.started is not None:
+        if self._started is not None:
             code = error.exit_code if isinstance(error, BatchinferError) else 1
             if isinstance(error, KeyboardInterrupt):
                 code = 130
             state = State.INTERRUPTED if code == 75 else State.CANCELLED if code == 130 else State.FAILED
             with contextlib.suppress(BatchinferError):  # the store may be what failed
-                self._put(self.started.job, self._unfinished(self.started, state, code, [str(error)]))
+                self._put(self._started.job, self._unfinished(self._started, state, code, [str(error)]))
 
     def _standing(self, job: JobPaths) -> dict[str, Any] | None:
         try:
@@ -87,7 +93,7 @@ class ResultsFile:
 
     def _put(self, job: JobPaths, value: dict[str, Any]) -> None:
         """Store it, unless a later runner has taken over: the file is its own then."""
-        if self.started is None or epochs.latest(self._store, job) == self.started.epoch:
+        if self._started is None or epochs.latest(self._store, job) == self._started.epoch:
             self._store.put(job.run_results, records.to_bytes(value))
 
     def _unfinished(self, event: Started, state: State, exit_code: int | None, errors: list[str]) -> dict[str, Any]:
@@ -104,18 +110,19 @@ class ResultsFile:
 
     def _facts(self, *, ended: bool) -> dict[str, Any]:
         """What ran, when and on what, and its course so far; nothing of a run without work."""
-        if self.started is None:
+        if self._started is None:
             return {}
-        plan, course = self.started.plan, self._watch.to_json()
+        plan, course = self._started.plan, self._watch.to_json()
         return {
             "name": plan.spec.name,
-            "epoch": self.started.epoch,
-            "began": self._began,
+            "epoch": self._started.epoch,
+            "began": self._since,
             "ended": _now() if ended else "",
             "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in _PACKAGES if _has(p)}},
             "plan": _without_secrets(describe.to_json(plan), plan.spec.secrets),
             "models": {step.name: model_digest(plan.fingerprint, step.name) for step in plan.spec.models},
             **course,
+            **self._further,
         }
 
 

@@ -63,9 +63,16 @@ def cascade(name: str, settings: StepSettings) -> str:
 
 
 def precision(settings: StepSettings) -> str:
-    """The precision that runs, and why: what was measured, what can't run, what wasn't tried, and what the gate says."""
+    """The precision that runs, and why, with what the gate says of it."""
+    said = gate(settings)
+    beside = f"; {calls(settings)}" if settings.streams > 1 else ""
+    return f"precision {choice(settings)}{beside}{f'; {said}' if said else ''}"
+
+
+def choice(settings: StepSettings) -> str:
+    """The precision that runs, and why: what was measured, what can't run, what wasn't tried."""
     measured = settings.measured
-    text = f"precision {settings.precision}"
+    text = settings.precision
     if rates := measured.get("rows_per_second"):
         when = "measured before" if measured.get("known_before") else "measured"
         text += f" ({when}: {', '.join(f'{name} {rate(pace)}' for name, pace in rates.items())})"
@@ -73,8 +80,6 @@ def precision(settings: StepSettings) -> str:
     text += f": {str(why).removeprefix(f'{settings.precision}: ')}" if why else ""
     if layers := (applied := measured.get("applied") or {}).get("layers"):
         text += f"; {applied['quantized_layers']:,} of {layers:,} layers quantized{', compiled' if applied['compiled'] else ''}"
-    if settings.streams > 1:
-        text += f"; {calls(settings)}"
     if provider := measured.get("provider"):
         text += f"; on {provider}"
     for name, error in (measured.get("failed") or {}).items():
@@ -84,8 +89,7 @@ def precision(settings: StepSettings) -> str:
     for name, verdict in (measured.get("gates") or {}).items():
         if name != settings.precision:
             text += f"; {name} isn't taken: the gate {Verdict.from_json(verdict)}"
-    said = gate(settings)
-    return f"{text}; {said}" if said else text
+    return text
 
 
 def calls(settings: StepSettings) -> str:

@@ -51,6 +51,11 @@ class JobPaths:
         """What the last run did."""
         return f"{self.folder}/run_results.json"
 
+    @property
+    def report(self) -> str:
+        """The page about the last run."""
+        return f"{self.folder}/report.html"
+
     def epoch(self, number: int) -> str:
         """One start of a runner."""
         return f"{self.folder}/epochs/{number:08d}.json"

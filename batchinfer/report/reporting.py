@@ -1,0 +1,86 @@
+"""The report of a run: the facts in `run_results.json`, and `report.html` beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from batchinfer.errors import BatchinferError, OutputError
+from batchinfer.ledger import epochs, records
+from batchinfer.report.facts import before, with_facts
+from batchinfer.report.html.page import page
+from batchinfer.report.profile import Profile
+from batchinfer.report.record import Predictions, RunRecord
+from batchinfer.report.results import recorded
+from batchinfer.run.events import Listener, Started
+from batchinfer.storage.paths import JobPaths
+from batchinfer.storage.store import Store
+
+_LOG = logging.getLogger(__name__)
+
+
+def reported(store: Store, work: Callable[[Listener], object], listener: Listener | None = None) -> None:
+    """Do the work of a runner as `recorded` does, and report on it, however it ends: what it was is never lost by that.
+
+    Where there was nothing to do, the report of the run that did it stays.
+    """
+    begun: list[Started] = []
+
+    def note(started: Started) -> dict[str, Any]:
+        begun.append(started)
+        shown = Predictions()
+        with contextlib.suppress(BatchinferError, ValueError):  # a record that is damaged, or of another version
+            shown = before(store, started.job)
+        return {"predictions": shown.model_dump(mode="json")}
+
+    try:
+        recorded(store, work, listener, begun=note)
+    finally:
+        if begun:
+            _report(store, begun[0])
+
+
+def report(store: Store, job: JobPaths, reference: tuple[str, Profile] | None = None) -> str:
+    """Make `report.html` from what the output says now; gives its path below the output.
+
+    Args:
+        store: the output.
+        job: its job.
+        reference: predictions to show these beside, and what they are of; None: those of the run before.
+
+    Raises:
+        OutputError: the job's record or a part is gone or damaged.
+        StorageError, AccessError: the output can't be read or written.
+
+    """
+    standing = records.find(store, job.run_results)
+    if standing is None:
+        raise OutputError(f"{store.root}: the job has not been run so far that there is anything to report")
+    record = with_facts(store, job, RunRecord.model_validate(standing))
+    if reference is not None:
+        name, profile = reference
+        shown = Predictions(now=record.predictions.now, before=profile.to_json(), before_name=name)
+        record = record.model_copy(update={"predictions": shown})
+    store.put(job.report, page(record).encode())
+    return job.report
+
+
+def _report(store: Store, started: Started) -> None:
+    job, html = started.job, started.plan.spec.report.html
+    try:
+        standing = records.find(store, job.run_results)
+        if standing is None or epochs.latest(store, job) != started.epoch:
+            return  # a later runner has taken over
+        record = with_facts(store, job, RunRecord.model_validate(standing))
+        facts = record.model_dump(mode="json", include={"dead_letters", "predictions", "advice"})
+        store.put(job.run_results, records.to_bytes({**standing, **facts}))
+        if html:
+            store.put(job.report, page(record).encode())
+    except BatchinferError as error:
+        _LOG.warning("no report of this run: %s", error)
+    except Exception:  # noqa: BLE001 - a page that can't be drawn must not take the run's result with it
+        _LOG.exception(
+            "no report of this run; what was predicted stands all the same, and this is a bug: please report it"
+        )
