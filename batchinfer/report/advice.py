@@ -21,9 +21,9 @@ WAITING, CAUSE, READING, PADDING, COMMITTING, STARTING, IDLE_AT_END, ONE_CAUSE =
     0.2,
     0.5,
 )
-"""Shares from which on something is said: of a device's time without work, of what it waited for in that time, of the time that reading took, of padding among tokens, of
-checkpoints and parts, of the start in the whole run, of workers' time after the first of them had nothing left, and of one error among
-the dead rows."""
+"""Shares from which on something is said: of a device's time without work, and of what it waited for in that time; of the time that
+reading took; of padding among tokens; of checkpoints and parts; of the start in the whole run; of workers' time after the first of them
+had nothing left; of one error among the dead rows."""
 
 
 def advice(record: RunRecord) -> list[Advice]:
