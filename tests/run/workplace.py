@@ -85,6 +85,7 @@ class Workplace:
             "batching": {"rows": 32, "tokens": 100, "window": 500, "shard": 2000},
             "resources": {"executor": "inline"},
             "output": {"path": str(self.folder / "output")},
+            "report": {"html": False},  # drawing takes longer than most of these jobs
         }
         if "steps" in sections:
             del fields["model"]
