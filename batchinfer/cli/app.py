@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -9,10 +10,11 @@ import typer
 from batchinfer.cli import bench, clean, detached, init, plan, run, status, verify
 from batchinfer.cli.exits import leave
 from batchinfer.cli.streams import show
+from batchinfer.cli.verb import Verb, Verbs
 
 app = typer.Typer(
     name="batchinfer",
-    add_completion=False,
+    cls=Verbs,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -21,23 +23,16 @@ app = typer.Typer(
     "75 interrupted or locked (the same command resumes), 99 locked (with --if-locked skip), 130 Ctrl-C.",
 )
 
-for verb in (
-    init.init,
-    plan.validate,
-    plan.plan,
-    run.run,
-    run.retry,
-    detached.submit,
-    status.status,
-    detached.wait,
-    detached.cancel,
-    verify.verify,
-    status.errors,
-    bench.bench,
-    init.schema,
-    clean.clean,
-):
-    app.command()(verb)
+VERBS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Prepare": (init.init, init.schema, plan.validate, plan.plan, bench.bench),
+    "Run": (run.run, run.retry, detached.submit, detached.wait, detached.cancel),
+    "Look": (status.status, status.errors, verify.verify, clean.clean),
+}
+"""By what they are for, as the help has them."""
+
+for panel, verbs in VERBS.items():
+    for verb in verbs:
+        app.command(cls=Verb, rich_help_panel=panel)(verb)
 
 
 def _version(wanted: bool) -> None:

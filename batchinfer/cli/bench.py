@@ -45,6 +45,10 @@ def bench(
     """Compare the job with a bare loop over the same rows.
 
     Both write to a temporary directory; the job's output is not touched. Shows where the time goes.
+
+    Examples:
+        batchinfer bench job.yaml
+        batchinfer bench job.yaml --rows 100000 --set model.precision=bf16
     """
     from batchinfer.api import Job
     from batchinfer.api.bench import ROWS

@@ -22,7 +22,14 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them, as without --yes.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Remove what abandoned jobs and dead runners left behind."""
+    """Remove what abandoned jobs and dead runners left behind.
+
+    Predictions that count are never among it.
+
+    Examples:
+        batchinfer clean out/predictions  # lists it
+        batchinfer clean out/predictions --yes
+    """
     from batchinfer.plan.describe import count, size
 
     if yes and dry_run:

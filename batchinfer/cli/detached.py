@@ -14,7 +14,7 @@ import typer
 
 from batchinfer.cli.exits import assignments, guarded
 from batchinfer.cli.logs import kept
-from batchinfer.cli.options import JobFile, Json, Output, Params, Sets, SingleWriter
+from batchinfer.cli.options import JobFile, Json, Output, Params, Restart, Sets, SingleWriter
 from batchinfer.cli.ranges import days_of
 from batchinfer.cli.status import opened
 from batchinfer.cli.streams import show, show_json, tell
@@ -33,13 +33,21 @@ def submit(
     job: JobFile,
     param: Params = None,
     set_: Sets = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Remove the former output and begin anew.")] = False,
+    restart: Restart = False,
     single_writer: SingleWriter = False,
     as_json: Json = False,
 ) -> int:
     """Run a job in the background.
 
     Returns as soon as it is at work: see status, wait and cancel. What it says goes to a log file.
+
+    Examples:
+        batchinfer submit job.yaml
+        batchinfer submit job.yaml --param day=2026-11-22 --json
+
+    Exit codes:
+        0: it is at work, or was complete already
+        2: refused, as run refuses it
     """
     from batchinfer.job.load import load
     from batchinfer.job.secrets import Secrets
@@ -135,7 +143,14 @@ def wait(
 ) -> int:
     """Wait until a job's run has ended.
 
-    The exit code is the run's; 75 where it has not ended in time, or its runner is gone.
+    The exit code is the run's.
+
+    Examples:
+        batchinfer wait job.yaml
+        batchinfer wait out/predictions --timeout 3600
+
+    Exit codes:
+        75: it has not ended in time, or its runner is gone
     """
     with opened(output, param) as run:
         code = run.wait(timeout)
@@ -164,6 +179,10 @@ def cancel(output: Output, param: Params = None, as_json: Json = False) -> int:
     """Ask a job's runner to checkpoint and end.
 
     On whatever machine it is: it looks every ten seconds. A later run goes on from there.
+
+    Examples:
+        batchinfer cancel job.yaml
+        batchinfer cancel out/predictions
     """
     with opened(output, param) as run:
         asked, runner = run.cancel(), run.runner()

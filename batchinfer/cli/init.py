@@ -22,7 +22,7 @@ _QUESTIONS = {
 @guarded
 def init(
     path: Annotated[
-        str, typer.Argument(metavar="[PATH]", help="The job file to write.", show_default="job.yaml")
+        str, typer.Argument(metavar="PATH", help="The job file to write.", show_default="job.yaml")
     ] = "job.yaml",
     input_: Annotated[
         str | None, typer.Option("--input", help="Parquet file, directory, glob or URL.", show_default=False)
@@ -37,7 +37,12 @@ def init(
     name: Annotated[str | None, typer.Option(help="The job's name; by default the file's.", show_default=False)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> int:
-    """Write a commented job file; asks for what isn't given."""
+    """Write a commented job file; asks for what isn't given.
+
+    Examples:
+        batchinfer init
+        batchinfer init job.yaml --input data/ --model models:Model --output out
+    """
     from batchinfer.job.template import render
 
     target = Path(path)
@@ -67,7 +72,11 @@ def _ask(option: str) -> str:
 
 @guarded
 def schema() -> int:
-    """Print the JSON Schema of job files, for editors."""
+    """Print the JSON Schema of job files, for editors.
+
+    Examples:
+        batchinfer schema > job.v1.json
+    """
     import json
 
     from batchinfer.job.schema import json_schema

@@ -9,21 +9,34 @@ import typer
 
 JOB_FILES = (".yaml", ".yml")
 
+JOB, RUN, TOLD = "Job options", "Run options", "Reporting options"
+"""Panels of help."""
+
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="The job file.", show_default=False)]
 Output = Annotated[
     str, typer.Argument(metavar="OUTPUT", help="The job's output path, or its job file.", show_default=False)
 ]
 Params = Annotated[
     list[str] | None,
-    typer.Option("--param", metavar="NAME=VALUE", help="Fill ${params.NAME}; may be repeated.", show_default=False),
+    typer.Option(
+        "--param",
+        metavar="NAME=VALUE",
+        help="Fill ${params.NAME}; may be repeated.",
+        show_default=False,
+        rich_help_panel=JOB,
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a key, such as steps.0.precision=fp32.", show_default=False
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key, such as steps.0.precision=fp32; may be repeated.",
+        show_default=False,
+        rich_help_panel=JOB,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON, last on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON, last on stdout.", rich_help_panel=TOLD)]
 
 
 class ProgressMode(StrEnum):
@@ -59,29 +72,47 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-Progress = Annotated[ProgressMode, typer.Option(help="auto: a bar on a terminal, else plain lines.")]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Remove the former output and begin anew.", rich_help_panel=RUN)
+]
+Progress = Annotated[
+    ProgressMode, typer.Option(help="auto: a bar on a terminal, else plain lines.", rich_help_panel=TOLD)
+]
 SingleWriter = Annotated[
     bool,
     typer.Option(
         "--single-writer",
         help="Run on a store without conditional creates: you see to it that no second run writes there.",
+        rich_help_panel=RUN,
     ),
 ]
-Logging = Annotated[LogLevel, typer.Option(help="Of libraries, on stderr.")]
-Lines = Annotated[LogFormat, typer.Option("--log-format", help="Of what is said and logged on stderr.")]
+Logging = Annotated[LogLevel, typer.Option(help="Of libraries, on stderr.", rich_help_panel=TOLD)]
+Lines = Annotated[
+    LogFormat, typer.Option("--log-format", help="Of what is said and logged on stderr.", rich_help_panel=TOLD)
+]
 ResultFile = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH", help="Write the line of --json to a file too, however the run ends.", show_default=False
+        metavar="PATH",
+        help="Write the line of --json to a file too, however the run ends.",
+        show_default=False,
+        rich_help_panel=TOLD,
     ),
 ]
 MetricsFile = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH", help="Keep the run's figures in a file as Prometheus text (.prom).", show_default=False
+        metavar="PATH",
+        help="Keep the run's figures in a file as Prometheus text (.prom).",
+        show_default=False,
+        rich_help_panel=TOLD,
     ),
 ]
 Locked = Annotated[
     IfLocked,
-    typer.Option("--if-locked", help="While another runner works on the output: exit 75, wait for it, or exit 99."),
+    typer.Option(
+        "--if-locked",
+        help="While another runner works on the output: exit 75, wait for it, or exit 99.",
+        rich_help_panel=RUN,
+    ),
 ]

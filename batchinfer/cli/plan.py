@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
 @guarded
 def validate(job: JobFile, param: Params = None, set_: Sets = None, as_json: Json = False) -> int:
-    """Check a job file, without looking at the input or the model."""
+    """Check a job file, without looking at the input or the model.
+
+    Tells every mistake at once, each with its line and what to write instead.
+
+    Examples:
+        batchinfer validate job.yaml
+        batchinfer validate job.yaml --param day=2026-11-22 --json
+
+    Exit codes:
+        0: it is a valid job
+        2: it is not
+    """
     from batchinfer.job.load import load
     from batchinfer.job.secrets import Secrets
 
@@ -38,7 +49,14 @@ def validate(job: JobFile, param: Params = None, set_: Sets = None, as_json: Jso
 
 @guarded
 def plan(job: JobFile, param: Params = None, set_: Sets = None, as_json: Json = False) -> int:
-    """Show what a run would do. Reads footers and hashes the model; runs nothing."""
+    """Show what a run would do.
+
+    Reads footers and hashes the model; runs nothing.
+
+    Examples:
+        batchinfer plan job.yaml
+        batchinfer plan job.yaml --set input.limit=1000 --json
+    """
     from batchinfer.api import Job
     from batchinfer.job.secrets import Secrets
     from batchinfer.plan.describe import describe, to_json

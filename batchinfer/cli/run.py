@@ -11,6 +11,7 @@ from batchinfer.cli.exits import assignments, guarded
 from batchinfer.cli.follow import Telling, follow
 from batchinfer.cli.options import (
     JOB_FILES,
+    RUN,
     IfLocked,
     JobFile,
     Json,
@@ -24,6 +25,7 @@ from batchinfer.cli.options import (
     Params,
     Progress,
     ProgressMode,
+    Restart,
     ResultFile,
     Sets,
     SingleWriter,
@@ -43,7 +45,7 @@ def run(
     job: JobFile,
     param: Params = None,
     set_: Sets = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Remove the former output and begin anew.")] = False,
+    restart: Restart = False,
     single_writer: SingleWriter = False,
     if_locked: Locked = IfLocked.FAIL,
     as_json: Json = False,
@@ -53,7 +55,24 @@ def run(
     log_level: Logging = LogLevel.WARNING,
     log_format: Lines = LogFormat.TEXT,  # noqa: ARG001 - see `guarded`
 ) -> int:
-    """Run a job, or go on with it: the same command resumes. --param day=2026-11-01..2026-11-07 runs it for each day."""
+    """Run a job, or go on with it: the same command resumes.
+
+    Finished shards are not run again, whatever stopped the run before.
+
+    Examples:
+        batchinfer run job.yaml
+        batchinfer run job.yaml --param day=2026-11-22 --set batching.rows=64
+        batchinfer run job.yaml --param day=2026-11-01..2026-11-07  # each day
+        batchinfer run job.yaml --json --progress none --if-locked skip
+
+    Exit codes:
+        0: every row is accounted for, with no more dead rows than errors.threshold allows
+        2: refused: the job file, the input, the model or the output; running it again gives the same
+        3: too many dead rows, or every row failed alike; mend the cause, then batchinfer retry
+        75: interrupted, or another runner is at work; the same command resumes
+        99: another runner is at work, with --if-locked skip
+        130: Ctrl-C; what is finished is kept
+    """
     from batchinfer.api import Job
 
     def begin(given: dict[str, str]) -> Begun:
@@ -77,10 +96,16 @@ def retry(
     error: Annotated[
         list[str] | None,
         typer.Option(
-            "--error", metavar="NAME", help="Only rows with this error class or type; repeatable.", show_default=False
+            "--error",
+            metavar="NAME",
+            help="Only rows with this error class or type; repeatable.",
+            show_default=False,
+            rich_help_panel=RUN,
         ),
     ] = None,
-    retryable: Annotated[bool, typer.Option("--retryable", help="Only rows whose error may pass by itself.")] = False,
+    retryable: Annotated[
+        bool, typer.Option("--retryable", help="Only rows whose error may pass by itself.", rich_help_panel=RUN)
+    ] = False,
     single_writer: SingleWriter = False,
     if_locked: Locked = IfLocked.FAIL,
     as_json: Json = False,
@@ -90,7 +115,19 @@ def retry(
     log_level: Logging = LogLevel.WARNING,
     log_format: Lines = LogFormat.TEXT,  # noqa: ARG001 - see `guarded`
 ) -> int:
-    """Attempt dead rows again, after model, code or input were mended."""
+    """Attempt dead rows again, after model, code or input were mended.
+
+    All other rows keep the predictions that they have.
+
+    Examples:
+        batchinfer retry job.yaml
+        batchinfer retry out/predictions --error ValueError
+        batchinfer retry job.yaml --retryable --set retry.timeout=60s
+
+    Exit codes:
+        0: every row is accounted for, with no more dead rows than errors.threshold allows
+        3: too many rows are dead still
+    """
     from batchinfer.api import Job, open_run
     from batchinfer.job.load import load
 

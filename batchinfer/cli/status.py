@@ -59,7 +59,12 @@ def status(
     as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until the run has ended.")] = False,
 ) -> int:
-    """Show how far a job is, and whether its runner is alive."""
+    """Show how far a job is, and whether its runner is alive.
+
+    Examples:
+        batchinfer status job.yaml
+        batchinfer status out/predictions --watch
+    """
     with opened(output, param) as run:
         if watch:
             _watch(run)
@@ -182,7 +187,12 @@ def errors(
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Show the N most frequent errors.")] = 10,
     resolved: Annotated[bool, typer.Option("--resolved", help="Also those that a retry resolved.")] = False,
 ) -> int:
-    """Show the rows that could not be predicted, by what went wrong."""
+    """Show the rows that could not be predicted, by what went wrong.
+
+    Examples:
+        batchinfer errors job.yaml
+        batchinfer errors out/predictions --limit 3 --json
+    """
     from batchinfer.plan.describe import count
     from batchinfer.report.error_groups import group
 

@@ -22,7 +22,16 @@ def verify(
 ) -> int:
     """Prove that every planned row is there exactly once.
 
-    From the files alone. Exit code 3 with what speaks against it.
+    From the files alone.
+
+    Examples:
+        batchinfer verify job.yaml
+        batchinfer verify out/predictions --deep --json
+
+    Exit codes:
+        0: it is as a run left it, with every row accounted for
+        2: there is no job
+        3: something speaks against it, which is listed
     """
     from batchinfer.api import verify_output
     from batchinfer.cli.summary import counts

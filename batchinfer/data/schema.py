@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from batchinfer.data.hive import partition_schema
 from batchinfer.data.scan import ScannedFile
 from batchinfer.data.widen import widen
 from batchinfer.errors import InputError
+from batchinfer.job.nearest import all_near
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,7 @@ def _refuse_unknown(columns: Sequence[str] | None, fields: Sequence[pa.Field], f
 
 def nearest(name: str, known: Collection[str]) -> str:
     """The end of a sentence that names the columns closest to `name`."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [k for k in known if k.lower() == name.lower()]
-    if close:
+    if close := all_near(name, known):
         return f"; did you mean {' or '.join(repr(c) for c in close)}?"
     shown = list(known)[:20]
     return f"; it has {', '.join(repr(k) for k in shown)}{', …' if len(known) > len(shown) else ''}" if shown else ""

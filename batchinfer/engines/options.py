@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from batchinfer.engines.image_options import ImageFiles, ImageOptions
 from batchinfer.errors import ModelError
-from batchinfer.job import place
+from batchinfer.job import nearest as words
 from batchinfer.job.steps import Step
 
 
@@ -207,7 +207,7 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a misspelt name: the nearest known one, and all of them."""
     names = sorted(known)
-    close = place.nearest(name, names)
+    close = words.nearest(name, names)
     meant = f"did you mean {close}? " if close else ""
     return f"{meant}known: {', '.join(names) or 'none'}"
 
@@ -240,7 +240,9 @@ def _known(kind: type[Options], place: tuple[int | str, ...]) -> Iterable[str]:
 def task_of(step: Step) -> Task:
     """The task of encoders that the step asks for. Raises ModelError where it asks for none."""
     if step.task not in TASKS:
-        raise ModelError(f"{step.name}.task: the {step.engine} engine needs one of {', '.join(TASKS)}")
+        near = words.nearest(step.task or "", TASKS)
+        meant = f"; did you mean {near}?" if near else ""
+        raise ModelError(f"{step.name}.task: the {step.engine} engine needs one of {', '.join(TASKS)}{meant}")
     return TASKS[step.task]
 
 

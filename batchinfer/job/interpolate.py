@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from batchinfer.job.place import Finding, Place, nearest
+from batchinfer.job.nearest import nearest
+from batchinfer.job.place import Finding, Place
 from batchinfer.job.scalar import Scalar, as_text, typed
 
 _TOKEN = re.compile(r"\$\$|\$\{([^}]*)\}|\$\{")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchinfer.job.interpolate import Interpolation, Interpolator
-from batchinfer.job.place import COMMAND_LINE, Finding, nearest
+from batchinfer.job.nearest import nearest
+from batchinfer.job.place import COMMAND_LINE, Finding
 from batchinfer.job.scalar import typed
 
 _TYPES: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
@@ -56,13 +55,6 @@ def within(place: Place, ancestors: Collection[Place]) -> bool:
 def printable(text: str) -> str:
     """The text with control characters and lone surrogates escaped, so that a terminal neither obeys nor refuses it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that the user probably meant."""
-    # Nobody mistypes a word this long, and difflib takes quadratic time.
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6) if len(word) <= 100 else []
-    return matches[0] if matches else None
 
 
 def either(words: Iterable[str]) -> str:

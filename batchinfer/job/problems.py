@@ -10,7 +10,8 @@ from pydantic_core import ErrorDetails
 
 from batchinfer.job import accepted
 from batchinfer.job.accepted import Schema
-from batchinfer.job.place import Finding, Place, nearest
+from batchinfer.job.nearest import nearest
+from batchinfer.job.place import Finding, Place
 
 
 def translate(

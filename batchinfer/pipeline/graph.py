@@ -12,7 +12,7 @@ from batchinfer.data.where import Where
 from batchinfer.engines.inputs import columns_of
 from batchinfer.errors import JobFileError, Problem
 from batchinfer.job import cascades
-from batchinfer.job.place import nearest
+from batchinfer.job.nearest import nearest
 from batchinfer.job.spec import JobSpec
 from batchinfer.job.steps import OTHERWISE, AnyStep, Cascade, RulesStep, Step
 

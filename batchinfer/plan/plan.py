@@ -17,7 +17,7 @@ from batchinfer.data.where import Where
 from batchinfer.engines import checks, fetched, registry
 from batchinfer.engines.device import foresee_device
 from batchinfer.errors import InputError, JobFileError, Problem
-from batchinfer.job.place import nearest
+from batchinfer.job.nearest import nearest
 from batchinfer.job.spec import JobSpec
 from batchinfer.job.steps import RulesStep, Step
 from batchinfer.pipeline.graph import Graph, Node, graph_of

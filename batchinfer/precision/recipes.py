@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchinfer.errors import ModelError
+from batchinfer.job.nearest import nearest
 from batchinfer.precision import layers
 from batchinfer.precision.compiled import compile_in_place
 from batchinfer.precision.dtypes import COMPILED, FLOATING
@@ -23,7 +24,9 @@ RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 def recipe(name: str) -> Recipe:
     """A precision by its name. Raises ModelError for an unknown one."""
     if name not in RECIPES:
-        raise ModelError(f"there is no precision {name}: use one of {', '.join(RECIPES)}")
+        near = nearest(name, RECIPES)
+        meant = f"; did you mean {near}?" if near else ""
+        raise ModelError(f"there is no precision {name}: use one of {', '.join(RECIPES)}{meant}")
     return RECIPES[name]
 
 

@@ -9,20 +9,24 @@ from batchinfer.storage import paths
 HEAVY = {"torch", "ray", "transformers", "polars", "pyarrow", "rich", "sqlglot", "numpy"}
 
 COMMANDS = """\
-Commands:
+Prepare:
   init      Write a commented job file; asks for what isn't given.
+  schema    Print the JSON Schema of job files, for editors.
   validate  Check a job file, without looking at the input or the model.
   plan      Show what a run would do.
+  bench     Compare the job with a bare loop over the same rows.
+
+Run:
   run       Run a job, or go on with it: the same command resumes.
   retry     Attempt dead rows again, after model, code or input were mended.
   submit    Run a job in the background.
-  status    Show how far a job is, and whether its runner is alive.
   wait      Wait until a job's run has ended.
   cancel    Ask a job's runner to checkpoint and end.
-  verify    Prove that every planned row is there exactly once.
+
+Look:
+  status    Show how far a job is, and whether its runner is alive.
   errors    Show the rows that could not be predicted, by what went wrong.
-  bench     Compare the job with a bare loop over the same rows.
-  schema    Print the JSON Schema of job files, for editors.
+  verify    Prove that every planned row is there exactly once.
   clean     Remove what abandoned jobs and dead runners left behind.
 """
 
