@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from batchinfer.cli import bench, clean, detached, init, plan, run, status, verify
+from batchinfer.cli.bash_words import completed
 from batchinfer.cli.exits import leave
 from batchinfer.cli.streams import show
 from batchinfer.cli.verb import Verb, Verbs
+
+COMPLETING = "_BATCHINFER_COMPLETE"
+"""The variable by which a shell's completion asks for words, in place of running a verb."""
 
 app = typer.Typer(
     name="batchinfer",
@@ -58,6 +63,8 @@ def batchinfer(
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
     try:
+        if os.environ.get(COMPLETING) == "complete_bash":
+            completed(os.environ, lambda: app(prog_name="batchinfer"))
         app(prog_name="batchinfer")
     except SystemExit as end:
         leave(end.code)

@@ -7,14 +7,25 @@ from typing import Annotated
 
 import typer
 
-JOB_FILES = (".yaml", ".yml")
+from batchinfer.cli import complete
+from batchinfer.cli.complete import JOB_FILES
+
+__all__ = ["JOB_FILES"]
 
 JOB, RUN, TOLD = "Job options", "Run options", "Reporting options"
 """Panels of help."""
 
-JobFile = Annotated[str, typer.Argument(metavar="JOB", help="The job file.", show_default=False)]
+JobFile = Annotated[
+    str, typer.Argument(metavar="JOB", help="The job file.", show_default=False, autocompletion=complete.job_files)
+]
 Output = Annotated[
-    str, typer.Argument(metavar="OUTPUT", help="The job's output path, or its job file.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="OUTPUT",
+        help="The job's output path, or its job file.",
+        show_default=False,
+        autocompletion=complete.outputs,
+    ),
 ]
 Params = Annotated[
     list[str] | None,
@@ -22,6 +33,7 @@ Params = Annotated[
         "--param",
         metavar="NAME=VALUE",
         help="Fill ${params.NAME}; may be repeated.",
+        autocompletion=complete.parameters,
         show_default=False,
         rich_help_panel=JOB,
     ),
@@ -32,6 +44,7 @@ Sets = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Override a key, such as steps.0.precision=fp32; may be repeated.",
+        autocompletion=complete.settings,
         show_default=False,
         rich_help_panel=JOB,
     ),

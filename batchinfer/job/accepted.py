@@ -44,6 +44,14 @@ def choices(root: Schema, schema: Schema) -> list[str]:
     ]
 
 
+def words(root: Schema, schema: Schema) -> list[str]:
+    """Whatever is accepted that is a word: the choices, true and false."""
+    found = choices(root, schema)
+    if any(branch.get("type") == "boolean" for branch in _branches(root, schema)):
+        found += ["true", "false"]
+    return list(dict.fromkeys(found))
+
+
 def _branches(root: Schema, schema: Schema) -> Iterator[Schema]:
     """The schema without references and alternatives."""
     if "$ref" in schema:
