@@ -10,12 +10,10 @@ import typer
 
 from batchinfer.cli import bench, clean, detached, init, plan, run, status, verify
 from batchinfer.cli.bash_words import completed
+from batchinfer.cli.complete import ASKED
 from batchinfer.cli.exits import leave
 from batchinfer.cli.streams import show
 from batchinfer.cli.verb import Verb, Verbs
-
-COMPLETING = "_BATCHINFER_COMPLETE"
-"""The variable by which a shell's completion asks for words, in place of running a verb."""
 
 app = typer.Typer(
     name="batchinfer",
@@ -63,7 +61,7 @@ def batchinfer(
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
     try:
-        if os.environ.get(COMPLETING) == "complete_bash":
+        if os.environ.get(ASKED) == "complete_bash":
             completed(os.environ, lambda: app(prog_name="batchinfer"))
         app(prog_name="batchinfer")
     except SystemExit as end:

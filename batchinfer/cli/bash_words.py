@@ -10,8 +10,6 @@ from collections.abc import Callable, MutableMapping
 WORDS, AT = "COMP_WORDS", "COMP_CWORD"
 """What the completion script hands over: the words of the line, each on a line of its own, and the index of the one to complete."""
 _BREAKS = ("=", ":", "=:", "::")
-_OPEN = ("=", ".", "/")
-"""A word that ends so goes on."""
 
 
 def completed(environ: MutableMapping[str, str], complete: Callable[[], None]) -> None:
@@ -27,7 +25,7 @@ def completed(environ: MutableMapping[str, str], complete: Callable[[], None]) -
         with contextlib.redirect_stdout(said):
             complete()
     finally:
-        sys.stdout.write("".join(f"{line}\n" for line in answers(said.getvalue().split("\n"), beginning)))
+        sys.stdout.write("".join(f"{line.removeprefix(beginning)}\n" for line in said.getvalue().splitlines()))
         sys.stdout.flush()
 
 
@@ -43,15 +41,6 @@ def joined(words: list[str], at: int) -> tuple[list[str], int]:
             whole.append(word)
         glued = is_break
     return whole, len(whole) - 1
-
-
-def answers(found: list[str], beginning: str) -> list[str]:
-    """Completions without what bash takes for earlier words.
-
-    After the only one, bash puts a space, wherefore one that goes on is given in two ways.
-    """
-    cut = [word.removeprefix(beginning) for word in found if word]
-    return [*cut, f"{cut[0]}…"] if len(cut) == 1 and cut[0].endswith(_OPEN) else cut
 
 
 def _parted(word: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,26 @@ _STATE = "_batchinfer"
 """The folder that an output has, see storage.paths."""
 _MOST = 500
 """Entries of a folder that are looked at."""
+ASKED = "_BATCHINFER_COMPLETE"
+"""The variable by which a shell asks for words, in place of running a verb."""
+_OPEN = ("=", ".", "/")
+"""A word that ends so goes on."""
 
 Completer = Callable[[typer.Context, str], list[str]]
 
 
 def _silent(work: Callable[[typer.Context, str], Iterator[str]]) -> Completer:
-    """What the work finds; nothing where it fails."""
+    """What the work finds; nothing where it fails.
+
+    Behind the only word that is left, bash and zsh put a space, wherefore one that goes on is given in two ways.
+    """
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         found: list[str] = []
         with contextlib.suppress(Exception):
-            found.extend(work(ctx, incomplete))
+            found.extend(word for word in work(ctx, incomplete) if word.startswith(incomplete))
+        if len(found) == 1 and found[0].endswith(_OPEN) and os.environ.get(ASKED) != "complete_fish":
+            found.append(f"{found[0]}…")
         return found
 
     return complete
