@@ -61,7 +61,7 @@ def run(
 
     Examples:
         batchinfer run job.yaml
-        batchinfer run job.yaml --param day=2026-11-22 --set batching.rows=64
+        batchinfer run job.yaml --param day=2026-11-22 --set errors.threshold=1%
         batchinfer run job.yaml --param day=2026-11-01..2026-11-07  # each day
         batchinfer run job.yaml --json --progress none --if-locked skip
 

@@ -65,17 +65,12 @@ class Verbs(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Each panel of verbs, in the order in which they were registered."""
-        shown = [(name, self.commands[name]) for name in self.list_commands(ctx)]
-        width = max(len(name) for name, _ in shown)
-        found: dict[str, list[tuple[str, str]]] = {}
-        for name, command in shown:
-            line = command.get_short_help_str(formatter.width - 6 - width)
-            found.setdefault(str(getattr(command, "rich_help_panel", None) or "Commands"), []).append(
-                (f"{name:<{width}}", line)
-            )
-        for title, rows in found.items():
+        width = max(map(len, self.list_commands(ctx)))
+        for title, commands in by_panel(self).items():
             with formatter.section(title):
-                formatter.write_dl(rows)
+                formatter.write_dl(
+                    [(f"{c.name:<{width}}", c.get_short_help_str(formatter.width - 6 - width)) for c in commands]
+                )
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what stands before the verb. A usage error says what was probably meant."""
@@ -89,6 +84,14 @@ class Verbs(TyperGroup):
             near = nearest(args[0], known)
             ctx.fail(f"No such command {args[0]!r}" + (f"; did you mean {near!r}?" if near else "."))
         return super().resolve_command(ctx, args)
+
+
+def by_panel(program: Any) -> dict[str, list[Any]]:
+    """The verbs of the program in panels, both in the order in which they were registered."""
+    found: dict[str, list[Any]] = {}
+    for command in program.commands.values():
+        found.setdefault(getattr(command, "rich_help_panel", None) or "Commands", []).append(command)
+    return found
 
 
 def panels(command: Any, ctx: Any) -> dict[str, list[tuple[Any, tuple[str, str]]]]:
