@@ -95,7 +95,9 @@ def _width(values: NDArray[np.float64]) -> float:
 def _floor(values: NDArray[np.float64], width: float) -> NDArray[np.float64]:
     """The left edge of each value's bin. A value of more than 52 bits of bins is a multiple of the width itself."""
     with np.errstate(over="ignore", invalid="ignore"):
-        edges = np.floor(values / width) * width
+        places = np.floor(values / width)
+        places[(values < 0) & (places == 0)] = -1  # a quotient too small for a float
+        edges = places * width
     return np.where(np.abs(values) >= _WHOLE * width, values, edges) + 0.0  # and no negative zero
 
 
