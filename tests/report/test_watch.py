@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from batchinfer.report.watch import SAMPLES, SEGMENTS, Watch
 from batchinfer.run.events import Ticked
 from batchinfer.worker.context import Progress, Seconds
@@ -54,13 +56,13 @@ def test_a_long_run_is_kept_in_bounds_from_its_beginning_to_its_end():
     assert SEGMENTS / 4 <= sum(map(len, segments)) <= SEGMENTS
     for lane in segments:
         assert (lane[0]["begin"], lane[-1]["end"]) == (0, 19_999)
-        assert all(a["end"] == b["begin"] for a, b in zip(lane, lane[1:], strict=False))
+        assert all(a["end"] == b["begin"] for a, b in pairwise(lane))
         assert sum(s["shards"] for s in lane) == 10_000  # joined, and none lost
 
 
 def test_samples_of_a_long_run_are_about_evenly_spread():
     times = [seconds for seconds, _ in watched(20_000, workers=1, shard_ticks=50)["throughput"]]
-    gaps = [b - a for a, b in zip(times, times[1:-1], strict=False)]
+    gaps = [b - a for a, b in pairwise(times)]
     assert max(gaps) <= 4 * 20_000 / SAMPLES
 
 
