@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from batchinfer.data import footer as footers
 from batchinfer.data.access import RandomAccess
 from batchinfer.errors import InputError, OutputError, RefusedError
-from batchinfer.job.place import nearest
+from batchinfer.job.nearest import nearest
 from batchinfer.ledger.parts import Part
 from batchinfer.storage.store import Store
 
