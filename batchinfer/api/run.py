@@ -24,7 +24,7 @@ from batchinfer.ledger.parts import Counts, account
 from batchinfer.plan.extension import files_of, planned_rows, standing_shards, told
 from batchinfer.plan.generation import Generation, Kind
 from batchinfer.plan.plan import make_plan
-from batchinfer.report.reporting import reported
+from batchinfer.report.reporting import report, reported
 from batchinfer.run import runner
 from batchinfer.run.events import Listener, State
 from batchinfer.run.policy import verdict
@@ -249,6 +249,24 @@ class Run:
 
         reported(store, work, listener)
         return open_run(self.path, self._storage)
+
+    def report(self, to: str | Path | None = None) -> str:
+        """Draw `report.html` of what the output says now, in place of the one that the last run left; gives its path or URL.
+
+        Args:
+            to: a file of this machine to write in its place, such as for an output that can't be written.
+
+        Raises:
+            OutputError: there is nothing to report yet, or the output is damaged.
+            StorageError, AccessError: the output can't be read or written.
+
+        """
+        page = report(self._store, self._job.paths).encode("utf-8", "replace")
+        if to is not None:
+            Path(to).write_bytes(page)
+            return str(to)
+        self._store.put(self._job.paths.report, page)
+        return f"{self.path}/{self._job.paths.report}"
 
     def recorded_job(self, params: Mapping[str, str] | None = None, set_values: Sequence[str] = ()) -> JobSpec:
         """The job as its record holds it, going to this output.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from batchinfer.cli import bench, clean, detached, init, plan, run, status, verify
+from batchinfer.cli import bench, clean, detached, init, plan, report, run, status, verify
 from batchinfer.cli.bash_words import completed
 from batchinfer.cli.complete import ASKED
 from batchinfer.cli.exits import leave
@@ -29,7 +29,7 @@ app = typer.Typer(
 VERBS: dict[str, tuple[Callable[..., None], ...]] = {
     "Prepare": (init.init, init.schema, plan.validate, plan.plan, bench.bench),
     "Run": (run.run, run.retry, detached.submit, detached.wait, detached.cancel),
-    "Look": (status.status, status.errors, verify.verify, clean.clean),
+    "Look": (status.status, status.errors, report.report, verify.verify, clean.clean),
 }
 """By what they are for, as the help has them."""
 

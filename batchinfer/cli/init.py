@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,14 @@ import typer
 from batchinfer.cli.exits import guarded
 from batchinfer.cli.streams import show
 from batchinfer.errors import RefusedError
+
+
+class SchemaOf(StrEnum):
+    """What a schema is of."""
+
+    JOB = "job"
+    RUN_RESULTS = "run-results"
+
 
 _QUESTIONS = {
     "--input": "Input (a Parquet file, a directory, a glob, or a URL)",
@@ -71,15 +80,20 @@ def _ask(option: str) -> str:
 
 
 @guarded
-def schema() -> int:
-    """Print the JSON Schema of job files, for editors.
+def schema(
+    of: Annotated[SchemaOf, typer.Argument(help="Job files, or the run_results.json of an output.")] = SchemaOf.JOB,
+) -> int:
+    """Print the JSON Schema of job files, for editors, or of what is written about a run, for programs.
 
     Examples:
         batchinfer schema > job.v1.json
+        batchinfer schema run-results > run_results.v1.json
     """
     import json
 
-    from batchinfer.job.schema import json_schema
+    from batchinfer.job.schema import json_schema as of_jobs
+    from batchinfer.report.record import json_schema as of_results
 
-    show(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    made = of_jobs() if of is SchemaOf.JOB else of_results()
+    show(json.dumps(made, indent=2, ensure_ascii=False))
     return 0

@@ -43,7 +43,7 @@ def reported(store: Store, work: Callable[[Listener], object], listener: Listene
 
 
 def report(store: Store, job: JobPaths, reference: tuple[str, Profile] | None = None) -> str:
-    """Make `report.html` from what the output says now; gives its path below the output.
+    """The page of what the output says now.
 
     Args:
         store: the output.
@@ -52,7 +52,7 @@ def report(store: Store, job: JobPaths, reference: tuple[str, Profile] | None = 
 
     Raises:
         OutputError: the job's record or a part is gone or damaged.
-        StorageError, AccessError: the output can't be read or written.
+        StorageError, AccessError: the output can't be read.
 
     """
     standing = records.find(store, job.run_results)
@@ -63,8 +63,7 @@ def report(store: Store, job: JobPaths, reference: tuple[str, Profile] | None = 
         name, profile = reference
         shown = Predictions(now=record.predictions.now, before=profile.to_json(), before_name=name)
         record = record.model_copy(update={"predictions": shown})
-    store.put(job.report, page(record).encode())
-    return job.report
+    return page(record)
 
 
 def _report(store: Store, started: Started) -> None:
@@ -77,7 +76,7 @@ def _report(store: Store, started: Started) -> None:
         facts = record.model_dump(mode="json", include={"dead_letters", "predictions", "advice"})
         store.put(job.run_results, records.to_bytes({**standing, **facts}))
         if html:
-            store.put(job.report, page(record).encode())
+            store.put(job.report, page(record).encode("utf-8", "replace"))
     except BatchinferError as error:
         _LOG.warning("no report of this run: %s", error)
     except Exception:  # noqa: BLE001 - a page that can't be drawn must not take the run's result with it
