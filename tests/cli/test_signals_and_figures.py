@@ -48,8 +48,8 @@ def test_what_really_runs_is_told():
     one = StepSettings("fp32", Budget(10), 2, pa.schema([]))
     assert precision(one) == "precision fp32"
     assert precision(StepSettings("fp32", Budget(10), 1, pa.schema([]), 2, measured)) == (
-        "precision fp32; 2 calls at a time, of 1 CPU thread each; on CPUExecutionProvider; bf16, int8 are skipped: too dear; "
-        "fp8 is skipped: no"
+        "precision fp32; on CPUExecutionProvider; bf16, int8 are skipped: too dear; fp8 is skipped: no; "
+        "2 calls at a time, of 1 CPU thread each"
     )
 
 
