@@ -83,8 +83,8 @@ def _headline(made: Bench) -> str:
 
 
 def _lines(made: Bench) -> list[tuple[str, str]]:
-    from batchinfer.cli.summary import counts
     from batchinfer.plan.describe import count
+    from batchinfer.report.words import counts
 
     workers, models = count(made.workers, "worker"), made.settings.models
     times = f" (times {made.workers}, the limit)" if made.workers > 1 else " (the limit)"

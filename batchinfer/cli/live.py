@@ -5,9 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from batchinfer.cli.progress import stopping
 from batchinfer.report.tally import Tally
-from batchinfer.report.words import note
+from batchinfer.report.words import note, stopping
 from batchinfer.run.events import Event, GivenUp, Retried, Settled, Ticked
 from batchinfer.run.stop import StopRequest
 from batchinfer.worker.context import Progress

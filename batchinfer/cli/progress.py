@@ -7,7 +7,7 @@ from typing import Protocol
 
 from batchinfer.cli.streams import tell
 from batchinfer.report.tally import Tally
-from batchinfer.report.words import note
+from batchinfer.report.words import note, stopping
 from batchinfer.run.events import Event, GivenUp, Retried, Settled, Ticked
 from batchinfer.run.stop import StopRequest
 
@@ -66,9 +66,3 @@ class PlainDisplay:
     def _line(self) -> str:
         tally = self._tally
         return ", ".join([f"{tally.rows:,}/{tally.planned:,} rows ({tally.share})", *tally.figures])
-
-
-def stopping(stop: StopRequest) -> str:
-    """What happens after a request to stop."""
-    again = "; once more to exit at once" if stop.cancelled else ""
-    return f"{stop.reason}: finishing the batches in hand and saving them{again}"

@@ -116,7 +116,7 @@ def _to_json(run: Run) -> dict[str, Any]:
 
 
 def _text(run: Run) -> str:
-    from batchinfer.cli.summary import counts
+    from batchinfer.report.words import counts
 
     rows, (done, planned), runner, record = run.counts, run.shards, run.runner(), run.record
     pace, generations = _pace(record), run.generations

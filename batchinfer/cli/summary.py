@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from batchinfer.cli.render import table
-from batchinfer.ledger.parts import Counts
 from batchinfer.plan.describe import count
 from batchinfer.report.advice import waiting
 from batchinfer.report.figures import duration, rate
 from batchinfer.report.tally import Tally
-from batchinfer.report.words import gate
+from batchinfer.report.words import ENDED, counts, gate
 from batchinfer.run.events import RunResult, State
 from batchinfer.storage import paths
 
@@ -64,17 +63,6 @@ def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
     return f"{name}: {_headline(result, tally, nothing)}\n{table(rows)}"
 
 
-def counts(rows: Counts) -> str:
-    """Rows by what became of them, as the sum that it is."""
-    parts = {
-        "succeeded": rows.succeeded,
-        "dead": rows.dead,
-        "filtered": rows.filtered,
-        "not attempted": rows.not_attempted,
-    }
-    return f"{rows.planned:,} = " + " + ".join(f"{number:,} {word}" for word, number in parts.items())
-
-
 def _headline(result: RunResult, tally: Tally, nothing: str) -> str:
     if not tally.started:
         return (
@@ -82,15 +70,7 @@ def _headline(result: RunResult, tally: Tally, nothing: str) -> str:
             if result.exit_code == 0
             else f"{nothing}; nothing was run, and the verdict stands"
         )
-    words = {
-        State.SUCCEEDED: "succeeded",
-        State.PARTIAL: "finished, with too many dead rows,",
-        State.FAILED: "failed",
-        State.INTERRUPTED: "interrupted",
-        State.CANCELLED: "cancelled",
-        State.RUNNING: "running",
-    }
-    return f"{words[result.state]} after {duration(tally.seconds)}"
+    return f"{ENDED[result.state]} after {duration(tally.seconds)}"
 
 
 def _speed(result: RunResult, work_seconds: float) -> str:

@@ -34,8 +34,8 @@ def verify(
         3: something speaks against it, which is listed
     """
     from batchinfer.api import verify_output
-    from batchinfer.cli.summary import counts
     from batchinfer.plan.describe import count, size
+    from batchinfer.report.words import counts
 
     with located(output, param) as (path, storage):
         made = verify_output(path, storage, deep=deep)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 from batchinfer.engines import registry
 from batchinfer.job.steps import AnyStep, Cascade, RulesStep, Step
 from batchinfer.pipeline.graph import graph_of
+from batchinfer.plan import table
 
 if TYPE_CHECKING:  # a plan shows itself by this module
+    from batchinfer.job.spec import JobSpec
     from batchinfer.plan.plan import Plan
 
 _SHOWN = 8
+_PLANNED = "planned"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def describe(plan: Plan) -> list[Fact]:
     spec, rows, pruned = plan.spec, plan.rows, plan.pruned
     facts = [
         Fact("name", "job", spec.name, spec.name),
-        Fact("input", "input", ", ".join(_paths(plan)), _paths(plan)),
+        Fact("input", "input", ", ".join(_paths(spec)), _paths(spec)),
         Fact("files", "files", f"{count(len(plan.files), 'file')}, {size(plan.bytes)}", len(plan.files)),
         Fact(
             "rows",
@@ -55,22 +57,38 @@ def describe(plan: Plan) -> list[Fact]:
         where = "(of the environment)" if secret else plan.reading.where
         facts.append(Fact("where", "where", f"{where} ({pruning})", where))
     for node in graph_of(spec).nodes:
-        step = node.step
-        label = "model" if len(spec.steps) == 1 else step.name
-        facts.append(Fact(None, label, _step(step), step.name))
-        if isinstance(step, Step) and isinstance(step.cascade, Cascade):
-            asked = f"{step.cascade.confidence} is below a threshold at which the answers agree on {step.cascade.agreement:.2%} of the rows"
-            facts.append(Fact(None, "when", asked, step.when))
-        elif step.when is not None:
-            facts.append(Fact(None, "when", step.when, step.when))
-        if isinstance(step, Step):
-            facts.append(Fact(None, "precision", _precision(step), step.precision))
+        facts += _told(spec, node.step)
+        if isinstance(node.step, Step):
+            facts.append(Fact(None, "precision", _precision(node.step), node.step.precision))
     facts += [
         Fact("computed", "computed", _names(plan.computed), list(plan.computed)),
         Fact("carried", "carried", _names(plan.reading.carry), list(plan.reading.carry)),
         Fact("output", "output", spec.output.path, spec.output.path),
     ]
     return [*facts, *(Fact(None, "note", note, note) for note in plan.notes)]
+
+
+def asked(spec: JobSpec) -> list[Fact]:
+    """What a job asks for, before it is planned."""
+    facts = [Fact("input", "input", ", ".join(_paths(spec)), _paths(spec))]
+    if spec.input.where is not None:
+        secret = spec.written is not None and ("input", "where") in spec.written.secret
+        where = "(of the environment)" if secret else spec.input.where
+        facts.append(Fact("where", "where", where, where))
+    if spec.input.limit is not None:
+        facts.append(Fact("limit", "limit", f"{spec.input.limit:,} rows", spec.input.limit))
+    for step in spec.steps:
+        facts += _told(spec, step)
+    return [*facts, Fact("output", "output", spec.output.path, spec.output.path)]
+
+
+def _told(spec: JobSpec, step: AnyStep) -> list[Fact]:
+    """What a step is, and which rows take it."""
+    facts = [Fact(None, "model" if len(spec.steps) == 1 else step.name, _step(step), step.name)]
+    if isinstance(step, Step) and isinstance(step.cascade, Cascade):
+        text = f"{step.cascade.confidence} is below a threshold at which the answers agree on {step.cascade.agreement:.2%} of the rows"
+        return [*facts, Fact(None, "when", text, step.when)]
+    return facts if step.when is None else [*facts, Fact(None, "when", step.when, step.when)]
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -91,11 +109,16 @@ def to_json(plan: Plan) -> dict[str, Any]:
 
 def to_html(plan: Plan) -> str:
     """The description as a table, for notebooks."""
-    rows = "".join(
-        f"<tr><th style='text-align:left'>{html.escape(f.label)}</th><td style='text-align:left'>{html.escape(f.text)}</td></tr>"
-        for f in describe(plan)
-    )
-    return f"<table>{rows}</table>"
+    return table.to_html(plan.spec.name, _below_name(plan), _PLANNED)
+
+
+def to_text(plan: Plan) -> str:
+    """The same as plain text."""
+    return table.to_text(plan.spec.name, _below_name(plan), _PLANNED)
+
+
+def _below_name(plan: Plan) -> list[tuple[str, str]]:
+    return [(f.label, f.text) for f in describe(plan) if f.key != "name"]
 
 
 def count(number: int, noun: str) -> str:
@@ -113,8 +136,8 @@ def size(number: int) -> str:
     return f"{number:,} B" if unit == "B" else f"{value:,.1f} {unit}"
 
 
-def _paths(plan: Plan) -> list[str]:
-    path = plan.spec.input.path
+def _paths(spec: JobSpec) -> list[str]:
+    path = spec.input.path
     return [path] if isinstance(path, str) else list(path)
 
 

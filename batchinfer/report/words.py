@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from batchinfer.ledger.parts import Counts
 from batchinfer.measure.cascade import Point
 from batchinfer.measure.settings import Settings, StepSettings
 from batchinfer.measure.verdict import Verdict
 from batchinfer.plan.describe import count
 from batchinfer.report.figures import rate
-from batchinfer.run.events import Event, GivenUp, Retried, Settled, Started
+from batchinfer.run.events import Event, GivenUp, Retried, Settled, Started, State
+from batchinfer.run.stop import StopRequest
 
+ENDED = {
+    State.SUCCEEDED: "succeeded",
+    State.PARTIAL: "finished, with too many dead rows,",
+    State.FAILED: "failed",
+    State.INTERRUPTED: "interrupted",
+    State.CANCELLED: "cancelled",
+    State.RUNNING: "running",
+}
+"""A state as the beginning of `… after 12 s`."""
 CURVE = 8
 """Points of a cascade's trade-off that are shown."""
 
@@ -35,6 +46,23 @@ def note(event: Event) -> str | None:
     if isinstance(event, GivenUp):
         return f"shard {event.failed.shard} given up: {event.failed.error}"
     return None
+
+
+def stopping(stop: StopRequest) -> str:
+    """What happens after a request to stop."""
+    again = "; once more to exit at once" if stop.cancelled else ""
+    return f"{stop.reason}: finishing the batches in hand and saving them{again}"
+
+
+def counts(rows: Counts) -> str:
+    """Rows by what became of them, as the sum that it is."""
+    parts = {
+        "succeeded": rows.succeeded,
+        "dead": rows.dead,
+        "filtered": rows.filtered,
+        "not attempted": rows.not_attempted,
+    }
+    return f"{rows.planned:,} = " + " + ".join(f"{number:,} {word}" for word, number in parts.items())
 
 
 def precisions(settings: Settings) -> str:
