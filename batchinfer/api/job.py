@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from batchinfer.api.bench import ROWS, Bench, bench
-from batchinfer.api.run import Run, open_output, open_run, writing_to
+from batchinfer.api.outputs import open_output, writing_to
+from batchinfer.api.run import Run, open_run
 from batchinfer.job import load
 from batchinfer.job.spec import JobSpec
 from batchinfer.job.steps import Step

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.api.hiding import HidingStore
-from batchinfer.api.predictions import in_input_order
+from batchinfer.api.outputs import open_output, writing_to
+from batchinfer.api.results import Results
+from batchinfer.api.sample import sample
 from batchinfer.api.waiting import wait
 from batchinfer.errors import OutputError
 from batchinfer.job import load
-from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import JobSpec
 from batchinfer.ledger import cleanup, dead, epochs, generations, jobs, manifests, parts, records
 from batchinfer.ledger.cleanup import Leftover
@@ -30,9 +30,8 @@ from batchinfer.run.events import Listener, State
 from batchinfer.run.policy import verdict
 from batchinfer.run.retrying import Selection
 from batchinfer.run.stop import StopRequest
-from batchinfer.run.surroundings import USUAL, Surroundings
 from batchinfer.storage import paths
-from batchinfer.storage.store import StorageOptions, Store, is_local, open_store, options_for
+from batchinfer.storage.store import StorageOptions
 from batchinfer.verify.findings import Verification
 from batchinfer.verify.output import verify
 
@@ -40,20 +39,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from batchinfer.api.job import Job
-
-
-def open_output(path: str, storage: StorageOptions) -> HidingStore:
-    """The store of an output: a URL, or a local path, which may be relative or begin with `~`. Its errors repeat no credential."""
-    if is_local(path):
-        path = str(Path(path.removeprefix("file://")).expanduser().absolute())
-    secrets = Secrets.of_storage(storage) | Secrets.of_environment(os.environ)
-    with secrets.kept():
-        return HidingStore(open_store(path, storage, scratch=paths.SCRATCH), secrets)
-
-
-def writing_to(store: Store) -> Surroundings:
-    """Surroundings of a runner that shares this store with the record of its end: a store that is away is waited for once."""
-    return replace(USUAL, open_store=lambda _spec: store)
 
 
 def open_run(path: str | Path, storage: StorageOptions | None = None) -> Run:
@@ -133,35 +118,39 @@ class Run:
 
     def results(self) -> pl.LazyFrame:
         """The predictions in input order, retried rows at their places; while a run goes on, of the parts so far."""
+        return self._results().frame()
+
+    def dataset(self) -> Any:
+        """The same rows as a pyarrow.dataset.Dataset, without reading them; those of retries come last.
+
+        Raises OutputError where a part is gone or damaged.
+        """
+        return self._results().dataset()
+
+    def sample(self, n: int = 10, seed: int = 0, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Some predicted rows beside their input, in input order: the input's columns, then the outputs.
+
+        Only the row groups that hold them are read. An input column that has the name of an output comes as `<name>_input`.
+
+        Args:
+            n: how many; all where there are fewer.
+            seed: which; the same rows for the same seed, as long as no row is predicted in between.
+            columns: of the input; None for all.
+
+        Raises:
+            InputError: the input isn't as it was planned, can't be read, or lacks a column.
+            OutputError: a part is gone or damaged.
+
+        """
         import polars as pl
 
-        manifest = self._manifest()
-        if manifest is None:
-            names = [self._job.paths.part(n) for n in sorted(parts.list_shards(self._store, self._job.paths))]
-            return self._scan(names) if names else pl.LazyFrame()
-        known = self._generations() if len(generations.numbers(self._store, self._job.paths)) > 1 else ()
-        if not known:
-            return self._scan([p.path for p in manifest.parts])
-        if known[-1].kind == "extension" and generations.is_open(known[-1], manifest):
-            standing = list(manifest.parts)  # until it ends, what was before counts as a whole
-        else:
-            standing = generations.parts_so_far(self._store, self._job.paths, known, manifest)
-        return in_input_order(self._store, standing, known, self._scan)
+        with self._store.secrets.kept():  # of the input's store too
+            frame = pl.from_arrow(sample(self._results(), self._job.paths, n, seed, columns))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
 
-    def _scan(self, below: Sequence[str]) -> pl.LazyFrame:
-        import polars as pl
-
-        names = [f"{self.path}/{p}" for p in below]
-        if is_local(self.path):
-            return pl.scan_parquet(names, glob=False)
-        return pl.scan_pyarrow_dataset(self._dataset(names))
-
-    def _dataset(self, names: list[str]) -> Any:
-        import fsspec
-        import pyarrow.dataset as ds
-
-        fs, _ = fsspec.url_to_fs(self.path, **options_for(self.path, self._storage))
-        return ds.dataset([fs._strip_protocol(n) for n in names], filesystem=fs, format="parquet")
+    def _results(self) -> Results:
+        return Results.find(self._store, self._storage, self._job.paths)
 
     def errors(self, *, resolved: bool = False) -> pl.DataFrame:
         """The dead letters, in input order: of each dead row the newest.

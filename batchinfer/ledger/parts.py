@@ -204,22 +204,31 @@ def find(store: Store, job: JobPaths, shard: int) -> Part | None:
 
 def schema(store: Store, part: Part) -> pa.Schema:
     """The columns of a part that stands. Raises OutputError where it is gone or damaged."""
-    return _fetch_footer(store, part).schema.remove_metadata()
+    return fetch_footer(store, part.path, part.bytes).schema.remove_metadata()
 
 
 def decision(store: Store, part: Part) -> Decision:
     """What a part that stands says of its rows. Raises OutputError where it is gone or damaged."""
-    found = files.ours(_fetch_footer(store, part).metadata)
-    return Decision.from_metadata(found, f"{store.root}/{part.path}")
+    return decision_in(fetch_footer(store, part.path, part.bytes), f"{store.root}/{part.path}")
 
 
-def _fetch_footer(store: Store, part: Part) -> footer.Footer:
-    where = f"{store.root}/{part.path}"
+def decision_in(found: footer.Footer, where: str) -> Decision:
+    """What a part's footer says of its rows; `where` names the part. Raises OutputError where it says nothing sound."""
+    return Decision.from_metadata(files.ours(found.metadata), where)
+
+
+def fetch_footer(store: Store, path: str, size: int) -> footer.Footer:
+    """The footer of a part of `size` bytes. Raises OutputError where the part is gone or damaged."""
+    where = f"{store.root}/{path}"
     try:
-        return footer.parse(footer.fetch(store, part.path, part.bytes, where), part.bytes, where)
+        return footer.parse(footer.fetch(store, path, size, where), size, where)
     except InputError as e:
-        advice = "put it back from a copy, or begin anew with --restart"
-        raise OutputError(f"{where}: this part is damaged ({e}): {advice}") from e
+        raise damaged(where, e) from e
+
+
+def damaged(where: str, why: Exception) -> OutputError:
+    """The error of a part that stands and can't be read."""
+    return OutputError(f"{where}: this part is damaged ({why}): put it back from a copy, or begin anew with --restart")
 
 
 def list_shards(store: Store, job: JobPaths) -> set[int]:
