@@ -48,7 +48,7 @@ def map(  # noqa: A001 - the word of the field; used as batchinfer.map
             **places,
             **{"errors": {"threshold": -1}, "resources": {"executor": "inline"}, **sections},
         )
-        run = job.run()
+        run = job.run(progress="none")
         dead = run.errors()
         if len(dead) and errors == "raise":
             first = dead.row(0, named=True)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
+from batchinfer.api.background import Asked, BackgroundRun
 from batchinfer.api.bench import ROWS, Bench, bench
-from batchinfer.api.outputs import open_output, writing_to
+from batchinfer.api.outputs import open_output, root, writing_to
+from batchinfer.api.progress import Progress
 from batchinfer.api.run import Run, open_run
 from batchinfer.job import load
 from batchinfer.job.spec import JobSpec
 from batchinfer.job.steps import Step
+from batchinfer.plan import describe
 from batchinfer.plan.plan import Plan, make_plan
 from batchinfer.report.reporting import reported
+from batchinfer.plan.table import ShowsTable, Table
 from batchinfer.run import runner
 from batchinfer.run.events import Listener
 from batchinfer.run.stop import StopRequest
 
 
-class Job:
+class Job(ShowsTable):
     """What is asked: the same as a job file, from YAML or from keyword arguments.
 
     >>> job = Job.from_yaml("jobs/quickstart.yaml")
@@ -56,20 +60,47 @@ class Job:
         with self.spec.secrets.kept():
             return make_plan(self.spec)
 
+    @overload
+    def run(
+        self,
+        *,
+        restart: bool = ...,
+        progress: Progress = ...,
+        background: Literal[False] = ...,
+        listener: Listener | None = ...,
+        stop: StopRequest | None = ...,
+        plan: Plan | None = ...,
+    ) -> Run: ...
+    @overload
+    def run(
+        self,
+        *,
+        restart: bool = ...,
+        progress: Progress = ...,
+        background: Literal[True],
+        listener: Listener | None = ...,
+        stop: StopRequest | None = ...,
+        plan: Plan | None = ...,
+    ) -> BackgroundRun: ...
     def run(
         self,
         *,
         restart: bool = False,
+        progress: Progress = "auto",
+        background: bool = False,
         listener: Listener | None = None,
         stop: StopRequest | None = None,
         plan: Plan | None = None,
-    ) -> Run:
+    ) -> Run | BackgroundRun:
         """Run the job, or go on with it: running twice is resuming.
 
-        A job that ends with dead rows over the threshold, or is interrupted, returns too: see `Run.exit_code`.
+        A job that ends with dead rows over the threshold, or is interrupted, returns too: see `Run.exit_code`. In a notebook the stop
+        button interrupts it: it finishes the batches in hand, saves them and returns; a second time it ends at once.
 
         Args:
             restart: remove what a former job left on the output, and begin anew.
+            progress: `auto` shows a bar in a notebook, and nothing elsewhere; `bar`, `plain` (lines), `none`.
+            background: return at once; the run goes on in a thread of this process.
             listener: told of every event of the run.
             stop: through which another thread can ask the run to end.
             plan: from `plan()`, to save making it again.
@@ -78,17 +109,26 @@ class Job:
             RefusedError: the job can't run as asked.
             TransientError: another runner is alive, or storage or cluster are away; running again resumes.
 
+        In the background `wait()` raises them.
+
         """
-        secrets = self.spec.secrets
+        secrets, output = self.spec.secrets, self.spec.output.path
 
-        def work(told: Listener) -> None:
-            with secrets.kept():  # before it is recorded how the run ended
-                runner.run(plan or self.plan(), told, stop, restart=restart, surroundings=writing_to(store))
+        def work(told: Listener, asked: StopRequest) -> Run:
+            with secrets.kept():
+                store = open_output(output, self.spec.storage)
 
-        with secrets.kept():
-            store = open_output(self.spec.output.path, self.spec.storage)
-            reported(store, work, listener)
-            return open_run(self.spec.output.path, self.spec.storage)
+                def begin(listener: Listener) -> None:
+                    with secrets.kept():  # before it is recorded how the run ended
+                        runner.run(
+                            plan or self.plan(), listener, asked, restart=restart, surroundings=writing_to(store)
+                        )
+
+                reported(store, begin, told)
+                return open_run(output, self.spec.storage)
+
+        run = Asked(self.spec.name, root(output), work, progress, listener, stop)
+        return run.begin() if background else run.run()
 
     def bench(self, rows: int = ROWS, *, listener: Listener | None = None, stop: StopRequest | None = None) -> Bench:
         """Compare the runner on the job's first rows with a bare loop over them; both write into a temporary directory.
@@ -100,4 +140,9 @@ class Job:
 
     def __repr__(self) -> str:
         told = [f"{s.engine} {s.uri}" if isinstance(s, Step) else s.name for s in self.spec.steps]
-        return f"Job({self.spec.name!r}: {self.spec.input.path} → {', '.join(told)} → {self.spec.output.path})"
+        shown = f"Job({self.spec.name!r}: {self.spec.input.path} → {', '.join(told)} → {self.spec.output.path})"
+        return self.spec.secrets.hide(shown)
+
+    def table(self) -> Table:
+        """See ShowsTable."""
+        return describe.asked(self.spec)

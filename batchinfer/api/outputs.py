@@ -15,11 +15,15 @@ from batchinfer.storage.store import StorageOptions, Store, is_local, open_store
 
 def open_output(path: str, storage: StorageOptions) -> HidingStore:
     """The store of an output: a URL, or a local path, which may be relative or begin with `~`. Its errors repeat no credential."""
-    if is_local(path):
-        path = str(Path(path.removeprefix("file://")).expanduser().absolute())
+    path = root(path)
     secrets = Secrets.of_storage(storage) | Secrets.of_environment(os.environ)
     with secrets.kept():
         return HidingStore(open_store(path, storage, scratch=paths.SCRATCH), secrets)
+
+
+def root(path: str) -> str:
+    """An output's path as its store names it: a local one absolute."""
+    return str(Path(path.removeprefix("file://")).expanduser().absolute()) if is_local(path) else path
 
 
 def writing_to(store: Store) -> Surroundings:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.api import history
+from batchinfer.api.background import Asked
 from batchinfer.api.hiding import HidingStore
+from batchinfer.api.history import Summary
 from batchinfer.api.outputs import open_output, writing_to
+from batchinfer.api.progress import Progress
 from batchinfer.api.results import Results
 from batchinfer.api.sample import sample
 from batchinfer.api.waiting import wait
-from batchinfer.errors import OutputError
+from batchinfer.api.words import outcome
+from batchinfer.errors import BatchinferError, OutputError
 from batchinfer.job import load
 from batchinfer.job.spec import JobSpec
-from batchinfer.ledger import cleanup, dead, epochs, generations, jobs, manifests, parts, records
+from batchinfer.ledger import cleanup, dead, epochs, jobs, records
 from batchinfer.ledger.cleanup import Leftover
 from batchinfer.ledger.epochs import Standing
-from batchinfer.ledger.manifests import Manifest
-from batchinfer.ledger.parts import Counts, account
-from batchinfer.plan.extension import files_of, planned_rows, standing_shards, told
-from batchinfer.plan.generation import Generation, Kind
+from batchinfer.ledger.parts import Counts
 from batchinfer.plan.plan import make_plan
+from batchinfer.plan.table import ShowsTable, Table
 from batchinfer.report.reporting import report, reported
 from batchinfer.run import runner
 from batchinfer.run.events import Listener, State
@@ -60,21 +61,7 @@ def verify_output(path: str | Path, storage: StorageOptions | None = None, *, de
         return verify(store, storage, deep=deep)
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A generation of a job, for people."""
-
-    kind: Kind
-    rows: int
-    """That it attempts: in a retry, dead rows of the generations before."""
-    changes: str
-    """What an extension found changed in the input, in words; empty for others."""
-    selection: tuple[str, ...]
-    """Which dead rows a retry was asked for; empty for all."""
-    ended: bool
-
-
-class Run:
+class Run(ShowsTable):
     """What was done for a job so far; reads the output alone, so it shows runs of any process or machine."""
 
     def __init__(self, store: HidingStore, job: jobs.Job, storage: StorageOptions) -> None:
@@ -103,18 +90,7 @@ class Run:
     @property
     def counts(self) -> Counts:
         """Rows by what became of them, over all runs of the job."""
-        manifest = self._manifest()
-        if manifest is not None and generations.numbers(self._store, self._job.paths)[-1] == manifest.generation:
-            return manifest.counts
-        known = self._generations()
-        standing = generations.parts_so_far(self._store, self._job.paths, known, manifest)
-        return account(standing, planned_rows(known))
-
-    def _manifest(self) -> Manifest | None:
-        return manifests.latest(self._store, self._job.paths)
-
-    def _generations(self) -> tuple[Generation, ...]:
-        return generations.every(self._store, self._job.paths)
+        return history.counts(self._store, self._job.paths)
 
     def results(self) -> pl.LazyFrame:
         """The predictions in input order, retried rows at their places; while a run goes on, of the parts so far."""
@@ -164,9 +140,7 @@ class Run:
         """
         import polars as pl
 
-        known = self._generations()
-        standing = generations.parts_so_far(self._store, self._job.paths, known, self._manifest())
-        letters = dead.letters(self._store, standing, known)
+        letters = history.letters(self._store, self._job.paths)
         frame = pl.from_arrow(letters if resolved else dead.counted(letters))
         assert isinstance(frame, pl.DataFrame)
         return frame
@@ -174,25 +148,12 @@ class Run:
     @property
     def shards(self) -> tuple[int, int]:
         """How many shards are decided, and how many are planned, over all generations."""
-        decided = parts.list_shards(self._store, self._job.paths)
-        standing = standing_shards(self._generations())
-        return len(decided & standing.keys()), len(standing)
+        return history.shards(self._store, self._job.paths)
 
     @property
     def generations(self) -> tuple[Summary, ...]:
         """The first run, its extensions and the retries, in order."""
-        ended = manifests.newest(self._store, self._job.paths)
-        known = self._generations()
-        return tuple(
-            Summary(
-                g.kind,
-                g.rows,
-                told(g, files_of(known[:n])) if g.kind == "extension" else "",
-                g.selection,
-                g.number <= ended,
-            )
-            for n, g in enumerate(known)
-        )
+        return history.summaries(self._store, self._job.paths)
 
     def retry(
         self,
@@ -202,6 +163,7 @@ class Run:
         job: Job | None = None,
         params: Mapping[str, str] | None = None,
         set_values: Sequence[str] = (),
+        progress: Progress = "auto",
         listener: Listener | None = None,
         stop: StopRequest | None = None,
     ) -> Run:
@@ -216,6 +178,7 @@ class Run:
             job: as it is now; by default as it was recorded, with `${VAR}` from today's environment.
             params: for the recorded job, on top of its own.
             set_values: overrides for the recorded job, such as `model.options.max_length=128`.
+            progress: see `Job.run`.
             listener: told of every event of the run.
             stop: through which another thread can ask the run to end.
 
@@ -232,12 +195,15 @@ class Run:
 
         store = open_output(spec.output.path, spec.storage)
 
-        def work(told: Listener) -> None:
-            with spec.secrets.kept():
-                runner.retry(make_plan(spec), selection, told, stop, surroundings=writing_to(store))
+        def work(told: Listener, asked: StopRequest) -> Run:
+            def begin(listener: Listener) -> None:
+                with spec.secrets.kept():
+                    runner.retry(make_plan(spec), selection, listener, asked, surroundings=writing_to(store))
 
-        reported(store, work, listener)
-        return open_run(self.path, self._storage)
+            reported(store, begin, told)
+            return open_run(self.path, self._storage)
+
+        return Asked(spec.name, store.root, work, progress, listener, stop).run()
 
     def report(self, to: str | Path | None = None) -> str:
         """Draw `report.html` of what the output says now, in place of the one that the last run left; gives its path or URL.
@@ -320,13 +286,13 @@ class Run:
         """The exit code that a threshold for dead rows would give."""
         return verdict(self.counts.dead, threshold, self.counts.planned)
 
+    def table(self) -> Table:
+        """See ShowsTable."""
+        try:
+            return outcome(self.name, self.record, self.counts, self.path)
+        except BatchinferError as e:  # a damaged or absent output shows itself too
+            return Table(self.name, "can't be read", (("error", str(e)),))
+
     def __repr__(self) -> str:
         counts = self.counts
         return f"Run({self.name!r}: {self.state}, {counts.succeeded} of {counts.planned} rows, {counts.dead} dead, {self.path}/{paths.DATA})"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{k.replace('_', ' ')}</th><td>{v:,}</td></tr>"
-            for k, v in asdict(self.counts).items()
-        )
-        return f"<b>{html.escape(self.name)}</b>: {self.state}<br><code>{html.escape(self.path)}/{paths.DATA}</code><table>{rows}</table>"

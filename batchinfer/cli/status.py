@@ -21,7 +21,7 @@ _WATCH_SECONDS = 1.0
 
 if TYPE_CHECKING:
     from batchinfer.api import Run
-    from batchinfer.api.run import Summary
+    from batchinfer.api.history import Summary
     from batchinfer.ledger.epochs import Standing
     from batchinfer.report.error_groups import ErrorGroup
     from batchinfer.storage.store import StorageOptions

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from batchinfer.engines import registry
 from batchinfer.job.steps import AnyStep, Cascade, RulesStep, Step
 from batchinfer.pipeline.graph import graph_of
-from batchinfer.plan import table
+from batchinfer.plan.table import Table
 
 if TYPE_CHECKING:  # a plan shows itself by this module
     from batchinfer.job.spec import JobSpec
     from batchinfer.plan.plan import Plan
 
 _SHOWN = 8
-_PLANNED = "planned"
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,7 @@ def describe(plan: Plan) -> list[Fact]:
     ]
     if plan.reading.where:
         pruning = f"{pruned:,} rows are ruled out by statistics, unread" if pruned else "statistics rule out no rows"
-        secret = spec.written is not None and ("input", "where") in spec.written.secret
-        where = "(of the environment)" if secret else plan.reading.where
+        where = "(of the environment)" if _is_secret(spec) else plan.reading.where
         facts.append(Fact("where", "where", f"{where} ({pruning})", where))
     for node in graph_of(spec).nodes:
         facts += _told(spec, node.step)
@@ -68,18 +66,21 @@ def describe(plan: Plan) -> list[Fact]:
     return [*facts, *(Fact(None, "note", note, note) for note in plan.notes)]
 
 
-def asked(spec: JobSpec) -> list[Fact]:
-    """What a job asks for, before it is planned."""
-    facts = [Fact("input", "input", ", ".join(_paths(spec)), _paths(spec))]
+def asked(spec: JobSpec) -> Table:
+    """What a job asks for, before it is planned. Repeats no secret."""
+    rows = [("input", ", ".join(_paths(spec)))]
     if spec.input.where is not None:
-        secret = spec.written is not None and ("input", "where") in spec.written.secret
-        where = "(of the environment)" if secret else spec.input.where
-        facts.append(Fact("where", "where", where, where))
+        rows.append(("where", "(of the environment)" if _is_secret(spec) else spec.input.where))
     if spec.input.limit is not None:
-        facts.append(Fact("limit", "limit", f"{spec.input.limit:,} rows", spec.input.limit))
-    for step in spec.steps:
-        facts += _told(spec, step)
-    return [*facts, Fact("output", "output", spec.output.path, spec.output.path)]
+        rows.append(("limit", f"{spec.input.limit:,} rows"))
+    rows += [(fact.label, fact.text) for step in spec.steps for fact in _told(spec, step)]
+    rows.append(("output", spec.output.path))
+    return Table(spec.name, "", tuple((label, spec.secrets.hide(text)) for label, text in rows))
+
+
+def _is_secret(spec: JobSpec) -> bool:
+    """Whether a piece of `where` comes from the environment."""
+    return spec.written is not None and ("input", "where") in spec.written.secret
 
 
 def _told(spec: JobSpec, step: AnyStep) -> list[Fact]:
@@ -107,18 +108,9 @@ def to_json(plan: Plan) -> dict[str, Any]:
     return {**value, **figures, "fingerprint": plan.fingerprint.digest, "notes": list(plan.notes)}
 
 
-def to_html(plan: Plan) -> str:
+def to_table(plan: Plan) -> Table:
     """The description as a table, for notebooks."""
-    return table.to_html(plan.spec.name, _below_name(plan), _PLANNED)
-
-
-def to_text(plan: Plan) -> str:
-    """The same as plain text."""
-    return table.to_text(plan.spec.name, _below_name(plan), _PLANNED)
-
-
-def _below_name(plan: Plan) -> list[tuple[str, str]]:
-    return [(f.label, f.text) for f in describe(plan) if f.key != "name"]
+    return Table(plan.spec.name, "planned", tuple((f.label, f.text) for f in describe(plan) if f.key != "name"))
 
 
 def count(number: int, noun: str) -> str:

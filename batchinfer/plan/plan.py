@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -26,6 +25,7 @@ from batchinfer.pipeline.graph import check as check_steps
 from batchinfer.plan import describe
 from batchinfer.plan.fingerprint import Fingerprint, fingerprint
 from batchinfer.plan.shards import Shard, auto_sizes, cut
+from batchinfer.plan.table import ShowsTable, Table
 from batchinfer.precision.artefacts import cache_folder
 from batchinfer.storage.kept_bytes import KeptBytes
 
@@ -45,7 +45,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(ShowsTable):
     """What will be done."""
 
     spec: JobSpec
@@ -81,11 +81,9 @@ class Plan:
     def __repr__(self) -> str:
         return f"Plan({self.spec.name!r}: {self.rows:,} rows, {len(self.shards):,} shards → {self.spec.output.path})"
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(repr(self) if cycle else describe.to_text(self))
-
-    def _repr_html_(self) -> str:
-        return describe.to_html(self)
+    def table(self) -> Table:
+        """See ShowsTable."""
+        return describe.to_table(self)
 
 
 def make_plan(spec: JobSpec) -> Plan:

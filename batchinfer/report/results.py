@@ -78,10 +78,7 @@ class ResultsFile:
     def failed(self, error: BaseException) -> None:
         """Record that an exception ended the run."""
         if self._started is not None:
-            code = error.exit_code if isinstance(error, BatchinferError) else 1
-            if isinstance(error, KeyboardInterrupt):
-                code = 130
-            state = State.INTERRUPTED if code == 75 else State.CANCELLED if code == 130 else State.FAILED
+            state, code = ended_by(error)
             with contextlib.suppress(BatchinferError):  # the store may be what failed
                 self._put(self._started.job, self._unfinished(self._started, state, code, [str(error)]))
 
@@ -147,3 +144,11 @@ def _without_secrets(value: dict[str, Any], secrets: Secrets) -> dict[str, Any]:
         return {key: hidden(item) for key, item in inner.items()} if isinstance(inner, dict) else inner
 
     return {key: hidden(item) for key, item in json.loads(json.dumps(value, default=str)).items()}
+
+
+def ended_by(error: BaseException) -> tuple[State, int]:
+    """State and exit code of a run that an exception ended."""
+    code = error.exit_code if isinstance(error, BatchinferError) else 1
+    if isinstance(error, KeyboardInterrupt):
+        code = 130
+    return State.INTERRUPTED if code == 75 else State.CANCELLED if code == 130 else State.FAILED, code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -71,8 +72,18 @@ class Tally:
         if self.pace > 0:
             words.append(rate(self.pace))
             if self.rows < self.planned:
-                words.append(f"ETA {duration((self.planned - self.rows) / self.pace, whole_seconds=True)}")
+                words.append(f"ETA {duration(self.eta, whole_seconds=True)}")
         return [*words, *([f"{self.dead:,} dead"] if self.dead else [])]
+
+    @property
+    def line(self) -> str:
+        """Rows done and the figures, in one line."""
+        return ", ".join([f"{self.rows:,} of {self.planned:,} rows ({self.share})", *self.figures])
+
+    @property
+    def eta(self) -> float:
+        """Seconds to go at the pace of late; infinite where nothing moves."""
+        return (self.planned - self.rows) / self.pace if self.pace > 0 else math.inf
 
     @property
     def share(self) -> str:
