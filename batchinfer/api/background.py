@@ -188,11 +188,16 @@ class BackgroundRun(ShowsTable):
         if self.done and status.error is None and result is not None:
             return outcome(self.name, result.to_json(), result.rows, result.output)
         took = f"{'after' if self.done else 'for'} {duration(status.seconds)}"
-        rows = [("rows", self._tally.line if self._tally.started else "not planned yet"), ("output", self.output)]
+        rows = [("rows", self._rows()), ("output", self.output)]
         rows += [("error", status.error)] if status.error is not None else []
         rows += [("stopping", stopping(self._stop))] if self._stop and not self.done else []
         return Table(self.name, f"{ENDED[status.state]} {took}", tuple(rows))
 
-    def __repr__(self) -> str:
-        rows = self._tally.line if self._tally.started else "not planned yet"
-        return f"BackgroundRun({self.name!r}: {self.status().state}, {rows}, {self.output})"
+    def _line(self) -> str:
+        return f"BackgroundRun({self.name!r}: {self.status().state}, {self._rows()}, {self.output})"
+
+    def _rows(self) -> str:
+        result = self._tally.result
+        if self.done and result is not None:
+            return f"{result.rows.succeeded} of {result.rows.planned} rows, {result.rows.dead} dead"
+        return self._tally.line if self._tally.started else "not planned yet"

@@ -138,7 +138,7 @@ class Job(ShowsTable):
         with self.spec.secrets.kept():
             return bench(self.spec, rows, listener, stop)
 
-    def __repr__(self) -> str:
+    def _line(self) -> str:
         told = [f"{s.engine} {s.uri}" if isinstance(s, Step) else s.name for s in self.spec.steps]
         shown = f"Job({self.spec.name!r}: {self.spec.input.path} → {', '.join(told)} → {self.spec.output.path})"
         return self.spec.secrets.hide(shown)

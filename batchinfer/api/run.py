@@ -293,6 +293,6 @@ class Run(ShowsTable):
         except BatchinferError as e:  # a damaged or absent output shows itself too
             return Table(self.name, "can't be read", (("error", str(e)),))
 
-    def __repr__(self) -> str:
+    def _line(self) -> str:
         counts = self.counts
         return f"Run({self.name!r}: {self.state}, {counts.succeeded} of {counts.planned} rows, {counts.dead} dead, {self.path}/{paths.DATA})"

@@ -34,7 +34,8 @@ def outcome(name: str, record: Mapping[str, Any], rows: Counts, output: str) -> 
         told.append(("speed", speed))
     if rows.succeeded:
         told.append(("predictions", f"{output}/{paths.DATA}"))
-    told += [("error", text) for text in record.get("errors", ())]
+    why = "reason" if state in (State.INTERRUPTED, State.CANCELLED) else "error"
+    told += [(why, text) for text in record.get("errors", ())]
     if rows.dead:
         told.append(("dead rows", "run.errors() lists them; mend the cause, and run.retry() attempts them again"))
     if rest := _rest(state):

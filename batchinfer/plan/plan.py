@@ -44,7 +44,7 @@ class Reading:
     """Rows of a window."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan(ShowsTable):
     """What will be done."""
 
@@ -78,7 +78,7 @@ class Plan(ShowsTable):
         """Columns of the output that come from the steps."""
         return graph_of(self.spec).columns
 
-    def __repr__(self) -> str:
+    def _line(self) -> str:
         return f"Plan({self.spec.name!r}: {self.rows:,} rows, {len(self.shards):,} shards → {self.spec.output.path})"
 
     def table(self) -> Table:

@@ -54,14 +54,23 @@ def _wrapped(line: str, width: int) -> list[str]:
 
 
 class ShowsTable(ABC):
-    """What shows a table of itself as the value of a cell: HTML, and plain text where there is no front end."""
+    """What shows a table of itself as the value of a cell: HTML, and plain text where there is no front end. Elsewhere it is one line."""
 
     @abstractmethod
     def table(self) -> Table:
         """The table."""
 
+    @abstractmethod
+    def _line(self) -> str:
+        """The line."""
+
+    def __repr__(self) -> str:
+        return self._line()
+
     def _repr_html_(self) -> str:
         return self.table().html()
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+    def _repr_pretty_(
+        self, printer: Any, cycle: bool
+    ) -> None:  # IPython passes it over where a subclass has a __repr__
         printer.text(repr(self) if cycle else self.table().text())

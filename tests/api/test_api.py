@@ -43,7 +43,7 @@ def test_plan_and_run_show_themselves_in_a_notebook(workplace: Workplace) -> Non
     job = Job(**workplace.fields())
     assert "1,000" in job.plan()._repr_html_()
     run = job.run()
-    assert "SUCCEEDED" in run._repr_html_()
+    assert "succeeded" in run._repr_html_()
     assert "1000 of 1000" in repr(run)
 
 
