@@ -5,22 +5,26 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import contextvars
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
+from batchinfer.api.notebook import Widget
 from batchinfer.api.progress import Display, Progress, display
 from batchinfer.api.words import outcome
 from batchinfer.errors import LockedError
 from batchinfer.plan.table import ShowsTable, Table
-from batchinfer.report.figures import duration
+from batchinfer.report.figures import duration, rate
 from batchinfer.report.results import ended_by
 from batchinfer.report.tally import Tally
 from batchinfer.report.words import ENDED, stopping
 from batchinfer.run.events import Event, Listener, State
 from batchinfer.run.stop import StopRequest
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from batchinfer.api.run import Run
@@ -30,7 +34,7 @@ Work = Callable[[Listener, StopRequest], "Run"]
 """Runs a job, telling a listener of it, until its end or until it is asked to stop."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Status:
     """How far a run is."""
 
@@ -49,6 +53,15 @@ class Status:
     """Since the run was begun; once it has ended, how long it took."""
     error: str | None
     """What ended it, where an exception did."""
+
+    def __repr__(self) -> str:
+        words = [f"{self.rows:,} of {self.planned:,} rows, {self.dead:,} dead" if self.planned else "not planned yet"]
+        words += [rate(self.rows_per_second)] if self.rows_per_second else []
+        words += [f"ETA {duration(self.eta, whole_seconds=True)}"] if self.eta is not None else []
+        words += [
+            f"{duration(self.seconds)} so far" if self.state is State.RUNNING else f"took {duration(self.seconds)}"
+        ]
+        return f"Status({self.state}: {', '.join([*words, *([self.error] if self.error else [])])})"
 
 
 @dataclass(frozen=True)
@@ -129,6 +142,8 @@ class BackgroundRun(ShowsTable):
                 stack.callback(self._note_end)
                 run = self._asked.work(told, self._stop)
         except BaseException as e:  # noqa: BLE001 - raised again by `wait`
+            if not isinstance(self._display, Widget):  # perhaps nobody waits
+                log.warning("%s: the background run of %s ended: %s: %s", self.output, self.name, type(e).__name__, e)
             self._future.set_exception(e)
         else:
             self._future.set_result(run)

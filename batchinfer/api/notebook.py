@@ -10,11 +10,12 @@ import secrets
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from batchinfer.api.words import outcome
+from batchinfer.api.words import outcome, rest
 from batchinfer.plan.table import Table
 from batchinfer.report.results import ended_by
 from batchinfer.report.tally import Tally
@@ -77,6 +78,8 @@ class Widget:
         self._error: BaseException | None = None
 
     def __enter__(self) -> Widget:
+        # Model libraries ask for ipywidgets by a warning, for bars that they don't draw here.
+        warnings.filterwarnings("ignore", message="IProgress not found")
         self.refresh()
         return self
 
@@ -115,7 +118,9 @@ class Widget:
         tally, result = self._tally, self._tally.result
         if self._error is not None:
             state, _ = ended_by(self._error)
-            told = Table(self._name, ENDED[state], (("error", str(self._error) or type(self._error).__name__),))
+            rows = [("error", str(self._error) or type(self._error).__name__)]
+            rows += [("next", rest(state))] if tally.started and rest(state) else []
+            told = Table(self._name, ENDED[state], tuple(rows))
         elif result is not None:
             told = outcome(self._name, result.to_json(), result.rows, result.output)
         else:

@@ -38,8 +38,8 @@ def outcome(name: str, record: Mapping[str, Any], rows: Counts, output: str) -> 
     told += [(why, text) for text in record.get("errors", ())]
     if rows.dead:
         told.append(("dead rows", "run.errors() lists them; mend the cause, and run.retry() attempts them again"))
-    if rest := _rest(state):
-        told.append(("next", rest))
+    if what := rest(state):
+        told.append(("next", what))
     return Table(name, f"{ENDED[state] if took else ENDED[state].rstrip(',')}{took}{code}", tuple(told))
 
 
@@ -55,7 +55,8 @@ def _speed(record: Mapping[str, Any]) -> str:
     return ", ".join([*words, *([f"precision {', '.join(precisions)}"] if precisions else [])])
 
 
-def _rest(state: State) -> str:
+def rest(state: State) -> str:
+    """What becomes of the rest of a job that ended so; empty where there is none."""
     match state:
         case State.INTERRUPTED | State.CANCELLED:
             return "what is finished is kept; the same run goes on from there"
