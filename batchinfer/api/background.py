@@ -80,7 +80,7 @@ class Asked:
     def run(self) -> Run:
         """Run it here. Raises LockedError while this process runs it in the background, else what the work raises."""
         _refuse_second(self.output)
-        tally, stop = Tally(), self.stop or StopRequest()
+        tally, stop = Tally(), StopRequest() if self.stop is None else self.stop
         with display(self.progress, self.name, tally, stop) as shown:
             return self.work(_telling(tally, shown, self.listener), stop)
 
@@ -125,7 +125,7 @@ class BackgroundRun(ShowsTable):
 
     def __init__(self, asked: Asked) -> None:
         self.name, self.output = asked.name, asked.output
-        self._tally, self._stop = Tally(), asked.stop or StopRequest()
+        self._tally, self._stop = Tally(), StopRequest() if asked.stop is None else asked.stop
         self._display = display(asked.progress, asked.name, self._tally, self._stop)
         self._future: Future[Run] = Future()
         self._asked = asked

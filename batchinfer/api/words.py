@@ -13,6 +13,8 @@ from batchinfer.report.words import ENDED, counts
 from batchinfer.run.events import State
 from batchinfer.storage import paths
 
+_AT_THE_END = (State.SUCCEEDED, State.PARTIAL)
+
 
 def outcome(name: str, record: Mapping[str, Any], rows: Counts, output: str) -> Table:
     """The table of a run.
@@ -37,7 +39,8 @@ def outcome(name: str, record: Mapping[str, Any], rows: Counts, output: str) -> 
     why = "reason" if state in (State.INTERRUPTED, State.CANCELLED) else "error"
     told += [(why, text) for text in record.get("errors", ())]
     if rows.dead:
-        told.append(("dead rows", "run.errors() lists them; mend the cause, and run.retry() attempts them again"))
+        again = "; mend the cause, and run.retry() attempts them again" if state in _AT_THE_END else ""
+        told.append(("dead rows", f"run.errors() lists them{again}"))
     if what := rest(state):
         told.append(("next", what))
     return Table(name, f"{ENDED[state] if took else ENDED[state].rstrip(',')}{took}{code}", tuple(told))
