@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from batchinfer.api.results import Results
 from batchinfer.data.inputs import InputFile, RowRange
 from batchinfer.data.reader import Reader, sources
-from batchinfer.data.scan import rescan
+from batchinfer.data.scan import ScannedFile, rescan
 from batchinfer.data.schema import unify
 from batchinfer.data.stream import FileStream
 from batchinfer.errors import InputError
@@ -78,7 +78,7 @@ def sample(results: Results, job: JobPaths, rows: int, seed: int, columns: Seque
         if not drawn:
             return pa.table({})
         files = {r.file.path: r.file for d in drawn for r in d.inputs}
-        schema = unify(rescan(tuple(files.values()), results.options).files, columns).schema
+        schema = unify(_scanned(files.values(), results), columns).schema
         given = list(pool.map(lambda d: _read_inputs(d.inputs, schema, results), drawn)) if schema.names else []
     predictions = pa.concat_tables([d.predictions for d in drawn], promote_options="permissive")
     order = np.argsort(np.concatenate([d.numbers for d in drawn]), kind="stable")
@@ -126,6 +126,13 @@ def _draw(results: Results, part: _Part, rows: NDArray[np.int64]) -> _Drawn:
     files = {r.file.path: r.file for r in part.shard.ranges}
     ranges = [RowRange(files[path], at, 1) for path, at in sources(part.shard.ranges, ordinals.tolist())]
     return _Drawn(pa.concat_tables(pieces), tuple(ranges), part.shard.job_rows()[ordinals])
+
+
+def _scanned(files: Iterable[InputFile], results: Results) -> Sequence[ScannedFile]:
+    try:
+        return rescan(tuple(files), results.options).files
+    except InputError as e:
+        raise InputError(f"a sample reads the input, which must be as it was planned: {e}") from e
 
 
 def _read_inputs(ranges: tuple[RowRange, ...], schema: pa.Schema, results: Results) -> pa.Table:
