@@ -16,8 +16,8 @@ from batchinfer.job.spec import JobSpec
 from batchinfer.job.steps import Step
 from batchinfer.plan import describe
 from batchinfer.plan.plan import Plan, make_plan
-from batchinfer.report.reporting import reported
 from batchinfer.plan.table import ShowsTable, Table
+from batchinfer.report.reporting import reported
 from batchinfer.run import runner
 from batchinfer.run.events import Listener
 from batchinfer.run.stop import StopRequest
