@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from batchinfer.report.crew import Crew
 from batchinfer.report.tally import Tally
 from batchinfer.report.words import note, stopping
 from batchinfer.run.events import Event, GivenUp, Retried, Settled, Ticked
@@ -31,7 +32,7 @@ class LiveDisplay:
         from rich.console import Console
         from rich.live import Live
 
-        self._tally, self._stop = tally, stop
+        self._tally, self._stop, self._crew = tally, stop, Crew()
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._live = Live(
             console=self._console, transient=True, auto_refresh=False, redirect_stdout=True, redirect_stderr=True
@@ -49,6 +50,7 @@ class LiveDisplay:
 
     def __call__(self, event: Event) -> None:
         """Take in an event of the run."""
+        self._crew(event)
         text = note(event)
         if text is not None:
             self._console.print(
@@ -80,7 +82,10 @@ class LiveDisplay:
         figures = Text(
             " · ".join([f"{tally.rows:,} of {tally.planned:,} rows", *tally.figures]), overflow="ellipsis", no_wrap=True
         )
-        lines = [Text(_of(p), "dim", overflow="ellipsis", no_wrap=True) for p in tally.workers[:MOST_WORKERS]]
+        lines = [
+            Text(_of(p, self._crew.busy(p.worker)), "dim", overflow="ellipsis", no_wrap=True)
+            for p in tally.workers[:MOST_WORKERS]
+        ]
         if len(tally.workers) > MOST_WORKERS:
             lines.append(Text(f"  and {len(tally.workers) - MOST_WORKERS:,} more workers", "dim"))
         if self._stop:
@@ -88,6 +93,9 @@ class LiveDisplay:
         return Group(bar, figures, *lines)
 
 
-def _of(worker: Progress) -> str:
-    shard = f"shard {worker.shard:<7,}" if worker.shard is not None else " " * 13
-    return f"  worker {worker.worker:<3} {worker.note:<10} {shard} {worker.rows:>12,} rows"
+def _of(worker: Progress, busy: float | None) -> str:
+    """A line of 80 columns at most for names that aren't long."""
+    shard = f"shard {worker.shard:,}" if worker.shard is not None else worker.note
+    step = worker.step if worker.shard is not None else ""
+    device = "" if busy is None else f"{100 * busy:3.0f} % busy, {100 * (1 - busy):3.0f} % waiting"
+    return f"  worker {worker.worker:<3} {shard:<12.12} {step:<12.12} {device:<23} {worker.rows:>10,} rows"

@@ -14,6 +14,12 @@ def duration(seconds: float, *, whole_seconds: bool = False) -> str:
     return f"{whole} s"
 
 
+def span(least: float, most: float) -> str:
+    """A range of durations: `14 s to 19 s`; one of them where both read alike."""
+    words = [duration(seconds, whole_seconds=True) for seconds in (least, most)]
+    return " to ".join(dict.fromkeys(words))
+
+
 def percent(part: float, whole: float) -> str:
     """`12 %`; 100 % only when all is done."""
     return f"{int(100 * part / whole) if whole else 100} %"

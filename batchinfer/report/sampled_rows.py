@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -17,6 +16,7 @@ from batchinfer.data import footer as footers
 from batchinfer.data.access import RandomAccess
 from batchinfer.errors import InputError, OutputError, RefusedError
 from batchinfer.job.nearest import nearest
+from batchinfer.ledger.host import HERE
 from batchinfer.ledger.parts import Part
 from batchinfer.storage.store import Store
 
@@ -66,7 +66,7 @@ def sampled_rows(
         return pa.table({})
     shares = _shares([p for p in ordered if p.counts.succeeded], most_rows, most_bytes)
     shares = shares or [_Share(ordered[0], None, 0, 0)]  # of no rows there are types still
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="batchinfer-sample") as pool:
+    with HERE.threads(_THREADS, "batchinfer-sample") as pool:
         tables = list(pool.map(lambda share: _read(store, share, columns), shares))
     return pa.concat_tables(tables, promote_options="permissive")
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable
 
-from batchinfer.report.figures import duration, percent, rate
+from batchinfer.report.figures import percent, rate, span
 from batchinfer.run.events import Event, Finished, RunResult, Settled, Started, Ticked
 from batchinfer.worker.context import Progress
 
 PACE_SECONDS = 20.0
 """The rate shown is that of the last so many seconds."""
+STRETCH_SECONDS = 2.0
+"""How far it varies is seen from stretches of so many."""
+_LEAST_PACES = 4
+_SLOWEST = 4
+"""Times slower than of late is the slowest that is thought of."""
 
 
 class Tally:
@@ -72,7 +78,7 @@ class Tally:
         if self.pace > 0:
             words.append(rate(self.pace))
             if self.rows < self.planned:
-                words.append(f"ETA {duration(self.eta, whole_seconds=True)}")
+                words.append(f"ETA {span(*self.eta_range)}")
         return [*words, *([f"{self.dead:,} dead"] if self.dead else [])]
 
     @property
@@ -84,6 +90,26 @@ class Tally:
     def eta(self) -> float:
         """Seconds to go at the pace of late; infinite where nothing moves."""
         return (self.planned - self.rows) / self.pace if self.pace > 0 else math.inf
+
+    @property
+    def eta_range(self) -> tuple[float, float]:
+        """Seconds to go at the least and at the most: at twice the standard error of the paces of late to either side of their mean."""
+        paces = self._paces()
+        if len(paces) < _LEAST_PACES:
+            return self.eta, self.eta
+        error = 2 * statistics.stdev(paces) / math.sqrt(len(paces))
+        left = self.planned - self.rows
+        return left / (self.pace + error), left / max(self.pace - error, self.pace / _SLOWEST)
+
+    def _paces(self) -> list[float]:
+        """Rows a second of each of the stretches that were looked at of late."""
+        paces: list[float] = []
+        begin, first = self._samples[0] if self._samples else (0.0, 0)
+        for now, rows in self._samples:
+            if now - begin >= STRETCH_SECONDS:
+                paces.append((rows - first) / (now - begin))
+                begin, first = now, rows
+        return paces
 
     @property
     def share(self) -> str:

@@ -104,7 +104,7 @@ def test_what_ends_a_run_is_raised_by_wait_each_time(workplace: Workplace, caplo
     assert status.state is State.FAILED
     assert status.error is not None
     assert "matches no file" in status.error
-    assert "matches no file" in handle.table().text()
+    assert "matches no file" in " ".join(handle.table().text().split())
     assert [r.levelno for r in caplog.records if "the background run of doubling ended" in r.message] == [
         logging.WARNING
     ]
