@@ -7,13 +7,11 @@ import platform
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-from batchinfer.ledger.threads import Threads
 
 _JOIN_SECONDS = 2.0
 
@@ -35,7 +33,7 @@ class Host:
 
     def threads(self, count: int, name: str) -> Executor:
         """A pool for short jobs beside the caller."""
-        return Threads(count, name)
+        return ThreadPoolExecutor(count, thread_name_prefix=name)
 
     def every(self, seconds: float, action: Callable[[], bool], name: str) -> Callable[[], None]:
         """Call `action` every `seconds`, beside the caller, until it gives False or the returned function is called."""
