@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -108,6 +109,29 @@ class _Thread(threading.Thread):
         self.output, self.future = output, future
 
 
+def _before_exit(thread: _Thread, stop: StopRequest) -> None:
+    """Have a program that ends wait for the run while thread pools can be used still, which it needs until its end.
+
+    When the interpreter joins threads by itself, and when `atexit` calls, pools take no more work. The hook is the one by which they are
+    told; where there is none, a run that nobody waits for ends with an error, and the next one goes on from there.
+    """
+    kept = weakref.ref(thread)
+
+    def wait() -> None:
+        running = kept()
+        try:
+            if running is not None:
+                concurrent.futures.wait([running.future])  # not join: an interrupted one takes the thread for ended
+        except KeyboardInterrupt:
+            stop.ask("interrupted", cancelled=True)
+            wait()
+
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        with contextlib.suppress(RuntimeError):  # the program ends already
+            register(wait)
+
+
 def _refuse_second(output: str) -> None:
     """A runner in another process is found by the ledger at once; one in this process only by its heartbeat, after seconds."""
     runs = [thread for thread in threading.enumerate() if isinstance(thread, _Thread)]
@@ -120,7 +144,7 @@ def _refuse_second(output: str) -> None:
 class BackgroundRun(ShowsTable):
     """A run that goes on while the notebook or program does something else. Made by `Job.run(background=True)`.
 
-    A program that ends waits for it.
+    A program that ends waits for it; Ctrl-C then cancels it.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -132,7 +156,9 @@ class BackgroundRun(ShowsTable):
         self._took: float | None = None
         self._display.__enter__()  # here, so that it is shown in the cell that began it
         context = contextvars.copy_context()  # by which a kernel knows that cell
-        _Thread(asked.output, lambda: context.run(self._go), self._future).start()
+        thread = _Thread(asked.output, lambda: context.run(self._go), self._future)
+        thread.start()
+        _before_exit(thread, self._stop)
 
     def _go(self) -> None:
         told = _telling(self._tally, self._display, self._asked.listener)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -104,7 +105,7 @@ def test_what_ends_a_run_is_raised_by_wait_each_time(workplace: Workplace, caplo
     assert status.state is State.FAILED
     assert status.error is not None
     assert "matches no file" in status.error
-    assert "matches no file" in " ".join(handle.table().text().split())
+    assert "matches no file" in handle._repr_html_()
     assert [r.levelno for r in caplog.records if "the background run of doubling ended" in r.message] == [
         logging.WARNING
     ]
@@ -170,7 +171,7 @@ from batchinfer import Job
 handle = Job(**json.loads(sys.argv[1])).run(background=True)
 while not handle.status().rows:
     time.sleep(0.05)
-print("the program ends")
+print("the program ends", flush=True)
 """
 
 
@@ -183,3 +184,19 @@ def test_a_program_that_ends_waits_for_its_background_run(workplace: Workplace) 
     assert (done.returncode, done.stdout, done.stderr) == (0, "the program ends\n", "")
     run = open_run(workplace.folder / "output")
     assert (run.state, run.counts.succeeded) == (State.SUCCEEDED, 4000)
+
+
+def test_ctrl_c_at_the_end_of_a_program_cancels_its_background_run(workplace: Workplace) -> None:
+    import json
+
+    workplace.write(60_000)
+    command = [sys.executable, "-c", PROGRAM, json.dumps(workplace.fields(**SLOW))]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "the program ends\n"
+    time.sleep(0.5)
+    program.send_signal(signal.SIGINT)
+    assert program.communicate(timeout=60) == ("", "")
+    run = open_run(workplace.folder / "output")
+    assert (run.state, run.exit_code) == (State.CANCELLED, 130)
+    assert 0 < run.counts.not_attempted < 60_000
