@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from batchinfer.cli import bench, clean, detached, init, plan, report, run, status, verify
+from batchinfer.cli import bench, clean, detached, doctor, init, plan, report, run, status, verify
 from batchinfer.cli.bash_words import completed
 from batchinfer.cli.complete import ASKED
 from batchinfer.cli.exits import leave
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 
 VERBS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Prepare": (init.init, init.schema, plan.validate, plan.plan, bench.bench),
+    "Prepare": (init.init, init.schema, doctor.doctor, plan.validate, plan.plan, bench.bench),
     "Run": (run.run, run.retry, detached.submit, detached.wait, detached.cancel),
     "Look": (status.status, status.errors, report.report, verify.verify, clean.clean),
 }

@@ -69,8 +69,7 @@ def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> No
     if not remote_uris(step):
         wrong += _wrong_precision(step, device)
     if generates(step):
-        if "schema" in step.options and not _is_installed("jsonschema"):
-            raise MissingExtraError("jsonschema", "generation", f"{step.name}.options.schema")
+        _require_schemas(step)
         wrong += _wrong_generation(step)
     elif step.engine == "transformers":
         wrong += _wrong_names(step)
@@ -91,6 +90,15 @@ def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> No
         wrong += _wrong_options(graph_options(step), step)
     if wrong:
         raise ModelError("\n".join(wrong))
+    check_packages(step)
+    if not remote_uris(step):
+        _check_model(step, code)
+        _check_quantized(step)
+
+
+def check_packages(step: Step) -> None:
+    """Check that the packages of extras that a step needs are installed. Raises MissingExtraError for one that isn't."""
+    _require_schemas(step)
     weights = str(step.options.get("weights", "")) if step.engine == "torch" else ""
     needed = ("safetensors",) if weights.endswith(".safetensors") else _PACKAGES[step.engine]
     if step.engine in GRAPHS:
@@ -104,9 +112,11 @@ def check(step: Step, code: Sequence[str] = (), device: str | None = None) -> No
         if not _is_installed(package):
             extra = step.engine if step.engine in (*GRAPHS, "sklearn", "mlflow") else "transformers"
             raise MissingExtraError(package, extra, f"{step.name}.engine: {step.engine}")
-    if not remote_uris(step):
-        _check_model(step, code)
-        _check_quantized(step)
+
+
+def _require_schemas(step: Step) -> None:
+    if generates(step) and "schema" in step.options and not _is_installed("jsonschema"):
+        raise MissingExtraError("jsonschema", "generation", f"{step.name}.options.schema")
 
 
 def check_model(step: Step, code: Sequence[str] = (), device: str | None = None) -> None:

@@ -97,9 +97,26 @@ def fetch(uri: str, storage: StorageOptions, where: str) -> str:
     if wanted is not None and artefacts.is_kept(_made_of(wanted)):
         return uri
     with _told(where, address):
-        remote: Remote = RegisteredModel(address) if address.startswith(SCHEMES) else StoredModel(address, storage)
+        remote = _remote(address, storage)
         with _alone(remote.address) as place:
             return f"{remote.address}@sha256:{_kept(remote, wanted, place)}"
+
+
+def look(uri: str, storage: StorageOptions, where: str) -> bool:
+    """Whether a model is in this machine's cache by the digest in its uri; where it isn't, its store is asked, and nothing fetched.
+
+    Raises as `fetch` does where the store hasn't got it.
+    """
+    address, wanted = _parted(uri)
+    if wanted is not None and artefacts.is_kept(_made_of(wanted)):
+        return True
+    with _told(where, address):
+        _remote(address, storage).version()
+    return False
+
+
+def _remote(address: str, storage: StorageOptions) -> Remote:
+    return RegisteredModel(address) if address.startswith(SCHEMES) else StoredModel(address, storage)
 
 
 def _kept(remote: Remote, wanted: str | None, place: Path) -> str:

@@ -34,6 +34,7 @@ PATTERNS = (
 """The files that decide what a model gives, as globs relative to its folder."""
 _PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 """Weights of a model that has no safetensors."""
+_HUB = re.compile(r"hf:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
 _CODE = ("**/*.py",)
 """Of a model whose own code is run."""
 
@@ -77,6 +78,17 @@ def locate(uri: str, where: str, *, code: bool = False) -> Location:
     return Location(folder, code=code)
 
 
+def is_here(uri: str) -> bool:
+    """Whether locating a model downloads nothing; also for an `hf:` one that can't be found at all."""
+    match = _HUB.fullmatch(uri)
+    if match is None or importlib.util.find_spec("huggingface_hub") is None:
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    name, revision = match.groups()
+    return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+
+
 def place_of(uri: str, where: str) -> Path:
     """The file or folder of a model on this machine, which may not exist; imports and fetches nothing.
 
@@ -111,7 +123,7 @@ def pinned(uri: str, revision: str | None) -> str:
 
 
 def _from_hub(uri: str, where: str, *, code: bool) -> Location:
-    match = re.fullmatch(r"hf:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", uri)
+    match = _HUB.fullmatch(uri)
     if match is None:
         raise ModelError(f"{where}: {uri!r} is not of the form hf:org/name or hf:org/name@revision")
     if importlib.util.find_spec("huggingface_hub") is None:

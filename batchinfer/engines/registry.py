@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from batchinfer.engines import fetched, onnx, openvino
@@ -31,6 +31,7 @@ from batchinfer.storage.store import StorageOptions
 
 __all__ = [
     "GRAPHS",
+    "LIBRARIES",
     "bring",
     "compiles",
     "device_for",
@@ -55,7 +56,7 @@ _ENGINES = {
     "torch": "batchinfer.engines.torch:TorchEngine",
     "transformers": "batchinfer.engines.transformers:TransformersEngine",
 }
-_LIBRARIES = {
+LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "python": (),
     "sklearn": ("joblib", "sklearn.ensemble"),
     "mlflow": ("pandas", "mlflow.pyfunc"),
@@ -106,7 +107,7 @@ def import_libraries(step: Step) -> None:
     What can't be imported is left to `Engine.load`, which says why.
     """
     with contextlib.suppress(Exception), layers.quiet():  # transformers imports torchao, where that is installed
-        for module in _LIBRARIES[step.engine]:
+        for module in LIBRARIES[step.engine]:
             importlib.import_module(module)
 
 
