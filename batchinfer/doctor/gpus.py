@@ -108,7 +108,7 @@ def _words(device: dict[str, Any], free: int | None) -> str:
         *(["fp16"] if capability >= (7, 0) else []),
     ]
     memory = size(device["bytes"]) + (f", {size(free)} free" if free is not None else "")
-    makes = f": {', '.join(fast)} are fast" if fast else ""
+    makes = f": {', '.join(fast)} {'are' if len(fast) > 1 else 'is'} fast" if fast else ""
     return f"{device['name']}, {memory}, compute capability {_version(capability)}{makes}"
 
 
