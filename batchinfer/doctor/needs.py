@@ -76,6 +76,7 @@ class Needs:
     def _model(self, step: Step) -> Iterator[Finding]:
         """Options, packages and files of a model, which is neither downloaded nor loaded."""
         what, device = f"{step.engine} {step.uri}", foresee_device(self.spec.resources)
+        checks.check_packages(step)
         if remote := fetched.remote_uris(step):
             checks.check(step, self.spec.code, device)
             kept = [fetched.look(uri, self.spec.storage, f"{step.name}.{key}") for key, uri in remote.items()]
@@ -85,7 +86,6 @@ class Needs:
             checks.check(step, self.spec.code, device)
             yield Finding(step.name, State.FINE, f"{what}: files, options and packages are as they must be")
         else:
-            checks.check_packages(step)
             yield self._on_hub(step)
 
     def _on_hub(self, step: Step) -> Finding:

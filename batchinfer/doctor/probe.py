@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from batchinfer.doctor.finding import Finding, State
-from batchinfer.errors import BatchinferError
+from batchinfer.errors import BatchinferError, MissingExtraError
 
 
 @dataclass
@@ -31,6 +31,9 @@ class Probe:
     def _do(self) -> None:
         try:
             self._found = list(self.work())
+        except MissingExtraError as error:
+            text, _, command = str(error).rpartition(": ")
+            self._found = [Finding(self.topic, State.WRONG, text, command)]
         except BatchinferError as error:
             self._found = [Finding(self.topic, State.WRONG, line) for line in str(error).splitlines()]
         except Exception as error:  # noqa: BLE001 - of whatever was asked; it is told

@@ -12,6 +12,7 @@ COMMANDS = """\
 Prepare:
   init      Write a commented job file; asks for what isn't given.
   schema    Print the JSON Schema of job files, for editors.
+  doctor    Say what this machine offers, and what a job lacks on it.
   validate  Check a job file, without looking at the input or the model.
   plan      Show what a run would do.
   bench     Compare the job with a bare loop over the same rows.

@@ -102,8 +102,7 @@ def test_gpus_are_told_with_their_memory_and_what_is_fast():
     found = list(compared(driver, {"version": "2.11", "cuda": "12.8", "mps": False, "devices": [H100]}, None))
     assert [(f.topic, f.state) for f in found] == [(t, State.FINE) for t in ("torch", "gpu", "driver")]
     assert (
-        found[1].text
-        == "NVIDIA H100, 80.0 GiB, 79.0 GiB free, compute capability 9.0: tf32, bf16, fp8, fp16 are fast"
+        found[1].text == "NVIDIA H100, 80.0 GiB, 79.0 GiB free, compute capability 9.0: tf32, bf16, fp8, fp16 are fast"
     )
     old = {"name": "T4", "bytes": 16 * GIB, "capability": [7, 5]}
     found = list(compared(None, {"version": "2.11", "cuda": "12.8", "mps": False, "devices": [old]}, None))
@@ -152,9 +151,7 @@ def test_the_driver_is_asked_by_its_own_program(tmp_path, monkeypatch):
     assert gpus._driver() == Driver("550.54", None, (("NVIDIA A100 MIG", None, None),))
 
 
-@pytest.mark.parametrize(
-    "script", ["echo 'NVIDIA-SMI has failed: no driver'; exit 9", "echo garbage", "kill -SEGV $$"]
-)
+@pytest.mark.parametrize("script", ["echo 'NVIDIA-SMI has failed: no driver'; exit 9", "echo garbage", "kill -SEGV $$"])
 def test_a_driver_that_is_broken_is_a_warning(tmp_path, monkeypatch, script):
     nvidia_smi(tmp_path, monkeypatch, script)
     found = {f.topic: f for f in gpus.gpus()}
