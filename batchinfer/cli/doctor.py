@@ -56,7 +56,8 @@ def doctor(
 
     asked = None if job is None else JobFile(job, assignments(param), set_ or ())
     with stdout_kept_clean(), kept(Secrets.of_environment(os.environ), "error"):
-        found = examine(os.environ, Path.home(), asked)
+        # Unlike Path.home, this gives an answer for a user of a container who has no home.
+        found = examine(os.environ, Path(os.path.expanduser("~")), asked)  # noqa: PTH111
     if as_json:
         show_json(found.to_json())
     else:

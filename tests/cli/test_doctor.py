@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import VARIABLES
+from batchinfer.cli.doctor import MARKS
+from batchinfer.doctor.finding import Finding, State
+from tests.cli.conftest import ROOT, VARIABLES
 from tests.terminal import batchinfer
 
 SECRET = "s3cr3t-value-nobody-may-see"
@@ -95,3 +100,38 @@ def test_a_storage_package_that_is_missing_comes_with_the_command(workplace):
     (line,) = [f for f in json.loads(done.stdout)["sections"]["job job.yaml"] if f["state"] == "wrong"]
     assert line["topic"] == "input"
     assert line["advice"] == "pip install 'batchinfer[s3]'"
+
+
+def test_the_page_says_what_the_program_does(workplace):
+    page = (ROOT / "jobs" / "pages" / "doctor.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    first, second = ([line for line in block.splitlines() if line] for block in blocks)
+    for line in first:
+        done = batchinfer(*shlex.split(line)[1:], folder=ROOT, environment=VARIABLES)
+        assert done.returncode == 0, done.stdout
+    workplace.write_job()
+    bin_ = workplace.folder / "bin"
+    bin_.mkdir()
+    (bin_ / "batchinfer").write_text(f'#!/bin/sh\nexec {sys.executable} -m batchinfer "$@"\n')
+    (bin_ / "batchinfer").chmod(0o755)
+    environment = workplace.environment()
+    environment["PATH"] = f"{bin_}:{Path(sys.executable).parent}:{environment['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", second[0]], cwd=workplace.folder, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "0\n", done.stderr
+    assert all(
+        f"`{word}`" in page for word in (*Finding.__dataclass_fields__, *State, "exit_code", "wrong", "sections")
+    )
+    assert all(mark in page for mark in MARKS.values())
+
+
+def test_a_user_without_a_home_is_examined_too(workplace):
+    code = (
+        "import os, pwd, sys\ndef nobody(_): raise KeyError('uid not found')\npwd.getpwuid = nobody\n"
+        "os.environ.pop('HOME')\nfrom batchinfer.cli.app import app\nsys.argv = ['batchinfer', 'doctor', '--json']\n"
+        "app(prog_name='batchinfer')"
+    )
+    done = workplace.python(code)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["exit_code"] == 0
