@@ -83,7 +83,9 @@ def _ask(option: str) -> str:
 def schema(
     of: Annotated[SchemaOf, typer.Argument(help="Job files, or the run_results.json of an output.")] = SchemaOf.JOB,
 ) -> int:
-    """Print the JSON Schema of job files, for editors, or of what is written about a run, for programs.
+    """Print the JSON Schema of job files, or of what tells of a run.
+
+    The former is for editors, the latter for programs that read run_results.json.
 
     Examples:
         batchinfer schema > job.v1.json

@@ -13,11 +13,25 @@ import batchinfer
 from batchinfer.cli import reference
 from batchinfer.cli.app import app
 from batchinfer.cli.sections import command_of, sections
+from batchinfer.cli.verb import by_panel
 from batchinfer.job.nearest import all_near, nearest
 from tests.cli.conftest import ROOT
 
 PROGRAM = get_command(app)
 EXAMPLES = [(name, line) for name, verb in PROGRAM.commands.items() for line in verb.sections.examples]
+
+
+def test_help_names_each_verb_in_its_panel_with_its_whole_first_sentence(workplace):
+    shown = workplace.batchinfer("--help").stdout
+    panels = by_panel(PROGRAM)
+    assert list(panels) == ["Prepare", "Run", "Look"]
+    for title, commands in panels.items():
+        panel = shown.partition(f"\n{title}:\n")[2].partition("\n\n")[0].splitlines()
+        firsts = [" ".join(command.sections.text.split("\n\n")[0].split()) for command in commands]
+        assert [line.split(maxsplit=1) for line in panel] == [
+            [command.name, first.partition(". ")[0].removesuffix(".") + "."]
+            for command, first in zip(commands, firsts, strict=True)
+        ]
 
 
 @pytest.mark.parametrize("name", PROGRAM.commands)

@@ -8,29 +8,6 @@ from batchinfer.storage import paths
 
 HEAVY = {"torch", "ray", "transformers", "polars", "pyarrow", "rich", "sqlglot", "numpy"}
 
-COMMANDS = """\
-Prepare:
-  init      Write a commented job file; asks for what isn't given.
-  schema    Print the JSON Schema of job files, for editors.
-  doctor    Say what this machine offers, and what a job lacks on it.
-  validate  Check a job file, without looking at the input or the model.
-  plan      Show what a run would do.
-  bench     Compare the job with a bare loop over the same rows.
-
-Run:
-  run       Run a job, or go on with it: the same command resumes.
-  retry     Attempt dead rows again, after model, code or input were mended.
-  submit    Run a job in the background.
-  wait      Wait until a job's run has ended.
-  cancel    Ask a job's runner to checkpoint and end.
-
-Look:
-  status    Show how far a job is, and whether its runner is alive.
-  errors    Show the rows that could not be predicted, by what went wrong.
-  verify    Prove that every planned row is there exactly once.
-  clean     Remove what abandoned jobs and dead runners left behind.
-"""
-
 
 def modules_after(workplace, *arguments):
     """The top-level modules that a command has imported by its end."""
@@ -43,12 +20,6 @@ def modules_after(workplace, *arguments):
     done = workplace.python(code)
     assert done.returncode == 0, done.stderr
     return set(done.stderr.split())
-
-
-def test_help_names_the_verbs(workplace):
-    done = workplace.batchinfer("--help")
-    assert done.returncode == 0
-    assert COMMANDS in done.stdout
 
 
 @pytest.mark.parametrize(
