@@ -180,7 +180,7 @@ class Refusing(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         told = f"{self.headers['Authorization']} {self.path}"
-        body = f"<Error><Code>AccessDenied</Code><Message>{told} {SECRETS[0]} {SECRETS[1]}</Message></Error>".encode()
+        body = f"<Error><Code>AccessDenied</Code><Message>{told} {' '.join(SECRETS)}</Message></Error>".encode()
         self.send_response(403)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -192,7 +192,13 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         pass
 
 
-SECRETS = ("AKIAABCDEFGHIJKLMNOP", "wJalrXUtnFEMI/K7MDENG/bPxRfiCY", "hf_abcdefghijklmnopqrst", "p4ss-of-the-database")
+SECRETS = (
+    "AKIAABCDEFGHIJKLMNOP",
+    "wJalrXUtnFEMI/K7MDENG/bPxRfiCY",
+    "hf_abcdefghijklmnopqrst",
+    "p4ss-of-the-database",
+    "plainly-named-1",
+)
 
 
 def test_no_secret_is_told_by_an_examination_of_a_job_whose_store_repeats_them(folder):
@@ -202,6 +208,7 @@ def test_no_secret_is_told_by_an_examination_of_a_job_whose_store_repeats_them(f
         "AWS_ACCESS_KEY_ID": SECRETS[0],
         "AWS_SECRET_ACCESS_KEY": SECRETS[1],
         "HF_TOKEN": SECRETS[2],
+        "LAKE": SECRETS[4],  # whose name doesn't tell
         "MLFLOW_TRACKING_URI": f"http://me:{SECRETS[3]}@127.0.0.1:1",
         "RAY_ADDRESS": f"ray://{SECRETS[3]}:1",
         "HF_ENDPOINT": f"http://me:{SECRETS[3]}@127.0.0.1:1",
@@ -210,7 +217,7 @@ def test_no_secret_is_told_by_an_examination_of_a_job_whose_store_repeats_them(f
     (folder / ".aws").mkdir()
     (folder / ".aws" / "credentials").write_text("\n".join(SECRETS))
     text = JOB.replace("input.parquet", "s3://lake/x").replace("path: out", "path: s3://lake/out")
-    text += 'storage: {"s3://lake": {key: "${AWS_ACCESS_KEY_ID}", secret: "${AWS_SECRET_ACCESS_KEY}", endpoint_url: "${E}"}}\n'
+    text += 'storage: {"s3://lake": {key: "${AWS_ACCESS_KEY_ID}", secret: "${LAKE}", endpoint_url: "${E}"}}\n'
     (folder / "job.yaml").write_text(text)
     found = examine(environ, folder, JobFile(str(folder / "job.yaml")))
     server.shutdown()
