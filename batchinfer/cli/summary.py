@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from batchinfer.cli.render import table
+from batchinfer.ledger.spending import Spent
 from batchinfer.plan.describe import count
 from batchinfer.report.advice import waiting
-from batchinfer.report.figures import duration, rate
+from batchinfer.report.figures import duration, money, rate
 from batchinfer.report.tally import Tally
 from batchinfer.report.words import ENDED, counts, gate
 from batchinfer.run.events import RunResult, State
@@ -31,6 +32,7 @@ def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
         )
     if speed := _speed(result, tally.work_seconds):
         rows.append(("speed" if result.usage.rows else "ran with", speed))
+    rows += cost(result.spent, result.usage.rows)
     for step, settings in ({} if result.settings is None else result.settings.models).items():
         if said := gate(settings):
             rows.append(("quality", said if len(result.usage.steps) < 2 else f"{step}: {said}"))
@@ -61,6 +63,23 @@ def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
     if meaning := _meaning(result, threshold):
         rows.append(("exit code", f"{result.exit_code}: {meaning}"))
     return f"{name}: {_headline(result, tally, nothing)}\n{table(rows)}"
+
+
+def cost(spent: Spent, rows: int) -> list[tuple[str, str]]:
+    """What the run took of devices, by the rows that it predicted, and what it cost where a price is given."""
+    lines = []
+    if spent.device_seconds:
+        held = f"{spent.devices:g} device{'' if spent.devices == 1 else 's'} for {duration(spent.device_seconds / spent.devices)}"
+        per_rows = f", {spent.device_seconds / rows * 1e6:,.0f} device-seconds per million rows" if rows else ""
+        lines.append(("devices", f"{held}{per_rows}"))
+    if spent.cost is not None and spent.job_cost is not None:
+        former = (
+            f", {money(spent.job_cost)} for all runs of the job"
+            if spent.job_device_seconds > spent.device_seconds
+            else ""
+        )
+        lines.append(("cost", f"{money(spent.cost)}{former}, at {spent.price_per_hour:g} a device-hour"))
+    return lines
 
 
 def _headline(result: RunResult, tally: Tally, nothing: str) -> str:

@@ -180,4 +180,5 @@ class ModelPool:
 
     def served(self) -> Served:
         """What they have done so far, all together."""
-        return sum((p.served + p.progress.served for p in self.places.every), self._former)
+        served = sum((p.served + p.progress.served for p in self.places.every), self._former)
+        return replace(served, actors=len(self.places.every))

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from batchinfer.errors import ClusterError, DeviceError, HungError, ModelError
+from batchinfer.errors import ClusterError, DeviceError, HungError, ModelError, StoppedError
 from batchinfer.executors.actor import Actor, Place
 from batchinfer.executors.admission import Candidate
 from batchinfer.executors.cluster import DEATHS, Cluster, WorkerDiedError, first_line, translated
@@ -101,11 +101,17 @@ class Places:
         call = place.actor.measure.remote(list(shards), place.former, quarantined)
         end = time.monotonic() + LOAD_SECONDS
         while not self._cluster.ready([call], LOOK_SECONDS):
+            self.go_on()
             if time.monotonic() > end:
                 raise self._late(place)
         with translated():
             settings: Settings = ray.get(call)
         return settings
+
+    def go_on(self) -> None:
+        """Raise StoppedError where another thread has stopped the workers before they were ready."""
+        if self.stopped:
+            raise StoppedError("stopped before every worker had loaded the model")
 
     def run(self, place: Place, shard: Shard, *, quarantined: bool) -> None:
         """Give a shard to the worker in a place."""
@@ -147,6 +153,7 @@ class Places:
         if (need := self.need) is None:
             return []
         heard = self.rooms(LOAD_SECONDS)
+        self.go_on()
         if silent := [place for place in self.every if all(place is not other for other, _ in heard)]:
             raise self._late(silent[0])
         rooms = [(place, room) for place, room in heard if room is not None]
@@ -169,7 +176,7 @@ class Places:
         calls = {place.actor.room.remote(): place for place in self.every}
         end = time.monotonic() + seconds
         rooms: list[tuple[Place, Room | None]] = []
-        while calls and time.monotonic() < end:
+        while calls and time.monotonic() < end and not self.stopped:
             for call in self._cluster.ready(list(calls), LOOK_SECONDS):
                 place, room = calls.pop(call), None
                 with contextlib.suppress(ray.exceptions.RayError):  # one that has ended is found by who asks it next

@@ -104,6 +104,7 @@ class PoolExecutor:
         for pool in self._pools:
             pool.places.load_all(at_once, [other.places for other in self._pools if other is not pool])
         while not self._is_open or not all(p.is_ready for places in self._groups for p in places.every):
+            self._crew.go_on()
             self.wait(LOOK_SECONDS)
             if not self._is_open and all(pool.opened() for pool in self._pools):
                 self._is_open = True

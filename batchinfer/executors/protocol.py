@@ -36,7 +36,7 @@ class Executor(Protocol):
     workers: int
 
     def measure(self, shards: Sequence[Shard], *, quarantined: bool = False) -> Settings:
-        """Let one worker load the model and settle what the job leaves open. Raises ModelError, ClusterError.
+        """Let one worker load the model and settle what the job leaves open. Raises ModelError, ClusterError, StoppedError.
 
         A model that ends what loads it is a ModelError too, here, in `start`, and in `wait` where a replacement loads it.
 
@@ -46,7 +46,7 @@ class Executor(Protocol):
     def start(self, settings: Settings, *, quarantined: bool = False) -> None:
         """Have the model loaded in every worker, unless the first shards will be in quarantine.
 
-        Raises ModelError, ClusterError, and ResourceError where there is no memory for so many, before any of them has loaded it.
+        Raises ModelError, ClusterError, StoppedError, and ResourceError where there is no memory for so many, before any of them has loaded it.
         """
 
     def wants(self) -> int:
@@ -71,7 +71,11 @@ class Executor(Protocol):
         """By step with a pool of its own, what its model actors have done so far, all together and as they last said."""
 
     def stop(self) -> None:
-        """Let the workers checkpoint and give their shards back as stopped."""
+        """Let the workers checkpoint and give their shards back as stopped.
+
+        Another thread may call it while `measure` or `start` goes on: these then end as soon as they can, with StoppedError where something
+        was left to do.
+        """
 
     def close(self) -> None:
         """Let go of workers and models."""

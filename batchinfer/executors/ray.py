@@ -56,6 +56,7 @@ class RayExecutor:
         else:
             self._places.load_all(admit(self._places.candidates("resources.workers")))
         while not all(place.is_ready for place in self._places.every):
+            self._places.go_on()
             self.wait(LOOK_SECONDS)
 
     def wants(self) -> int:

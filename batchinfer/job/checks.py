@@ -37,6 +37,7 @@ def check(data: dict[str, Any]) -> Iterator[Finding]:
     yield from _output_beside_input(data)
     yield from _cache_beside_others(data)
     yield from _extension(data)
+    yield from _cost(data)
     yield from _templates(data, ())
 
 
@@ -213,6 +214,12 @@ def _extension(data: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             ("run", "on_removed"), "needs inputs_changed: extend: without it no change of the input is taken over"
         )
+
+
+def _cost(data: dict[str, Any]) -> Iterator[Finding]:
+    if _at(data, "run", "max_cost") is not None and _at(data, "resources", "price_per_hour") is None:
+        message = "needs a price to count by: add resources.price_per_hour, what a GPU (or, without GPUs, a worker) costs an hour"
+        yield Finding(("run", "max_cost"), message)
 
 
 def _cache_beside_others(data: dict[str, Any]) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from batchinfer.job.report import Report
 from batchinfer.job.scalar import Scalar
 from batchinfer.job.secrets import Secrets
 from batchinfer.job.steps import AnyStep, Batching, Step
-from batchinfer.job.values import AutoCount, Bytes, Duration, Model, Share, Switch, Text, Texts, Threshold
+from batchinfer.job.values import AutoCount, Bytes, Duration, Model, Money, Share, Switch, Text, Texts, Threshold
 from batchinfer.job.written import Written
 
 
@@ -52,6 +52,13 @@ class Resources(Model):
     ] = "auto"
     address: Annotated[
         Text | None, Field(description="of a running Ray cluster; auto finds the one on this machine")
+    ] = None
+    price_per_hour: Annotated[
+        Money | None,
+        Field(
+            description="of a device, in any one currency: of a GPU with what comes with it, or, where the run has none, of a worker. "
+            "The reports then say what the run cost (cost, job_cost); devices, device_seconds and job_device_seconds they always say"
+        ),
     ] = None
 
     @model_validator(mode="after")
@@ -132,7 +139,17 @@ class Cache(Model):
 class RunOptions(Model):
     """Bounds of one run."""
 
-    max_runtime: Annotated[Duration | None, Field(description="stop then; the same command resumes")] = None
+    max_runtime: Annotated[
+        Duration | None,
+        Field(description="stop then, measuring and loading of models included; the same command resumes"),
+    ] = None
+    max_cost: Annotated[
+        Money | None,
+        Field(
+            description="in the currency of resources.price_per_hour: stop when the job's runs together have spent it; resumes with a "
+            "larger one"
+        ),
+    ] = None
     inputs_changed: Annotated[
         Literal["error", "extend"],
         Field(

@@ -90,6 +90,7 @@ resources:                        # of each worker
   cpus: auto
   gpus: auto
   address: null                   # of a running Ray cluster
+  price_per_hour: null            # of a GPU, or without GPUs of a worker: reports tell the cost then
 
 retry:
   max_retries: 3                  # replacements of a worker for one shard
@@ -112,6 +113,7 @@ output:
 
 run:
   max_runtime: null               # such as 6h; then it stops, and the same command resumes
+  max_cost: null                  # of all runs together, with resources.price_per_hour; then it stops too
 
 # storage:                        # fsspec options by URL prefix; secrets only by ${{VAR}}
 #   "s3://my-bucket/": {{endpoint_url: "${{S3_ENDPOINT}}", key: "${{S3_KEY}}", secret: "${{S3_SECRET}}"}}

@@ -19,6 +19,7 @@ Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 AutoCount = Literal["auto"] | Count
 Share = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Money = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

@@ -7,16 +7,16 @@ up late can only lose the creation of a part.
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from batchinfer.errors import BatchinferError, LockedError
+from batchinfer.errors import BatchinferError, LockedError, OutputError
 from batchinfer.ledger import records
 from batchinfer.ledger.host import HERE, Host
+from batchinfer.ledger.spending import JOB_SECONDS, Meter
 from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.single_writer import SingleWriterStore
 from batchinfer.storage.store import Store
@@ -41,6 +41,8 @@ class Standing:
     """The newest sign of life, byte by byte."""
     at: str | None = None
     """When that was, by the runner's clock, in ISO 8601; for people."""
+    device_seconds: float = 0.0
+    """Of the job, up to then."""
 
     def age(self, now: datetime) -> float | None:
         """Seconds since the newest sign of life, as far as the two clocks agree."""
@@ -59,10 +61,11 @@ def newest(store: Store, job: JobPaths, host: Host = HERE) -> Standing | None:
         return None
     record = records.read(store, job.epoch(number))
     owner = f"process {record.get('pid')} on {record.get('host')}"
-    if records.find(store, job.closed(number)) is not None:
-        return Standing(number, "closed", owner, b"")
+    if (closed := records.find(store, job.closed(number))) is not None:
+        return Standing(number, "closed", owner, b"", device_seconds=closed.get(JOB_SECONDS, 0.0))
     sign = _sign(store, job, number)
-    return Standing(number, host.seen(record), owner, sign, _time_in(sign) or record.get("at"))
+    newest = {**record, **_read(sign)}
+    return Standing(number, host.seen(record), owner, sign, newest.get("at"), newest.get(JOB_SECONDS, 0.0))
 
 
 def _sign(store: Store, job: JobPaths, number: int) -> bytes:
@@ -72,11 +75,12 @@ def _sign(store: Store, job: JobPaths, number: int) -> bytes:
         return b""
 
 
-def _time_in(heartbeat: bytes) -> str | None:
-    with contextlib.suppress(ValueError):
-        at = json.loads(heartbeat).get("at")
-        return at if isinstance(at, str) else None
-    return None
+def _read(heartbeat: bytes) -> dict[str, Any]:
+    """What a heartbeat says; nothing where it is missing or damaged."""
+    try:
+        return records.from_bytes(heartbeat, "heartbeat")
+    except OutputError:
+        return {}
 
 
 def is_alive(
@@ -124,7 +128,18 @@ def trace(store: Store, job: JobPaths, number: int) -> Trace | None:
 
 
 class Epoch:
-    """This runner's time on the job: it beats until `close`, which says how it ended."""
+    """This runner's time on the job: it beats until `close`, which says how it ended. `meter` counts what the run takes of devices.
+
+    Args:
+        store: the output.
+        job: that is run.
+        number: of the epoch, whose record stands.
+        superseded: see `begin`.
+        cancelled: see `begin`.
+        host: this machine.
+        device_seconds: of the job's runs before.
+
+    """
 
     def __init__(
         self,
@@ -134,8 +149,10 @@ class Epoch:
         superseded: Callable[[], object],
         cancelled: Callable[[str], object],
         host: Host,
+        device_seconds: float = 0.0,
     ) -> None:
         self.number = number
+        self.meter = Meter(device_seconds, host.monotonic)
         self._store, self._job, self._host = store, job, host
         self._superseded, self._cancelled = superseded, cancelled
         self._notes: dict[str, Any] = {}
@@ -163,13 +180,14 @@ class Epoch:
                     f"{store.root}: {standing.owner} is running this job; wait for it, or stop it, then run again"
                 )
             number = standing.number + 1 if standing else 1
-            record = {**host.identity(), "at": _text(host.now()), "runner": secrets.token_hex(8)}
+            former = standing.device_seconds if standing else 0.0
+            record = {**host.identity(), "at": _text(host.now()), "runner": secrets.token_hex(8), JOB_SECONDS: former}
             if records.create(store, job.epoch(number), record):
                 if isinstance(store, SingleWriterStore):
                     host.sleep(SETTLE_SECONDS)
                     if records.read(store, job.epoch(number))["runner"] != record["runner"]:
                         continue
-                return cls(store, job, number, superseded, cancelled, host)
+                return cls(store, job, number, superseded, cancelled, host, former)
 
     def note(self, **notes: Any) -> None:
         """Put JSON values into this heartbeat and all that follow, for the runner after this one. Raises StorageError, AccessError."""
@@ -182,7 +200,7 @@ class Epoch:
         while notes is not self._notes:
             notes = self._notes
             self._beats += 1
-            beat = {"beat": self._beats, "at": _text(self._host.now()), **notes}
+            beat = {"beat": self._beats, "at": _text(self._host.now()), **self.meter.to_json(), **notes}
             self._store.put(self._job.heartbeat(self.number), records.to_bytes(beat))
 
     def _beat(self) -> bool:
@@ -215,7 +233,7 @@ class Epoch:
 
     def _close(self, how: str) -> None:
         with contextlib.suppress(BatchinferError):
-            self._store.put(self._job.closed(self.number), records.to_bytes({"end": how}))
+            self._store.put(self._job.closed(self.number), records.to_bytes({"end": how, **self.meter.to_json()}))
 
 
 def _text(time: datetime) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def duration(seconds: float, *, whole_seconds: bool = False) -> str:
     """`0.4 s`, `12 s`, `3 min 34 s`, `2 h 5 min`, `3 d 4 h`."""
@@ -28,3 +30,10 @@ def percent(part: float, whole: float) -> str:
 def rate(per_second: float) -> str:
     """`3.1 rows/s`, `1,390 rows/s`."""
     return f"{per_second:,.0f} rows/s" if per_second >= 10 else f"{per_second:.1f} rows/s"
+
+
+def money(amount: float) -> str:
+    """`0`, `0.0023`, `0.41`, `1,250.30`: three figures that count, or cents. Of whatever currency the price is in."""
+    if not amount or amount >= 1:
+        return f"{amount:,.2f}" if amount else "0"
+    return f"{amount:.{2 - math.floor(math.log10(amount))}f}".rstrip("0").rstrip(".")

@@ -14,6 +14,7 @@ from batchinfer.errors import BatchinferError, OutputError
 from batchinfer.job.secrets import Secrets
 from batchinfer.ledger import epochs, records
 from batchinfer.ledger.parts import Counts
+from batchinfer.ledger.spending import Spent
 from batchinfer.plan import describe
 from batchinfer.plan.fingerprint import model_digest
 from batchinfer.report.watch import Watch
@@ -57,6 +58,7 @@ class ResultsFile:
         self._started: Started | None = None
         self._further: Mapping[str, Any] = {}
         self._rows = Counts()
+        self._spent: Spent | None = None
         self._watch = Watch()
         self._since = _now()
 
@@ -68,7 +70,7 @@ class ResultsFile:
             self._started, self._rows = event, event.rows
             self._put(event.job, self._unfinished(event, State.RUNNING, None, []))
         elif isinstance(event, Broken):
-            self._rows = event.rows
+            self._rows, self._spent = event.rows, event.spent
         elif isinstance(event, Finished):
             # A run without work keeps the file of the one that did it.
             standing = None if self._started else self._standing(event.result.job)
@@ -101,6 +103,7 @@ class ResultsFile:
             "job": event.job.job8,
             "output": self._store.root,
             "executor": event.executor,
+            **({} if self._spent is None else self._spent.to_json()),
             "errors": errors,
             **self._facts(ended=exit_code is not None),
         }

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from batchinfer.ledger.parts import Counts
+from batchinfer.ledger.spending import Spent
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.plan import Plan
 from batchinfer.storage.paths import JobPaths
@@ -83,6 +84,8 @@ class Broken:
 
     rows: Counts
     """Of the job, by what became of them so far."""
+    spent: Spent
+    """Up to then."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class RunResult:
     """What an extension found changed in the input, in words; empty for none."""
     served: Mapping[str, Served] = field(default_factory=dict)
     """By step with a pool of its own, what its model actors did."""
+    spent: Spent = field(default_factory=Spent)
     errors: tuple[str, ...] = ()
     """What went wrong, for people; empty when nothing did."""
 
@@ -130,6 +134,7 @@ class RunResult:
             **({"pools": {name: asdict(served) for name, served in self.served.items()}} if self.served else {}),
             **({"changes": self.changes} if self.changes else {}),
             "seconds": round(self.seconds, 3),
+            **self.spent.to_json(),
             "errors": list(self.errors),
         }
 

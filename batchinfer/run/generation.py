@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
-from batchinfer.errors import InputError
+from batchinfer.errors import InputError, StoppedError
 from batchinfer.executors.protocol import Executor
 from batchinfer.ledger import parts, settings
 from batchinfer.ledger.epochs import Epoch
@@ -17,8 +17,10 @@ from batchinfer.plan.fingerprint import model_digest, rows_digest
 from batchinfer.plan.generation import Generation
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
+from batchinfer.run.bounds import Bounds
 from batchinfer.run.events import Broken, Event, GivenUp, Listener, Retried, RunResult, Settled, Started, State, Ticked
 from batchinfer.run.judge import end, judge, refuse_superseded
+from batchinfer.run.limits import Limits
 from batchinfer.run.policy import Action, allowed_dead, decide
 from batchinfer.run.resources import Allotment, allot
 from batchinfer.run.standing import StandingParts
@@ -78,6 +80,7 @@ class GenerationRun:
         self._planned = generation.planned + account(self._listed).planned
         self._tried_again = {s.number: s.retries for s in generation.shards}
         self._surroundings, self._host = surroundings, surroundings.host
+        self._bounds = Bounds(Limits.of(plan.spec), epoch.meter, stop, self._host)
         self._parts: list[Part] = []
         self._standing = StandingParts(store, job, generation.number)
         self._given_up: list[Failed] = []
@@ -114,12 +117,14 @@ class GenerationRun:
                 if self._plan.spec.errors.on_exceed == "abort":  # dead rows of former runs count from the start
                     self._standing.take(self._parts)
                     self._ending = self._exceeded()
+                if left and self._ending is None and not self._bounds.look():  # former runs may have spent it all
+                    self._ending = _stopped(self._stop)
                 if left and self._ending is None:
                     self._work(left, allotment, context)
             self._standing.take(self._parts)
         except BaseException:
             self._parts += self._standing.sound()
-            self._tell(Broken(self._counts()))
+            self._tell(Broken(self._counts(), self._epoch.meter.spent(self._plan.spec.resources.price_per_hour)))
             raise
         return self._end(shards)
 
@@ -148,31 +153,41 @@ class GenerationRun:
         )
 
     def _work(self, left: deque[Shard], allotment: Allotment, context: Context) -> None:
-        executor = self._executor = self._surroundings.open_executor(allotment, context)
-        try:
-            self._suspects.begin([s.number for s in left], executor.workers)
-            quarantined = self._suspects.quarantined(left[0].number)
-            if self._settings is None:
-                try:
-                    measured = executor.measure(list(left), quarantined=quarantined)
-                except InputError as e:  # of all that is left not one row can be read
-                    self._ending = _Ending(State.FAILED, e.exit_code, str(e))
-                    return
-                self._settings = settings.pin(self._store, self._job, self._generation, measured)
-            executor.start(self._settings, quarantined=quarantined)
-            self._tell(Settled(self._settings, executor.workers))
-            self._loop(executor, left)
-        finally:
-            executor.close()
+        with self._bounds.devices(allotment):
+            executor = self._executor = self._surroundings.open_executor(allotment, context)
+            try:
+                self._bounds.count(executor, allotment)
+                self._make_ready(executor, left)
+                if self._ending is None:
+                    self._loop(executor, allotment, left)
+            finally:
+                executor.close()
 
-    def _loop(self, executor: Executor, left: deque[Shard]) -> None:
+    def _make_ready(self, executor: Executor, left: deque[Shard]) -> None:
+        """Have the workers measure what the job leaves open, and load the models."""
+        self._suspects.begin([s.number for s in left], executor.workers)
+        quarantined = self._suspects.quarantined(left[0].number)
+        try:
+            with self._bounds.watched(executor):
+                if self._settings is None:
+                    measured = executor.measure(list(left), quarantined=quarantined)
+                    self._settings = settings.pin(self._store, self._job, self._generation, measured)
+                executor.start(self._settings, quarantined=quarantined)
+        except InputError as e:  # of all that is left not one row can be read
+            self._ending = _Ending(State.FAILED, e.exit_code, str(e))
+        except StoppedError:
+            if not self._stop:  # it isn't the limits, of which the thread that watches them has told
+                raise
+            self._ending = _stopped(self._stop)
+        else:
+            self._tell(Settled(self._settings, executor.workers))
+
+    def _loop(self, executor: Executor, allotment: Allotment, left: deque[Shard]) -> None:
         by_number = {s.number: s for s in left}
         running = 0
-        runtime = self._plan.spec.run.max_runtime
-        deadline = self._host.monotonic() + runtime if runtime else None
         while left or running:
-            if deadline is not None and self._host.monotonic() > deadline:
-                self._stop.ask(f"run.max_runtime of {runtime:g} s is over")
+            self._bounds.count(executor, allotment)
+            self._bounds.look()
             if self._stop and self._ending is None:
                 self._abort(executor, left, _stopped(self._stop))
             while left and executor.wants() > 0:

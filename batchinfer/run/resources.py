@@ -30,6 +30,15 @@ class Allotment:
     pools: Mapping[str, Pool] = field(default_factory=dict)
     """Of the steps that have one; the workers then prepare for them, and hold the models of the others."""
 
+    def devices(self, workers: int, actors: Mapping[str, int]) -> float:
+        """How many devices so many workers, and model actors by step, hold: what `resources.price_per_hour` is the price of.
+
+        A device is a GPU. The processors beside it come with it, and so do workers that have none: they are no device of their own. In a
+        run that is given no GPU a device is the place of a worker, or of a model actor.
+        """
+        gpus = workers * (self.gpus or 0) + sum(n * (self.pools[step].gpus or 0) for step, n in actors.items())
+        return gpus or workers + sum(actors.values())
+
 
 def allot(spec: JobSpec, pinned: Settings | None = None) -> Allotment:
     """Resolve the `auto` of `resources`: a worker for each GPU, else one; inline for one worker on this machine, else Ray.

@@ -16,6 +16,7 @@ from batchinfer.ledger.epochs import Epoch
 from batchinfer.ledger.host import Host
 from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.manifests import Manifest
+from batchinfer.ledger.spending import Spent
 from batchinfer.plan.fingerprint import differences
 from batchinfer.plan.generation import Generation, first_generation
 from batchinfer.plan.plan import Plan
@@ -61,7 +62,7 @@ def run(
     store = surroundings.open_store(plan.spec)
     began = host.monotonic()
     if not restart and (finished := _finished(store, plan)) is not None:
-        result = judge(store, plan.spec, *finished)
+        result = _with_former_cost(judge(store, plan.spec, *finished), store, plan, host)
     else:
         store = _probed(store, single_writer=plan.spec.run.single_writer)
         job = _take(store, plan, host, restart=restart)
@@ -69,6 +70,7 @@ def run(
         with _epoch(store, job, stop, host) as epoch, interrupts.heard(stop):
             jobs.remove_former(store, job)
             result = _brought_up(store, job, plan, epoch, listener, stop, surroundings)
+            result = _with_cost(result, epoch, plan)
     return _told(result, host.monotonic() - began, listener)
 
 
@@ -101,7 +103,7 @@ def retry(
     began = host.monotonic()
     work = retrying.find(store, plan, selection, host)
     if work.generation is None and work.interrupted is None:
-        result = judge(store, plan.spec, work.job, work.before)
+        result = _with_former_cost(judge(store, plan.spec, work.job, work.before), store, plan, host)
     else:
         store = _probed(store, single_writer=plan.spec.run.single_writer)
         stop = StopRequest() if stop is None else stop
@@ -115,6 +117,7 @@ def retry(
                     begun.plan, store, begun.job, epoch, generation, before, listener, stop, surroundings
                 )
                 result = mine.result()
+            result = _with_cost(result, epoch, plan)
     return _told(result, host.monotonic() - began, listener)
 
 
@@ -141,6 +144,19 @@ def _brought_up(
         if result.state not in (State.SUCCEEDED, State.PARTIAL) or not extending.is_needed(store, job, plan):
             return result
         generation, changes = extending.begin(store, job, plan)
+
+
+def _with_cost(result: RunResult, epoch: Epoch, plan: Plan) -> RunResult:
+    """The result with what the run took of devices, all generations that it worked on together."""
+    return replace(result, spent=epoch.meter.spent(plan.spec.resources.price_per_hour))
+
+
+def _with_former_cost(result: RunResult, store: Store, plan: Plan, host: Host) -> RunResult:
+    """The verdict of a run that had nothing to do, with what the runs before took."""
+    standing = epochs.newest(store, result.job, host)
+    taken = standing.device_seconds if standing else 0.0
+    spent = Spent(job_device_seconds=taken, price_per_hour=plan.spec.resources.price_per_hour)
+    return replace(result, spent=spent)
 
 
 def _told(result: RunResult, seconds: float, listener: Listener) -> RunResult:

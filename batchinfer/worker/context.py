@@ -199,6 +199,8 @@ class Served:
     """Waiting for a batch."""
     waited: float = 0.0
     """That batches waited for their turn, each counted by itself."""
+    actors: int = 0
+    """Of a pool: how many model actors it has now."""
 
     def __add__(self, other: Served) -> Served:
         return Served(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))

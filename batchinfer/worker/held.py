@@ -53,6 +53,7 @@ class HeldStep:
         is_here: bool,
     ) -> None:
         self.node, self._context, self._prepared, self.is_here = node, context, prepared, is_here
+        self._stopping = stopping
         spec, step = context.spec, node.step
         self.engine: Watched | Apart | DerivedEngine | None = None
         """None for a model that isn't here."""
@@ -137,8 +138,10 @@ class HeldStep:
         return engine
 
     def place(self, *, quarantined: bool) -> Place:
-        """Where the step is measured. Raises as the class does."""
+        """Where the step is measured, until `measured` says that it was. Raises as the class does."""
         engine = self.measuring(quarantined=quarantined)
+        if isinstance(engine, Watched):
+            engine.stopping = self._stopping
         model = self._context.models.get(self.node.name)
         # The times of a child process are no others'.
         known = None if quarantined or model is None else {"model": model, "machine": device.name_of(self.device)}
@@ -161,6 +164,8 @@ class HeldStep:
 
     def measured(self, settings: StepSettings, *, quarantined: bool) -> None:
         """The engine was measured, and is loaded as the settings say; one that isn't to be here is let go of."""
+        if isinstance(self.engine, Watched):
+            self.engine.stopping = None
         if self._measured is not None:
             self._measured.drop()
             self._measured, self._let_go = None, False

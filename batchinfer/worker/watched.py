@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from batchinfer.data.dead_letters import tidy
 from batchinfer.engines import faults
 from batchinfer.engines.faults import Fault
 from batchinfer.engines.protocol import Description, Engine, ModelEngine, Prepared, Rows
-from batchinfer.errors import DeviceError
+from batchinfer.errors import DeviceError, StoppedError
 from batchinfer.worker.pace import Pace, Paces
 
 
@@ -67,6 +68,8 @@ class Watched:
     def __init__(self, make: Callable[[], ModelEngine], timeout: float | None) -> None:
         self._make, self._engine = make, make()
         self.paces = Paces(timeout)
+        self.stopping: threading.Event | None = None
+        """While the model is measured: when set, no further call is made, and StoppedError is raised instead."""
         self._broken = ""
         self._description: Description | None = None
 
@@ -102,6 +105,8 @@ class Watched:
         return finished
 
     def _call(self, pace: Pace, rows: int, function: Callable[[Any], Any], argument: Any) -> Any:
+        if self.stopping is not None and self.stopping.is_set():
+            raise StoppedError("stopped while the model was measured")
         try:
             if not self._broken:
                 return pace.call(rows, function, argument)

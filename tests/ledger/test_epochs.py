@@ -55,7 +55,7 @@ def test_the_first_runner_waits_for_nobody(store: Any, job: JobPaths) -> None:
     record = records.read(store, job.epoch(1))
     assert record["pid"] == os.getpid()
     assert {"host", "boot", "process_start", "versions", "nonce"} <= record.keys()
-    assert records.read(store, job.closed(1)) == {"end": "end"}
+    assert records.read(store, job.closed(1))["end"] == "end"
 
 
 def test_after_a_clean_end_the_next_one_waits_for_nobody(store: Any, job: JobPaths) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 
 from batchinfer import Job, Run
 from batchinfer.errors import InputError, JobFileError, ModelError
+from batchinfer.run.events import Event, Settled
+from batchinfer.run.stop import StopRequest
 
 MODELS = '''
 import os
@@ -206,7 +209,13 @@ def test_what_a_step_has_answered_is_not_asked_again_after_an_interruption(folde
     )
     (folder / "code" / "pipeline_models.py").write_text(slow)
     more = {"checkpoint": {"interval": 0.01}, "batching": {"shard": 200, "window": 50, "rows": 5}}
-    first = job(folder, SMALL, BIG, REST, run={"max_runtime": 0.3}, **more).run()
+    stop = StopRequest()
+
+    def soon(event: Event) -> None:
+        if isinstance(event, Settled):
+            threading.Timer(0.3, stop.ask, ("enough",)).start()
+
+    first = job(folder, SMALL, BIG, REST, **more).run(stop=stop, listener=soon)
     assert first.exit_code == 75
     before = calls(folder)
     again = job(folder, SMALL, BIG, REST, **more).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from batchinfer.engines.protocol import Description
+from batchinfer.errors import StoppedError
 from batchinfer.worker.pace import SILENT_SECONDS, UNKNOWN_SECONDS
 from batchinfer.worker.watched import Watched
 
@@ -78,3 +80,14 @@ def test_each_call_is_watched_and_answers_as_it_does_alone(slow: str, overdue: s
     assert (engine.overdue is None) == (overdue is None)
     limit = {"prepare": 3 * TIMEOUT, "load": UNKNOWN_SECONDS}.get(slow, TIMEOUT)
     assert engine.patience == limit + SILENT_SECONDS
+
+
+def test_no_call_is_made_of_a_model_that_is_measured_once_the_worker_is_to_stop() -> None:
+    watch = Slow("nothing").watch
+    watch.load("cpu", "native", 1)
+    watch.stopping = threading.Event()
+    prepared = watch.prepare(pa.table({"x": [1, 2, 3]}))
+    watch.stopping.set()
+    for call in (lambda: watch.prepare(pa.table({"x": [1]})), lambda: watch.infer(prepared.batch(slice(0, 1)))):
+        with pytest.raises(StoppedError):
+            call()
