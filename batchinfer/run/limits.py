@@ -44,6 +44,6 @@ class Limits:
             return (
                 f"run.max_cost of {self.max_cost:g} is spent: the runs of this job took {job_device_seconds / 3600:.3g} device-hours at "
                 f"{self.price_per_hour:g} each, {taken:.3g} in all; to go on from here, run it with a larger one, such as "
-                f"--set run.max_cost={2 * max(taken, self.max_cost):.2g}"
+                f"--set run.max_cost={self.max_cost * (taken // self.max_cost + 1):g}"
             )
         return None

@@ -146,7 +146,9 @@ def test_a_run_that_has_spent_max_cost_stops_resumably_and_says_why(workplace: W
     assert 0 < workplace.newly_seen() < 6000
 
     again = workplace.run(**slow(workplace, run={"max_cost": 1.5})).record
-    assert (again["exit_code"], again["errors"][0]) == (75, first["errors"][0])
+    assert again["exit_code"] == 75
+    assert again["errors"][0].startswith("run.max_cost of 1.5 is spent: ")
+    assert "--set run.max_cost=3" in again["errors"][0]
     assert (again["device_seconds"], again["job_cost"]) == (0, first["job_cost"])
     assert workplace.newly_seen() == 0, "no model is loaded where nothing is left to spend"
 
