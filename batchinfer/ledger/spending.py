@@ -97,4 +97,4 @@ class Meter:
     def to_json(self) -> dict[str, float]:
         """For the runner's records."""
         own = self._device_seconds()[0]
-        return {"device_seconds": round(own, 3), JOB_SECONDS: round(self._former + own, 3)}
+        return {"device_seconds": round(own, 6), JOB_SECONDS: round(self._former + own, 6)}
