@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -13,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from batchinfer.api.aside import aside, failed, temporary
 from batchinfer.data.dead_letters import tidy
 from batchinfer.data.reader import Reader, Window
 from batchinfer.data.where import Where
 from batchinfer.engines import registry
 from batchinfer.engines.protocol import Engine
 from batchinfer.errors import BatchinferError, RefusedError, StoppedError
-from batchinfer.job.spec import Cache, JobSpec
+from batchinfer.job.spec import JobSpec
 from batchinfer.job.steps import AnyStep, Step
 from batchinfer.ledger import manifests, parts
 from batchinfer.measure.bare import BareLoop, LoopSeconds
@@ -141,29 +141,19 @@ def bench(spec: JobSpec, rows: int = ROWS, listener: Listener | None = None, sto
             "set it to null to compare here (--set resources.address=null)"
         )
     clock = _Clock(listener)
-    with tempfile.TemporaryDirectory(prefix="batchinfer-bench-") as folder:
-        plan = make_plan(_aside(spec, rows, folder))
+    with temporary("batchinfer-bench-") as folder:
+        plan = make_plan(_first_rows(spec, rows, folder / "runner"))
         result = runner.run(plan, clock, stop)
         if result.exit_code != 0 or result.settings is None:
-            kind = StoppedError if stop else BatchinferError
-            error = kind("; ".join(result.errors) or f"the run ended as {result.state}")
-            error.exit_code = result.exit_code or 1
-            raise error
-        loop = _loop(plan, result, result.settings, Path(folder), stop)
+            raise failed(result, stop)
+        loop = _loop(plan, result, result.settings, folder, stop)
     return Bench(result, result.settings, result.workers, clock.seconds, loop.rows, loop.seconds)
 
 
-def _aside(spec: JobSpec, rows: int, folder: str) -> JobSpec:
-    """The job over its first rows, into a folder, to its end whatever rows are dead."""
+def _first_rows(spec: JobSpec, rows: int, folder: Path) -> JobSpec:
+    """The job aside, over its first rows."""
     limit = rows if spec.input.limit is None else min(rows, spec.input.limit)
-    changes = {
-        "input": spec.input.model_copy(update={"limit": limit}),
-        "output": spec.output.model_copy(update={"path": f"{folder}/runner", "mode": "error"}),
-        "errors": spec.errors.model_copy(update={"threshold": -1}),
-        "run": spec.run.model_copy(update={"max_runtime": None, "inputs_changed": "error"}),
-        "cache": Cache(deduplicate=False),  # the loop predicts every row
-    }
-    return spec.model_copy(update=changes)
+    return aside(spec, folder).model_copy(update={"input": spec.input.model_copy(update={"limit": limit})})
 
 
 class _Clock:

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from batchinfer.api import measure as canary
+from batchinfer.api.aside import temporary
 from batchinfer.api.background import Asked, BackgroundRun
 from batchinfer.api.bench import ROWS, Bench, bench
+from batchinfer.api.measure import Measurement
 from batchinfer.api.outputs import open_output, root, writing_to
 from batchinfer.api.progress import Progress
 from batchinfer.api.run import Run, open_run
@@ -137,6 +140,28 @@ class Job(ShowsTable):
         """
         with self.spec.secrets.kept():
             return bench(self.spec, rows, listener, stop)
+
+    def measure(
+        self,
+        rows: int = canary.ROWS,
+        *,
+        listener: Listener | None = None,
+        stop: StopRequest | None = None,
+        plan: Plan | None = None,
+    ) -> Measurement:
+        """Run so many rows for each worker, spread over the input, into a temporary directory, and say what the whole job will take.
+
+        Inline and on Ray, where the job may run on both. Raises what `run` raises, and BatchinferError where a row can't be got through.
+
+        Args:
+            rows: at least; more where they are over in less than three seconds.
+            listener: told of every event of these runs.
+            stop: through which another thread can ask for an early end.
+            plan: from `plan()`, to save making it again.
+
+        """
+        with self.spec.secrets.kept(), temporary("batchinfer-measure-") as folder:
+            return canary.measure(plan or self.plan(), folder, rows, listener, stop)
 
     def _line(self) -> str:
         told = [f"{s.engine} {s.uri}" if isinstance(s, Step) else s.name for s in self.spec.steps]

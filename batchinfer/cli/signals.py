@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
 from batchinfer.errors import StoppedError
-from batchinfer.run.events import Event, Settled
+from batchinfer.run.events import Event, Settled, Started
 from batchinfer.run.stop import StopRequest
 
 GRACE_SECONDS = 18.0
@@ -29,6 +31,8 @@ class Signals:
         self.stop = StopRequest()
         self._asked = self._draining = False
         self._deadline: threading.Timer | None = None
+        self.at_exit: Callable[[], object] = lambda: None
+        """Done before a second signal, or a run that doesn't end in time, ends the program: nothing else is then."""
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -45,17 +49,17 @@ class Signals:
 
     def watch(self, event: Event) -> None:
         """Take in an event of the run."""
-        if isinstance(event, Settled):
-            self._draining = True
+        if isinstance(event, Started | Settled):  # what follows another run's end has nothing to drain either
+            self._draining = isinstance(event, Settled)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         cancelled = number == signal.SIGINT
         code = 130 if cancelled else 75
         if self._asked:
-            _exit(code)
+            self._exit(code)
         self._asked = True
         reason = "interrupted" if cancelled else "terminated by SIGTERM"
-        self._deadline = threading.Timer(GRACE_SECONDS, _exit, (code,))
+        self._deadline = threading.Timer(GRACE_SECONDS, self._exit, (code,))
         self._deadline.daemon = True
         self._deadline.start()
         if self._draining:
@@ -63,8 +67,9 @@ class Signals:
         else:
             raise StoppedError(f"{reason}; the same command goes on from here", cancelled=cancelled)
 
-
-def _exit(code: int) -> None:
-    if sys.stderr.isatty():
-        os.write(2, _SHOW_CURSOR)
-    os._exit(code)
+    def _exit(self, code: int) -> None:
+        if sys.stderr.isatty():
+            os.write(2, _SHOW_CURSOR)
+        with contextlib.suppress(Exception):
+            self.at_exit()
+        os._exit(code)
