@@ -20,6 +20,7 @@ from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
 from batchinfer.run import runner
 from batchinfer.run.events import Event, Listener, RunResult, Settled, Started, Ticked
+from batchinfer.run.limits import Limits
 from batchinfer.run.resources import allot
 from batchinfer.run.stop import StopRequest
 from batchinfer.worker.memory import Need
@@ -110,8 +111,17 @@ def measure(
             canaries.append(seen.canary(seen.ready, seen.ready, read, imported))
             if (now := _precisions(seen.settings)) != (then := _precisions(first.settings)):
                 notes.append(f"{mine} ran with precision {then}, {other} with {now}")
+    notes += _stopped_by(Limits.of(spec), canaries[0], read)
     dead = first.result.rows.dead
     return Measurement(read, spec.resources.price_per_hour, tuple(canaries), first.settings, dead, tuple(notes))
+
+
+def _stopped_by(limits: Limits, canary: Canary, rows: int) -> list[str]:
+    """Limits of the job that it will probably reach."""
+    seconds, hours = canary.seconds(rows).value, canary.device_hours(rows).value
+    why = limits.exceeded(seconds, hours * 3600)
+    key = (why or "").partition(" ")[0]
+    return [f"{key} will probably stop the job before its end; the same command goes on"] if why else []
 
 
 def _executors(spec: JobSpec) -> tuple[ExecutorName, tuple[ExecutorName, ...]]:
@@ -160,6 +170,7 @@ class _Seen:
             self.result.spent.devices,
             end.rows - begin.rows,
             end.pieces - begin.pieces,
+            begin.rows,
             start + imports,
             first_start + imports,
             row_seconds(self.marks, self.workers, population),

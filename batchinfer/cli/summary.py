@@ -70,7 +70,7 @@ def cost(spent: Spent, rows: int) -> list[tuple[str, str]]:
     lines = []
     if spent.device_seconds:
         held = f"{spent.devices:g} device{'' if spent.devices == 1 else 's'} for {duration(spent.device_seconds / spent.devices)}"
-        per_rows = f", {spent.device_seconds / rows * 1e6:,.0f} device-seconds per million rows" if rows else ""
+        per_rows = f", {_figure(spent.device_seconds / rows * 1e6)} device-seconds per million rows" if rows else ""
         lines.append(("devices", f"{held}{per_rows}"))
     if spent.cost is not None and spent.job_cost is not None:
         former = (
@@ -80,6 +80,10 @@ def cost(spent: Spent, rows: int) -> list[tuple[str, str]]:
         )
         lines.append(("cost", f"{money(spent.cost)}{former}, at {spent.price_per_hour:g} a device-hour"))
     return lines
+
+
+def _figure(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def _headline(result: RunResult, tally: Tally, nothing: str) -> str:

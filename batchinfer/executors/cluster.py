@@ -22,6 +22,12 @@ DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exc
 """How a dead actor shows: one that Ray's memory monitor killed is no RayActorError."""
 
 
+_SESSION = "session_2026-11-28_07-28-50_130705"
+"""What Ray names the folder of a session like."""
+_SOCKET_NAME = 107
+"""Characters that the name of a socket may have."""
+
+
 class WorkerDiedError(ClusterError):
     """A worker's process ended in a call that has no shard."""
 
@@ -50,13 +56,20 @@ def connect(address: str | None, cpus: int) -> None:
 
 
 def _check_temporary_folder() -> None:
-    """Refuse where Ray's workers would end at their start, which `ray.init` waits for without an end and says nothing of."""
+    """Refuse where Ray's workers would end at their start, which `ray.init` waits for without an end and says nothing of, and where its
+    sockets' names would be too long.
+    """
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR")
     environment = os.environ.get("VIRTUAL_ENV")
     if folder and environment and Path(folder).resolve().is_relative_to(Path(environment).resolve()):
         raise ClusterError(
             f"Ray can't keep its files in {folder}, the temporary folder, as it lies in the virtual environment {environment}: "
             "set RAY_TMPDIR to a folder outside of it, such as /tmp, or set `resources.executor: inline`"
+        )
+    if folder and len(f"{folder}/ray/{_SESSION}_{os.getpid()}/sockets/plasma_store") > _SOCKET_NAME:
+        raise ClusterError(
+            f"Ray can't keep its sockets in {folder}, the temporary folder, as their names would have more than {_SOCKET_NAME} characters: "
+            "set RAY_TMPDIR to a shorter one, such as /tmp, or set `resources.executor: inline`"
         )
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from batchinfer.measure import intervals
 from batchinfer.measure.intervals import Interval
+
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""The 97.5th percentile of Student's t distribution, by degrees of freedom from 1 on."""
+_ALONE = 2.0
+"""By which factor a pace may be wrong that nothing was seen beside, of pieces of a larger job."""
 
 
 class Mark(NamedTuple):
@@ -22,10 +27,11 @@ class Mark(NamedTuple):
 
 
 def row_seconds(marks: Sequence[Mark], workers: int, population: int) -> Interval:
-    """Seconds for a row, by the time from one piece's end to the next: the mean with its interval at 95 %, of pieces that speak for
-    `population` rows.
+    """Seconds for a row, by the time from one piece's end to the next: the mean and its interval at 95 % by Student's t distribution, of
+    pieces that speak for `population` rows.
 
-    The first mark is where it begins. Of several workers, as many pieces are taken together, which are worked on side by side.
+    The first mark is where it begins. Of several workers, as many pieces are taken together, which are worked on side by side. The lower
+    end is no less than the quickest took.
     """
     ends = [marks[0]]
     for mark in marks[1:]:
@@ -39,8 +45,12 @@ def row_seconds(marks: Sequence[Mark], workers: int, population: int) -> Interva
     paces = np.array([seconds / rows for seconds, rows in gone])
     rows = ends[-1].rows - ends[0].rows
     mean = (ends[-1].seconds - ends[0].seconds) / rows
-    found = intervals.mean(paces, max(1, round(population * len(paces) / rows)))
-    return Interval(mean, max(float(paces.min()), mean + found.low - found.value), mean + found.high - found.value)
+    if len(paces) == 1:
+        alone = 1.0 if rows >= population else _ALONE
+        return Interval(mean, mean / alone, mean * alone)
+    left = 1 - rows / population if rows < population else 0.0  # what the pieces don't hold, of the whole job
+    half = _T[min(len(paces) - 1, len(_T)) - 1] * float(paces.std(ddof=1)) * math.sqrt(left / len(paces))
+    return Interval(mean, max(mean - half, min(mean, float(paces.min()))), mean + half)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,8 @@ class Canary:
     """By which the pace was found."""
     pieces: int
     """That these rows were in."""
+    before: int
+    """Rows that it predicted before these, which warmed it up or were over too soon."""
     start: float
     """Seconds until every worker is ready, as a run takes them that measures nothing."""
     first_start: float
@@ -84,6 +96,7 @@ class Canary:
             "devices": self.devices,
             "rows": self.rows,
             "pieces": self.pieces,
+            "rows_before": self.before,
             "start_seconds": round(self.start, 3),
             "first_start_seconds": round(self.first_start, 3),
             "rows_per_second": {"value": 1 / pace.value, "low": 1 / pace.high, "high": 1 / pace.low},

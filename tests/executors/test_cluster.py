@@ -28,6 +28,12 @@ def test_a_temporary_folder_in_the_virtual_environment_is_refused_before_ray_wai
         connect(None, cpus=1)
 
 
+def test_a_temporary_folder_with_too_long_a_name_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'long' * 15}")
+    with pytest.raises(ClusterError, match=r"more than 107 characters: set RAY_TMPDIR to a shorter one"):
+        connect(None, cpus=1)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_cluster_of_our_own_says_nothing() -> None:
