@@ -10,7 +10,7 @@ import typer
 
 from batchinfer.cli.exits import assignments, guarded
 from batchinfer.cli.logs import kept
-from batchinfer.cli.options import JobFile, Json, Params, Sets
+from batchinfer.cli.options import RUN, JobFile, Json, Params, Sets
 from batchinfer.cli.render import table
 from batchinfer.cli.streams import show, show_json, stdout_kept_clean
 from batchinfer.errors import RefusedError
@@ -58,11 +58,16 @@ def plan(
     param: Params = None,
     set_: Sets = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Really run a few rows, aside, for pace, memory, time and cost.")
+        bool,
+        typer.Option(
+            "--measure", help="Really run a few rows, aside, for pace, memory, time and cost.", rich_help_panel=RUN
+        ),
     ] = False,
     rows: Annotated[
         int | None,
-        typer.Option(min=1, help="With --measure, for each worker: 512 by default.", show_default=False),
+        typer.Option(
+            min=1, help="With --measure, for each worker: 512 by default.", show_default=False, rich_help_panel=RUN
+        ),
     ] = None,
     as_json: Json = False,
 ) -> int:

@@ -66,6 +66,7 @@ class Pool(_Model):
     busy: float = Field(default=0.0, description="seconds in calls of the model")
     idle: float = Field(default=0.0, description="seconds without a batch")
     waited: float = Field(default=0.0, description="seconds that batches waited for their turn")
+    actors: int = Field(default=0, description="how many there were at the end")
 
 
 class Segment(_Model):
@@ -149,6 +150,18 @@ class RunRecord(_Model):
     pools: dict[str, Pool] = Field(default={}, description="by step with model actors of its own")
     changes: str = Field(default="", description="what an extension found changed in the input")
     seconds: float = 0.0
+    devices: float = Field(
+        default=0.0,
+        description="the most that the run held at a time: GPUs, or, where it was given none, workers and model actors",
+    )
+    device_seconds: float = Field(default=0.0, description="of this run, from when workers were asked for to their end")
+    job_device_seconds: float = Field(
+        default=0.0, description="of all runs of the job; of one that was killed up to its last heartbeat"
+    )
+    cost: float | None = Field(
+        default=None, description="of this run, in the currency of resources.price_per_hour; null where none is given"
+    )
+    job_cost: float | None = Field(default=None, description="of all runs of the job, at today's price")
     errors: list[str] = Field(default=[], description="what went wrong; empty when nothing did")
 
     name: str = ""

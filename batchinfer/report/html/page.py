@@ -10,7 +10,7 @@ from typing import Any
 from batchinfer.measure.settings import Settings
 from batchinfer.plan.describe import count, size
 from batchinfer.report import words
-from batchinfer.report.figures import duration, rate
+from batchinfer.report.figures import duration, money, rate
 from batchinfer.report.html import plots
 from batchinfer.report.html.distributions import distribution
 from batchinfer.report.profile import Profile
@@ -80,6 +80,8 @@ def _tiles(record: RunRecord) -> Iterator[tuple[str, str]]:
     yield f"{record.rows.dead:,}", "dead rows"
     if record.workers:
         yield count(record.workers, "worker"), record.executor
+    if record.job_cost is not None:
+        yield money(record.job_cost), f"for {money(record.job_device_seconds / 3600)} device-hours of all runs"
 
 
 def _accounting(record: RunRecord) -> list[dict[str, Any]]:
