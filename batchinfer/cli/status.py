@@ -15,7 +15,7 @@ from batchinfer.cli.logs import kept
 from batchinfer.cli.options import JOB_FILES, Json, Output, Params
 from batchinfer.cli.render import table
 from batchinfer.cli.streams import show, show_json, tell
-from batchinfer.report.figures import duration, rate
+from batchinfer.report.figures import duration, money, rate
 
 _WATCH_SECONDS = 1.0
 
@@ -111,6 +111,7 @@ def _to_json(run: Run) -> dict[str, Any]:
         "generations": [asdict(g) for g in run.generations],
         "runner": _runner_json(run.runner()),
         "rows_per_second": _pace(run.record),
+        "job_cost": run.record.get("job_cost"),
         "output": run.path,
     }
 
@@ -126,11 +127,21 @@ def _text(run: Run) -> str:
         *((g.kind, _generation_text(g)) for g in generations if g.kind != "run"),
         ("runner", _runner_text(runner)),
         *([("last run", f"{rate(pace)}, loading included")] if pace else []),
+        *_spent(runner, record),
         *(("error", str(error)) for error in record.get("errors", [])),
         ("output", run.path),
     ]
     code = "" if run.exit_code is None else f" (exit code {run.exit_code})"
     return f"{run.name}: {run.state}{code}\n{table(lines)}"
+
+
+def _spent(runner: Standing | None, record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Device time of the job up to its runner's last sign of life, and its cost as the last run that ended told it."""
+    if runner is None or not runner.device_seconds:
+        return []
+    cost = record.get("job_cost")
+    told = f", {money(cost)} in all" if isinstance(cost, float) else ""
+    return [("devices", f"{duration(runner.device_seconds)} of device time{told}")]
 
 
 def _generation_text(generation: Summary) -> str:

@@ -189,3 +189,22 @@ def test_the_heart_beats_until_the_end_and_survives_a_store_that_fails(
     time.sleep(0.03)
     assert records.read(store, job.heartbeat(1))["beat"] >= 3
     assert len(beats) == count
+
+
+@pytest.mark.parametrize(
+    ("beats", "closed", "seconds"), [(None, None, 5.0), (9.0, None, 9.0), (9.0, 12.0, 12.0), ("damaged", None, 5.0)]
+)
+def test_the_next_runner_goes_on_from_the_device_seconds_of_the_last_sign(
+    store: Any, job: JobPaths, beats: Any, closed: float | None, seconds: float
+) -> None:
+    elsewhere(store, job, job_device_seconds=5.0)
+    if beats is not None:
+        sign = b"{" if beats == "damaged" else records.to_bytes({"beat": 1, "job_device_seconds": beats})
+        store.put(job.heartbeat(1), sign)
+    if closed is not None:
+        store.put(job.closed(1), records.to_bytes({"end": "end", "job_device_seconds": closed}))
+    epoch = Epoch.begin(store, job, host=Clock())
+    assert epoch.meter.spent(None).job_device_seconds == seconds
+    assert records.read(store, job.epoch(2))["job_device_seconds"] == seconds
+    epoch.close("end")
+    assert records.read(store, job.closed(2))["job_device_seconds"] == seconds
