@@ -9,11 +9,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchinfer.api import Job, Run, map, open_run  # noqa: A004
+    from batchinfer.api import Job, Run, compare, map, open_run  # noqa: A004
     from batchinfer.errors import BatchinferError, JobFileError, RefusedError, TransientError
     from batchinfer.plan.plan import Plan
 
-__all__ = ["BatchinferError", "Job", "JobFileError", "Plan", "RefusedError", "Run", "TransientError", "map", "open_run"]
+__all__ = [
+    "BatchinferError",
+    "Job",
+    "JobFileError",
+    "Plan",
+    "RefusedError",
+    "Run",
+    "TransientError",
+    "compare",
+    "map",
+    "open_run",
+]
 
 _HOMES = {
     "BatchinferError": "errors",
@@ -23,6 +34,7 @@ _HOMES = {
     "RefusedError": "errors",
     "Run": "api",
     "TransientError": "errors",
+    "compare": "api",
     "map": "api",
     "open_run": "api",
 }

@@ -25,7 +25,9 @@ from batchinfer.ledger.epochs import Standing
 from batchinfer.ledger.parts import Counts
 from batchinfer.plan.plan import make_plan
 from batchinfer.plan.table import ShowsTable, Table
+from batchinfer.report.profile import Profile, profile
 from batchinfer.report.reporting import report, reported
+from batchinfer.report.standing import StandingOutput, standing_output
 from batchinfer.run import runner
 from batchinfer.run.events import Listener, State
 from batchinfer.run.policy import verdict
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from batchinfer.api.job import Job
+    from batchinfer.report.comparison import Comparison
 
 
 def open_run(path: str | Path, storage: StorageOptions | None = None) -> Run:
@@ -125,6 +128,29 @@ class Run(ShowsTable):
         assert isinstance(frame, pl.DataFrame)
         return frame
 
+    def profile(self, columns: Sequence[str] | None = None) -> Profile:
+        """The distribution of each column of the predictions, of at most some ten thousand rows: see `report.profile`.
+
+        Args:
+            columns: of the output, carried ones too; by default those that the steps computed.
+
+        Raises:
+            RefusedError: there is no such column.
+            OutputError: a part is gone or damaged.
+
+        """
+        return profile(self._store, self.standing().parts, columns)
+
+    def standing(self) -> StandingOutput:
+        """The parts whose rows are its results, and the generations that planned them."""
+        return standing_output(self._store, self._job)
+
+    def compare(self, other: Run | str | Path, **options: Any) -> Comparison:
+        """This run's predictions beside those of another one of the same input: see `batchinfer.compare`, whose options it takes."""
+        from batchinfer.api.comparing import compare
+
+        return compare(self, other, **options)
+
     def _results(self) -> Results:
         return Results.find(self._store, self._storage, self._job.paths)
 
@@ -205,10 +231,12 @@ class Run(ShowsTable):
 
         return Asked(spec.name, store.root, work, progress, listener, stop).run()
 
-    def report(self, to: str | Path | None = None) -> str:
+    def report(self, reference: Run | Profile | str | Path | None = None, *, to: str | Path | None = None) -> str:
         """Draw `report.html` of what the output says now, in place of the one that the last run left; gives its path or URL.
 
         Args:
+            reference: whose predictions are shown beside these: a run, a profile, or the path of an output or of a saved profile. By
+                default those of the output's run before.
             to: a file of this machine to write in its place, such as for an output that can't be written.
 
         Raises:
@@ -216,7 +244,12 @@ class Run(ShowsTable):
             StorageError, AccessError: the output can't be read or written.
 
         """
-        page = report(self._store, self._job.paths).encode("utf-8", "replace")
+        from batchinfer.api.drifting import profile_of
+
+        shown = None
+        if reference is not None:
+            shown = (_name(reference), profile_of(reference, None, self._storage))
+        page = report(self._store, self._job.paths, shown).encode("utf-8", "replace")
         if to is not None:
             Path(to).write_bytes(page)
             return str(to)
@@ -296,3 +329,10 @@ class Run(ShowsTable):
     def _line(self) -> str:
         counts = self.counts
         return f"Run({self.name!r}: {self.state}, {counts.succeeded} of {counts.planned} rows, {counts.dead} dead, {self.path}/{paths.DATA})"
+
+
+def _name(reference: Run | Profile | str | Path) -> str:
+    """Of what predictions are compared with, for people."""
+    if isinstance(reference, Run):
+        return reference.path
+    return "the reference" if isinstance(reference, Profile) else str(reference)

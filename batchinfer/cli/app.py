@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from batchinfer.cli import bench, clean, detached, doctor, init, plan, report, run, status, verify
+from batchinfer.cli import bench, clean, compare, detached, doctor, drift, init, plan, report, run, status, verify
 from batchinfer.cli.bash_words import completed
 from batchinfer.cli.complete import ASKED
 from batchinfer.cli.exits import leave
@@ -22,14 +22,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 unexpected, 2 refused (job file, input, model, output), 3 too many dead rows or findings, "
+    epilog="Exit codes: 0 done, 1 unexpected, 2 refused (job file, input, model, output), 3 too many dead rows, findings or drift, "
     "75 interrupted or locked (the same command resumes), 99 locked (with --if-locked skip), 130 Ctrl-C.",
 )
 
 VERBS: dict[str, tuple[Callable[..., None], ...]] = {
     "Prepare": (init.init, init.schema, doctor.doctor, plan.validate, plan.plan, bench.bench),
     "Run": (run.run, run.retry, detached.submit, detached.wait, detached.cancel),
-    "Look": (status.status, status.errors, report.report, verify.verify, clean.clean),
+    "Look": (status.status, status.errors, report.report, verify.verify, compare.compare, drift.drift, clean.clean),
 }
 """By what they are for, as the help has them."""
 

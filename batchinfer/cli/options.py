@@ -51,6 +51,11 @@ Sets = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON, last on stdout.", rich_help_panel=TOLD)]
 
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="NAME", help="Only this column; may be repeated.", show_default=False),
+]
+
 
 class ProgressMode(StrEnum):
     """How a run is shown on stderr."""

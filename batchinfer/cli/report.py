@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +17,14 @@ from batchinfer.cli.streams import show, show_json
 def report(
     output: Output,
     param: Params = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OTHER",
+            help="Show its predictions beside these: another output, or a profile of drift --save. Default: the run before.",
+            show_default=False,
+        ),
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option(
@@ -32,6 +39,7 @@ def report(
 
     Examples:
         batchinfer report job.yaml
+        batchinfer report out/2026-11-28 --reference out/2026-11-27
         batchinfer report s3://lake/predictions --to report.html
 
     Exit codes:
@@ -40,7 +48,7 @@ def report(
     """
     check_place(to, "--to")
     with opened(output, param) as run:
-        path = run.report(to if to is None else Path(to))
+        path = run.report(reference, to=to)
     if as_json:
         show_json({"report": path})
     else:

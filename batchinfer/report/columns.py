@@ -28,7 +28,7 @@ _DEEPEST = 4
 
 def profiled(name: str, values: pa.Array, depth: int = 0) -> Iterator[ColumnProfile]:
     """The profile of a column, followed by those of its fields or items where it is nested."""
-    values = _plain(values)
+    values = plain(values)
     kind, rows, nulls = values.type, len(values), values.null_count
     known = values.drop_null()
     told: dict[str, Any] = {"name": name, "type": str(kind), "rows": rows, "nulls": nulls}
@@ -162,13 +162,13 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind))
 
 
-def _plain(values: pa.Array) -> pa.Array:
+def plain(values: pa.Array) -> pa.Array:
     """Values without dictionary, extension type or view."""
     if isinstance(values, pa.ExtensionArray):
-        return _plain(values.storage)
+        return plain(values.storage)
     kind = values.type
     if pt.is_dictionary(kind):
-        return _plain(values.dictionary_decode())
+        return plain(values.dictionary_decode())
     if pt.is_map(kind):
         return values.cast(pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)])))
     if pt.is_string_view(kind):

@@ -17,7 +17,7 @@ from batchinfer.report.columns import profiled
 from batchinfer.report.sampled_rows import sampled_rows
 from batchinfer.storage.store import Store
 
-__all__ = ["MOST_BYTES", "MOST_ROWS", "ColumnProfile", "Profile", "profile"]
+__all__ = ["MOST_BYTES", "MOST_ROWS", "ColumnProfile", "Profile", "computed", "profile"]
 
 MOST_ROWS = 50_000
 MOST_BYTES = 32 * 2**20
@@ -89,7 +89,7 @@ def profile(
         StorageError, AccessError: the store can't be read.
 
     """
-    table = sampled_rows(store, parts, _computed(store) if columns is None else columns, most_rows, most_bytes)
+    table = sampled_rows(store, parts, computed(store) if columns is None else columns, most_rows, most_bytes)
     found: list[ColumnProfile] = []
     for name in table.schema.names:
         column = table.column(name)
@@ -97,7 +97,7 @@ def profile(
     return Profile(sum(p.counts.succeeded for p in parts), table.num_rows, tuple(found))
 
 
-def _computed(store: Store) -> list[str] | None:
+def computed(store: Store) -> list[str] | None:
     """The columns that the steps of the store's job compute; None where its settings don't say."""
     job = jobs.current(store)
     schema: pa.Schema | None = (

@@ -23,7 +23,22 @@ def modules_after(workplace, *arguments):
 
 
 @pytest.mark.parametrize(
-    "verb", ["init", "validate", "plan", "run", "retry", "status", "verify", "errors", "bench", "schema", "clean"]
+    "verb",
+    [
+        "init",
+        "validate",
+        "plan",
+        "run",
+        "retry",
+        "status",
+        "verify",
+        "compare",
+        "drift",
+        "errors",
+        "bench",
+        "schema",
+        "clean",
+    ],
 )
 def test_every_verb_and_option_has_help(workplace, verb):
     lines = workplace.batchinfer(verb, "--help").stdout.split("\n")

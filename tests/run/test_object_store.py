@@ -122,3 +122,20 @@ def test_dead_rows_are_retried_from_the_recorded_job(lake: Lake) -> None:
     assert frame["id"].to_list() == list(range(6000))
     assert frame["day"].to_list() == [1] * 3000 + [2] * 3000
     assert run.results().filter(pl.col("y") < 0).collect()["id"].to_list() == [7, 4000, 4001]
+
+
+def test_outputs_there_are_compared_and_a_profile_is_kept_there(lake: Lake, endpoint: str, tmp_path: Path) -> None:
+    from batchinfer.api.drifting import drift_of, load_profile, save_profile
+
+    lake.write(3000, "a.parquet", bad=frozenset({7}))
+    one = lake.run(errors={"threshold": 1})
+    lake.workplace.edit("2.0 * float(value)", "2.0 * float(value) + 1000.0 * (value > 2000)")
+    two = lake.run(errors={"threshold": 1}, output={"path": f"{lake.root}/other/"})
+    made = one.compare(two)
+    assert (made.rows.both, made.rows.dead_in_both, made.columns[0].agreeing) == (2999, 1, 2000)
+    assert one.compare(two, key="id").rows == made.rows
+    saved = f"{lake.root}/profile.json"
+    save_profile(one.profile(), saved, lake.storage)
+    assert load_profile(saved, lake.storage) == one.profile()
+    assert drift_of(two, saved, total_variation=0.1, storage=lake.storage).exit_code == 3
+    assert drift_of(one, saved, total_variation=0.0, storage=lake.storage).exit_code == 0

@@ -14,6 +14,7 @@ from batchinfer import Run, open_run
 from batchinfer.errors import CircuitBreakerError, OutputError
 from batchinfer.ledger import records
 from batchinfer.report import reporting
+from batchinfer.report.profile import Profile
 from batchinfer.report.record import RunRecord, json_schema
 from tests.run.workplace import Workplace, wait_for
 
@@ -93,7 +94,7 @@ def test_without_html_there_is_no_page_until_it_is_asked_for(workplace: Workplac
     conforms(written(run))
     with pytest.raises(FileNotFoundError):
         page(run)
-    assert run.report(tmp_path / "page.html") == str(tmp_path / "page.html")
+    assert run.report(to=tmp_path / "page.html") == str(tmp_path / "page.html")
     assert "100 succeeded" in (tmp_path / "page.html").read_text()
     with pytest.raises(FileNotFoundError):
         page(run)
@@ -180,6 +181,18 @@ def test_secrets_of_the_job_are_in_neither(workplace: Workplace, monkeypatch: py
     assert "[hidden]" in page(run)
     assert "hunter2hunter2" not in page(run)
     assert "hunter2hunter2" not in json.dumps(written(run))
+
+
+def test_another_output_is_shown_beside_this_one_where_it_is_asked_for(workplace: Workplace, tmp_path: Path) -> None:
+    workplace.write(100)
+    first = workplace.run()
+    other = workplace.run(output={"path": str(tmp_path / "other")})
+    other.report(to=tmp_path / "a.html")
+    assert 'var(--two)"></span>' not in (tmp_path / "a.html").read_text()
+    for reference in (first, first.path, first.profile()):
+        other.report(reference, to=tmp_path / "b.html")
+        told = first.path if not isinstance(reference, Profile) else "the reference"
+        assert f'var(--two)"></span>{told}' in (tmp_path / "b.html").read_text()
 
 
 def test_there_is_nothing_to_report_of_a_job_that_never_began(workplace: Workplace, tmp_path: Path) -> None:
