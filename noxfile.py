@@ -41,7 +41,9 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole suite; arguments go to pytest."""
     session.install(
-        "-e", ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,mlflow,s3,gcs,azure]", *group("test")
+        "-e",
+        ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,mlflow,openlineage,s3,gcs,azure]",
+        *group("test"),
     )
     session.run("pytest", *AT_ONCE, *session.posargs, env=QUIET)
 
@@ -57,7 +59,9 @@ def airflow(session: nox.Session) -> None:
 def chaos(session: nox.Session) -> None:
     """The long run of faults, which ends with its table: `nox -s chaos -- --repeat 20 --seed 1 --table chaos.json`."""
     session.install(
-        "-e", ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,mlflow,s3,gcs,azure]", *group("test")
+        "-e",
+        ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,mlflow,openlineage,s3,gcs,azure]",
+        *group("test"),
     )
     session.run("pytest", "-m", "chaos", *AT_ONCE, *session.posargs, env=QUIET)
     session.notify("services")
@@ -69,7 +73,9 @@ def services(session: nox.Session) -> None:
     if shutil.which("npm") is None:
         session.error("Azurite needs Node: install it, so that npm is on the PATH")
     session.install(
-        "-e", ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,mlflow,s3,gcs,azure]", *group("test")
+        "-e",
+        ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,mlflow,openlineage,s3,gcs,azure]",
+        *group("test"),
     )
     session.run("pytest", "-m", "services", "tests/chaos", env=QUIET)
 
@@ -99,7 +105,9 @@ def build(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--wheel", "--outdir", str(place), silent=True)
     (wheel,) = place.glob("*.whl")
     session.install("--force-reinstall", "--no-deps", str(wheel))
-    session.install(f"{wheel}[quickstart,generation,quantization,onnx,openvino,images,sklearn,mlflow,s3,gcs,azure]")
+    session.install(
+        f"{wheel}[quickstart,generation,quantization,onnx,openvino,images,sklearn,mlflow,openlineage,s3,gcs,azure]"
+    )
     made = shutil.ignore_patterns("__pycache__", "out", "generated")
     for name in ("tests", "jobs"):  # beside them the sources would be imported, not the wheel
         shutil.copytree(name, place / name, ignore=made)

@@ -46,7 +46,12 @@ def map(  # noqa: A001 - the word of the field; used as batchinfer.map
             name="map",
             model=dict(model),
             **places,
-            **{"errors": {"threshold": -1}, "resources": {"executor": "inline"}, **sections},
+            **{
+                "errors": {"threshold": -1},
+                "resources": {"executor": "inline"},
+                "report": {"html": False, "openlineage": "off"},  # of a folder that is gone in a moment
+                **sections,
+            },
         )
         run = job.run(progress="none")
         dead = run.errors()

@@ -20,6 +20,7 @@ from batchinfer.job.steps import Step
 from batchinfer.plan import describe
 from batchinfer.plan.plan import Plan, make_plan
 from batchinfer.plan.table import ShowsTable, Table
+from batchinfer.report import reporters
 from batchinfer.report.reporting import reported
 from batchinfer.run import runner
 from batchinfer.run.events import Listener
@@ -61,6 +62,7 @@ class Job(ShowsTable):
     def plan(self) -> Plan:
         """Say what would be done, reading footers only. Raises what `make_plan` raises."""
         with self.spec.secrets.kept():
+            reporters.check(self.spec)
             return make_plan(self.spec)
 
     @overload
@@ -127,7 +129,7 @@ class Job(ShowsTable):
                             plan or self.plan(), listener, asked, restart=restart, surroundings=writing_to(store)
                         )
 
-                reported(store, begin, told)
+                reporters.telling(self.spec, store, lambda listener: reported(store, begin, listener), told)
                 return open_run(output, self.spec.storage)
 
         run = Asked(self.spec.name, root(output), work, progress, listener, stop)

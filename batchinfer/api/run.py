@@ -25,6 +25,7 @@ from batchinfer.ledger.epochs import Standing
 from batchinfer.ledger.parts import Counts
 from batchinfer.plan.plan import make_plan
 from batchinfer.plan.table import ShowsTable, Table
+from batchinfer.report import reporters
 from batchinfer.report.profile import Profile, profile
 from batchinfer.report.reporting import report, reported
 from batchinfer.report.standing import StandingOutput, standing_output
@@ -226,7 +227,7 @@ class Run(ShowsTable):
                 with spec.secrets.kept():
                     runner.retry(make_plan(spec), selection, listener, asked, surroundings=writing_to(store))
 
-            reported(store, begin, told)
+            reporters.telling(spec, store, lambda listener: reported(store, begin, listener), told)
             return open_run(self.path, self._storage)
 
         return Asked(spec.name, store.root, work, progress, listener, stop).run()

@@ -49,7 +49,7 @@ class MlflowRun(Model):
     ] = None
     run_name: Annotated[Text | None, Field(description="default: the job's name")] = None
     tags: Annotated[dict[str, Scalar], Field(description="of the run")] = Field(default_factory=dict)
-    timeout: Annotated[Duration, Field(description="that the end of a run waits at most for the last of it")] = 5.0
+    timeout: Annotated[Duration, Field(description="that the end of a run waits at most for the last of it")] = 10.0
 
 
 class Report(Model):

@@ -115,6 +115,10 @@ run:
   max_runtime: null               # such as 6h; then it stops, and the same command resumes
   max_cost: null                  # of all runs together, with resources.price_per_hour; then it stops too
 
+# report:                         # who else is told of each run
+#   openlineage: {{url: "https://marquez.example.com"}}   # default: as OPENLINEAGE_URL has it
+#   mlflow: {{experiment: nightly}}                       # where MLFLOW_TRACKING_URI says; default: off
+
 # storage:                        # fsspec options by URL prefix; secrets only by ${{VAR}}
 #   "s3://my-bucket/": {{endpoint_url: "${{S3_ENDPOINT}}", key: "${{S3_KEY}}", secret: "${{S3_SECRET}}"}}
 """

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchinfer.errors import BatchinferError, OutputError
-from batchinfer.ledger import epochs, records
+from batchinfer.ledger import records
 from batchinfer.report.facts import before, with_facts
 from batchinfer.report.html.page import page
 from batchinfer.report.profile import Profile
@@ -22,24 +22,41 @@ _LOG = logging.getLogger(__name__)
 
 
 def reported(store: Store, work: Callable[[Listener], object], listener: Listener | None = None) -> None:
-    """Do the work of a runner as `recorded` does, and report on it, however it ends: what it was is never lost by that.
+    """Do the work of a runner as `recorded` does, and report on it, however it ends.
 
     Where there was nothing to do, the report of the run that did it stays.
     """
-    begun: list[Started] = []
+    recorded(store, work, listener, Reporting(store))
 
-    def note(started: Started) -> dict[str, Any]:
-        begun.append(started)
+
+class Reporting:
+    """Facts for the record, and the page beside it. What was predicted is never lost by a report that can't be made."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def begun(self, started: Started) -> Mapping[str, Any]:
+        """See Further."""
         shown = Predictions()
         with contextlib.suppress(BatchinferError, ValueError):  # a record that is damaged, or of another version
-            shown = before(store, started.job)
+            shown = before(self._store, started.job)
         return {"predictions": shown.model_dump(mode="json")}
 
-    try:
-        recorded(store, work, listener, begun=note)
-    finally:
-        if begun:
-            _report(store, begun[0])
+    def ended(self, started: Started, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See Further."""
+        facts: Mapping[str, Any] = {}
+        try:
+            whole = with_facts(self._store, started.job, RunRecord.model_validate(record))
+            facts = whole.model_dump(mode="json", include={"dead_letters", "predictions", "advice"})
+            if started.plan.spec.report.html:
+                self._store.put(started.job.report, page(whole).encode("utf-8", "replace"))
+        except BatchinferError as error:
+            _LOG.warning("no report of this run: %s", error)
+        except Exception:  # noqa: BLE001 - a page that can't be drawn must not take the run's result with it
+            _LOG.exception(
+                "no report of this run; what was predicted stands all the same, and this is a bug: please report it"
+            )
+        return facts
 
 
 def report(store: Store, job: JobPaths, reference: tuple[str, Profile] | None = None) -> str:
@@ -64,22 +81,3 @@ def report(store: Store, job: JobPaths, reference: tuple[str, Profile] | None = 
         shown = Predictions(now=record.predictions.now, before=profile.to_json(), before_name=name)
         record = record.model_copy(update={"predictions": shown})
     return page(record)
-
-
-def _report(store: Store, started: Started) -> None:
-    job, html = started.job, started.plan.spec.report.html
-    try:
-        standing = records.find(store, job.run_results)
-        if standing is None or epochs.latest(store, job) != started.epoch:
-            return  # a later runner has taken over
-        record = with_facts(store, job, RunRecord.model_validate(standing))
-        facts = record.model_dump(mode="json", include={"dead_letters", "predictions", "advice"})
-        store.put(job.run_results, records.to_bytes({**standing, **facts}))
-        if html:
-            store.put(job.report, page(record).encode("utf-8", "replace"))
-    except BatchinferError as error:
-        _LOG.warning("no report of this run: %s", error)
-    except Exception:  # noqa: BLE001 - a page that can't be drawn must not take the run's result with it
-        _LOG.exception(
-            "no report of this run; what was predicted stands all the same, and this is a bug: please report it"
-        )

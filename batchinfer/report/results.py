@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
 from batchinfer.errors import BatchinferError, OutputError
 from batchinfer.job.secrets import Secrets
@@ -25,18 +25,32 @@ from batchinfer.storage.store import Store
 _PACKAGES = ("batchinfer", "torch", "ray", "pyarrow")
 
 
+class Further(Protocol):
+    """What more there is to record of a run; must not raise."""
+
+    def begun(self, started: Started) -> Mapping[str, Any]:
+        """The facts that are known before anything of a run is recorded. Not called where there is nothing to do."""
+
+    def ended(self, started: Started, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Those that are known once it has ended as the record says; who waits for the run waits for them, too."""
+
+
 def recorded(
     store: Store,
     work: Callable[[Listener], object],
     listener: Listener | None = None,
-    *,
-    begun: Callable[[Started], Mapping[str, Any]] = lambda _: {},
+    further: Further | None = None,
 ) -> None:
     """Do the work of a runner, with `run_results.json` kept beside it and `listener` told of the same events.
 
-    `begun` is called where there is something to do, before anything of it is recorded, and gives further facts for the record.
+    Args:
+        store: the output.
+        work: what tells a listener of its events.
+        listener: told of them, too.
+        further: what more there is to record.
+
     """
-    results = ResultsFile(store, begun)
+    results = ResultsFile(store, further)
 
     def told(event: Event) -> None:
         results(event)
@@ -53,10 +67,11 @@ def recorded(
 class ResultsFile:
     """A listener that keeps `run_results.json` true while the run goes on and after it ends."""
 
-    def __init__(self, store: Store, begun: Callable[[Started], Mapping[str, Any]]) -> None:
-        self._store, self._begun = store, begun
+    def __init__(self, store: Store, further: Further | None = None) -> None:
+        self._store, self._further = store, further
         self._started: Started | None = None
-        self._further: Mapping[str, Any] = {}
+        self._known: Mapping[str, Any] = {}
+        """Of what more there is to record, what was known when the run began."""
         self._rows = Counts()
         self._spent: Spent | None = None
         self._watch = Watch()
@@ -66,7 +81,7 @@ class ResultsFile:
         """Take in an event of the run."""
         self._watch(event)
         if isinstance(event, Started):
-            self._further = self._begun(event)
+            self._known = {} if self._further is None else self._further.begun(event)
             self._started, self._rows = event, event.rows
             self._put(event.job, self._unfinished(event, State.RUNNING, None, []))
         elif isinstance(event, Broken):
@@ -92,8 +107,12 @@ class ResultsFile:
 
     def _put(self, job: JobPaths, value: dict[str, Any]) -> None:
         """Store it, unless a later runner has taken over: the file is its own then."""
-        if self._started is None or epochs.latest(self._store, job) == self._started.epoch:
-            self._store.put(job.run_results, records.to_bytes(value))
+        started = self._started
+        if started is not None and epochs.latest(self._store, job) != started.epoch:
+            return
+        if started is not None and self._further is not None and value["exit_code"] is not None:
+            value = {**value, **self._further.ended(started, value)}
+        self._store.put(job.run_results, records.to_bytes(value))
 
     def _unfinished(self, event: Started, state: State, exit_code: int | None, errors: list[str]) -> dict[str, Any]:
         return {
@@ -122,7 +141,7 @@ class ResultsFile:
             "plan": _without_secrets(describe.to_json(plan), plan.spec.secrets),
             "models": {step.name: model_digest(plan.fingerprint, step.name) for step in plan.spec.models},
             **course,
-            **self._further,
+            **self._known,
         }
 
 

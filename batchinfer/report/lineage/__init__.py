@@ -1,0 +1,1 @@
+"""OpenLineage: which run of which job read and wrote which datasets."""
