@@ -61,14 +61,14 @@ def save_profile(made: Profile, path: str, storage: StorageOptions | None = None
     """Write a profile as JSON, to a local path or a URL; a file of that name is replaced."""
     folder, name = _divided(path)
     text = json.dumps(made.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    open_output(folder, storage or {}).put(name, f"{text}\n".encode())
+    open_output(folder, storage or {}, scratch=None).put(name, f"{text}\n".encode())
 
 
 def load_profile(path: str, storage: StorageOptions | None = None) -> Profile:
     """The inverse of `save_profile`. Raises OutputError where there is no file, or another one."""
     folder, name = _divided(path)
     try:
-        data = open_output(folder, storage or {}).read(name, 0, _MOST_BYTES)
+        data = open_output(folder, storage or {}, scratch=None).read(name, 0, _MOST_BYTES)
     except FileNotFoundError:
         raise OutputError(f"{path}: there is no such file: save a reference there with drift --save") from None
     try:

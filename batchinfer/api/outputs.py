@@ -13,12 +13,12 @@ from batchinfer.storage import paths
 from batchinfer.storage.store import StorageOptions, Store, is_local, open_store
 
 
-def open_output(path: str, storage: StorageOptions) -> HidingStore:
+def open_output(path: str, storage: StorageOptions, scratch: str | None = paths.SCRATCH) -> HidingStore:
     """The store of an output: a URL, or a local path, which may be relative or begin with `~`. Its errors repeat no credential."""
     path = root(path)
     secrets = Secrets.of_storage(storage) | Secrets.of_environment(os.environ)
     with secrets.kept():
-        return HidingStore(open_store(path, storage, scratch=paths.SCRATCH), secrets)
+        return HidingStore(open_store(path, storage, scratch=scratch), secrets)
 
 
 def root(path: str) -> str:

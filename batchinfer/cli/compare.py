@@ -126,6 +126,7 @@ def _text(made: Comparison) -> str:
         ("by", made.joined_by),
         *((c.column, f"{_agreement(made, c)}\n{drifted.pop(c.column, '')}".strip()) for c in made.columns),
         *drifted.items(),
+        *(("note", note) for note in made.notes),
         *(("missing", f"{name}: only A has it") for name in made.missing),
         *(("new", f"{name}: only B has it") for name in made.new),
         *((f"{n}.", _different(made, row)) for n, row in enumerate(made.most_different, 1)),

@@ -89,9 +89,16 @@ def compare_outputs(first: StandingOutput, second: StandingOutput, asked: Asked)
         tuple(added.most_different),
         tuple(name for name in names[0] if name not in common),
         tuple(name for name in names[1] if name not in common),
+        tuple(_unfinished(first, second)),
         asked.tolerance,
         asked.bounds,
     )
+
+
+def _unfinished(first: StandingOutput, second: StandingOutput) -> Iterator[str]:
+    for output in (first, second):
+        if left := output.not_attempted:
+            yield f"{output.store.root} has not come to its end: {left:,} of its rows are not attempted, and are not compared"
 
 
 def _paired(

@@ -82,6 +82,8 @@ class Comparison:
     """Columns of the first output that the second lacks."""
     new: tuple[str, ...] = ()
     """Columns that the first lacks."""
+    notes: tuple[str, ...] = ()
+    """What the reader should know, such as that an output has not come to its end."""
     tolerance: float = 0.0
     bounds: Bounds = field(default_factory=Bounds)
 
@@ -113,6 +115,7 @@ class Comparison:
             "exceeded": list(self.exceeded),
             "missing": list(self.missing),
             "new": list(self.new),
+            "notes": list(self.notes),
             "columns": [{**c.to_json(), "agreement": round(self.share(c), 9)} for c in self.columns],
             "drift": [c.to_json() for c in self.drift.columns] if self.drift is not None else [],
             "most_different": [row.to_json() for row in self.most_different],

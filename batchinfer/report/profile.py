@@ -39,6 +39,10 @@ class Profile:
         """The profile of a column; None where there is none of that name."""
         return next((c for c in self.columns if c.name == name), None)
 
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{c.name} ({c.kind})" for c in self.columns[:12])
+        return f"Profile({self.looked_at:,} of {self.rows:,} rows: {listed}{', …' if len(self.columns) > 12 else ''})"
+
     def to_json(self) -> dict[str, Any]:
         """A value that `from_json` reads: a kilobyte or two a column, and for vectors ten or so."""
         return {

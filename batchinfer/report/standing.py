@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from batchinfer.ledger import generations, manifests
 from batchinfer.ledger.jobs import Job
-from batchinfer.ledger.parts import Part
+from batchinfer.ledger.parts import Part, account
+from batchinfer.plan.extension import planned_rows
 from batchinfer.plan.generation import Generation
 from batchinfer.storage.store import Store
 
@@ -26,6 +27,11 @@ class StandingOutput:
         """The column that names a row, as the job says."""
         named: str | None = self.job.fingerprint.material["input"].get("key") if self.generations else None
         return named
+
+    @property
+    def not_attempted(self) -> int:
+        """Planned rows that nothing became of: of a run that has not ended, or stopped early."""
+        return account(self.parts, planned_rows(self.generations)).not_attempted
 
     @property
     def carried(self) -> tuple[str, ...]:

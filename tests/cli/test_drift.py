@@ -63,6 +63,7 @@ def test_a_saved_profile_is_a_reference(outputs: Path) -> None:
     saved = batchinfer("drift", "reference", "--save", "kept/profile.json", folder=outputs)
     assert saved.returncode == 0, saved.stderr
     assert (outputs / "kept/profile.json").stat().st_size < 10_000
+    assert [p.name for p in (outputs / "kept").iterdir()] == ["profile.json"]
     done = batchinfer("drift", "other", "kept/profile.json", "--hellinger", "0.1", "--json", folder=outputs)
     value = json.loads(done.stdout)
     assert (done.returncode, value["exit_code"], value["reference_rows"]) == (3, 3, 1000)

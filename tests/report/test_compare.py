@@ -221,6 +221,19 @@ def test_windows_and_shards_do_not_show(shadows: Shadows, monkeypatch: pytest.Mo
     assert [r.difference for r in cut.most_different] == [r.difference for r in whole.most_different]
 
 
+def test_an_output_that_has_not_come_to_its_end_is_compared_as_far_as_it_is(shadows: Shadows) -> None:
+    shadows.workplace.write(6000)
+    one, two = shadows.run("one"), shadows.run("two")
+    (manifest,) = (shadows.folder / "two").glob("_batchinfer/*/manifests/0001.json")
+    manifest.unlink()
+    (shadows.folder / "two/data/_SUCCESS").unlink()
+    sorted((shadows.folder / "two/data").glob("*.parquet"))[1].unlink()
+    made = one.compare(two)
+    assert (made.rows.both, made.rows.only_first, column(made, "score").agreeing) == (4000, 2000, 4000)
+    assert "two has not come to its end: 2,000 of its rows" in made.notes[0]
+    assert one.compare(one).notes == ()
+
+
 def test_a_damaged_part_and_no_output_are_refused(shadows: Shadows) -> None:
     shadows.workplace.write(3000)
     one, two = shadows.run("one"), shadows.run("two")

@@ -189,4 +189,6 @@ def test_of_a_job_the_columns_that_its_steps_computed_are_profiled(tmp_path: Pat
     profiled = profile(store, manifest.parts)
     assert [c.name for c in profiled.columns] == ["y"]
     assert (profiled.rows, profiled.looked_at) == (2999, 2999)
+    assert run.profile() == profiled
+    assert repr(profiled) == "Profile(2,999 of 2,999 rows: y (number))"
     assert [c.name for c in profile(store, manifest.parts, ["id", "y"]).columns] == ["id", "y"]
