@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from batchinfer.api.aside import aside, failed
+from batchinfer.api.canary_watch import CanaryWatch
 from batchinfer.engines import registry
-from batchinfer.errors import ClusterError, MissingExtraError, ResourceError
+from batchinfer.errors import ClusterError, MissingExtraError, RefusedError, ResourceError
 from batchinfer.job.spec import JobSpec, Resources
 from batchinfer.measure.canary import Canary, Comparison, Mark, compare, row_seconds
 from batchinfer.measure.settings import Settings
@@ -19,21 +19,16 @@ from batchinfer.plan.canary import rounds
 from batchinfer.plan.plan import Plan
 from batchinfer.plan.shards import Shard
 from batchinfer.run import runner
-from batchinfer.run.events import Event, Listener, RunResult, Settled, Started, Ticked
+from batchinfer.run.events import Listener, RunResult
 from batchinfer.run.limits import Limits
 from batchinfer.run.resources import allot
 from batchinfer.run.stop import StopRequest
 from batchinfer.worker.memory import Need
 
-log = logging.getLogger(__name__)
-
 ROWS = 512
 """Rows for each worker unless others are asked for."""
 PIECES = 8
 """Pieces that a worker's rows are in, in each round."""
-ENOUGH_SECONDS = 3.0
-"""Where the first round is over sooner, larger ones follow for so long; what once happens in each piece weighs too much in it."""
-_ENOUGH = "the canary has seen enough"
 
 ExecutorName = Literal["inline", "ray"]
 
@@ -86,12 +81,17 @@ def measure(
         stop: through which another thread can ask for an early end.
 
     Raises:
-        RefusedError: the job can't run as asked.
+        RefusedError: the job can't run as asked, or runs on a cluster.
         StoppedError: it was asked to stop.
         BatchinferError: a canary didn't get through.
 
     """
     spec, read = plan.spec, plan.rows - plan.pruned
+    if spec.resources.address is not None:
+        raise RefusedError(
+            f"resources.address: {spec.resources.address} is a cluster, whose machines don't see this one's temporary directory: set it to "
+            "null to measure here (--set resources.address=null)"
+        )
     if not read:
         return Measurement(0, spec.resources.price_per_hour, (), None, 0, ("there is no row to measure on",))
     mine, others = _executors(spec)
@@ -184,9 +184,9 @@ def _canary(
 ) -> _Seen:
     """Run one, round after round until one takes long enough. Its last round says the pace."""
     aside_plan, sizes = _planned(plan, executor, folder, rows)
-    watch = _Watch(sizes, listener, stop)
+    watch = CanaryWatch(sizes, listener, stop)
     result = runner.run(aside_plan, watch, watch.stop)
-    if result.settings is None or not (result.exit_code == 0 or watch.stop.reason == _ENOUGH):
+    if result.settings is None or not (result.exit_code == 0 or watch.has_seen_enough):
         raise failed(result, watch.stop)
     return _Seen(
         executor,
@@ -205,9 +205,9 @@ def _ready(
 ) -> float:
     """Seconds until its workers are ready, now that the machine knows what it measured."""
     aside_plan, sizes = _planned(plan, executor, folder, rows)
-    watch = _Watch(sizes, listener, stop, until_ready=True)
+    watch = CanaryWatch(sizes, listener, stop, until_ready=True)
     result = runner.run(aside_plan, watch, watch.stop)
-    if watch.stop.reason != _ENOUGH:
+    if not watch.has_seen_enough:
         raise failed(result, watch.stop)
     return watch.ready
 
@@ -225,81 +225,8 @@ def _resources(spec: JobSpec, executor: ExecutorName) -> Resources:
     asked = spec.resources
     if executor == "ray":
         return asked.model_copy(update={"executor": "ray"})
-    return asked.model_copy(update={"executor": "inline", "workers": "auto", "address": None})
+    return asked.model_copy(update={"executor": "inline", "workers": "auto"})
 
 
 def _precisions(settings: Settings) -> str:
     return ", ".join(step.precision for step in settings.models.values())
-
-
-class _Watch:
-    """A listener that takes the times of a canary, and asks for its end once it has seen enough.
-
-    Args:
-        sizes: the pieces of each round.
-        listener: told of every event.
-        stop: asks for the end too, as a failure.
-        until_ready: whether it has seen enough once the workers are ready.
-        clock: seconds since some moment.
-
-    """
-
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        listener: Listener | None,
-        stop: StopRequest | None,
-        *,
-        until_ready: bool = False,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.stop = StopRequest()
-        self.ready = 0.0
-        self.memory = self.device_memory = 0
-        self._sizes, self._listener, self._asked, self._until_ready = sizes, listener, stop, until_ready
-        self._clock, self._begun = clock, clock()
-        self._marks: list[Mark] = []
-
-    def __call__(self, event: Event) -> None:
-        """Take in an event of the run."""
-        now = self._clock() - self._begun
-        if isinstance(event, Settled):
-            self.ready = now
-            self._marks = [Mark(now, 0, 0)]
-            if self._until_ready:
-                self.stop.ask(_ENOUGH)
-        elif isinstance(event, Ticked):
-            self._took(event, now)
-        if self._asked and isinstance(event, Started | Settled | Ticked):
-            self.stop.ask(self._asked.reason, cancelled=self._asked.cancelled)
-        if self._listener is not None:
-            self._listener(event)
-
-    def _took(self, event: Ticked, now: float) -> None:
-        self.memory = max(self.memory, *(p.memory for p in event.progress), 0)
-        self.device_memory = max(self.device_memory, *(p.device_memory for p in event.progress), 0)
-        if event.decided > self._marks[-1].pieces:
-            self._marks.append(Mark(now, event.decided, event.decided_rows))
-            if now - self.ready >= ENOUGH_SECONDS and event.decided >= self._sizes[0]:
-                self.stop.ask(_ENOUGH)
-
-    def _ends_of_last_round(self) -> tuple[int, int]:
-        """Pieces that were done before the last round that has ended, and after it; 0 where none has."""
-        begin = end = 0
-        for size in self._sizes:
-            if end + size > self._marks[-1].pieces:
-                break
-            begin, end = end, end + size
-        return begin, end
-
-    def _at(self, pieces: int) -> Mark:
-        """The first mark at which so many pieces were done."""
-        return next(mark for mark in self._marks if mark.pieces >= pieces)
-
-    def last_round(self) -> list[Mark]:
-        """The marks of the last round that has ended, from the end of the one before."""
-        begin, end = self._ends_of_last_round()
-        first, last = self._at(begin), self._at(end)
-        found = [mark for mark in self._marks if first.pieces <= mark.pieces <= last.pieces]
-        # The first piece of all fills the stages, and a model's first calls are slow.
-        return found[1:] if begin == 0 and len(found) > 2 else found

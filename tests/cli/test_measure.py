@@ -105,6 +105,13 @@ def test_a_job_without_rows_is_no_error(workplace):
     assert "there is no row to measure on" in done.stdout
 
 
+def test_a_job_of_a_cluster_is_not_measured_on_this_machine_unasked(workplace):
+    workplace.write_job()
+    done = workplace.batchinfer("plan", "job.yaml", "--measure", "--set", "resources.address=auto")
+    assert done.returncode == 2
+    assert "--set resources.address=null" in done.stderr
+
+
 def test_rows_without_measure_is_a_mistake(workplace):
     workplace.write_job()
     done = workplace.batchinfer("plan", "job.yaml", "--rows", "64")
