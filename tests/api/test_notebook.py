@@ -76,6 +76,16 @@ def test_jobs_plans_and_runs_are_tables_in_a_notebook_and_one_line_in_a_log(work
     assert "1,000 = 992 succeeded + 0 dead + 8 filtered + 0 not attempted" in plain(run)
 
 
+def test_a_job_shows_nothing_of_the_environment(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    workplace.write(10)
+    monkeypatch.setenv("TENANT_TOKEN", "canary-4711-canary")
+    where = "id < 5 OR '${TENANT_TOKEN}' = 'x'"
+    job = Job(**workplace.fields(input={"where": where}))
+    for shown in (job, job.plan(), job.run()):
+        assert "canary" not in shown._repr_html_() + plain(shown) + repr(shown)
+    assert "(of the environment)" in plain(job)
+
+
 def plain(shown: Any) -> str:
     """As IPython makes it, which looks for the method in the classes by their order."""
     printer = io.StringIO()
