@@ -1,4 +1,4 @@
-"""`Run`: what was done for a job, read from its output alone."""
+"""`Run`: what was made for a job, and what can be done with it, from its output alone."""
 
 from __future__ import annotations
 
@@ -8,33 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from batchinfer.api import history
 from batchinfer.api.background import Asked
-from batchinfer.api.hiding import HidingStore
-from batchinfer.api.history import Summary
 from batchinfer.api.outputs import open_output, writing_to
 from batchinfer.api.progress import Progress
 from batchinfer.api.results import Results
 from batchinfer.api.sample import sample
-from batchinfer.api.waiting import wait
-from batchinfer.api.words import outcome
-from batchinfer.errors import BatchinferError, OutputError
+from batchinfer.api.state import JobState
+from batchinfer.errors import OutputError
 from batchinfer.job import load
 from batchinfer.job.spec import JobSpec
-from batchinfer.ledger import cleanup, dead, epochs, jobs, records
+from batchinfer.ledger import cleanup, dead, jobs
 from batchinfer.ledger.cleanup import Leftover
-from batchinfer.ledger.epochs import Standing
-from batchinfer.ledger.parts import Counts
 from batchinfer.plan.plan import make_plan
-from batchinfer.plan.table import ShowsTable, Table
 from batchinfer.report import reporters
 from batchinfer.report.profile import Profile, profile
 from batchinfer.report.reporting import report, reported
 from batchinfer.report.standing import StandingOutput, standing_output
 from batchinfer.run import runner
-from batchinfer.run.events import Listener, State
-from batchinfer.run.policy import verdict
+from batchinfer.run.events import Listener
 from batchinfer.run.retrying import Selection
 from batchinfer.run.stop import StopRequest
-from batchinfer.storage import paths
 from batchinfer.storage.store import StorageOptions
 from batchinfer.verify.findings import Verification
 from batchinfer.verify.output import verify
@@ -65,36 +57,8 @@ def verify_output(path: str | Path, storage: StorageOptions | None = None, *, de
         return verify(store, storage, deep=deep)
 
 
-class Run(ShowsTable):
+class Run(JobState):
     """What was done for a job so far; reads the output alone, so it shows runs of any process or machine."""
-
-    def __init__(self, store: HidingStore, job: jobs.Job, storage: StorageOptions) -> None:
-        self._store, self._job, self._storage = store, job, storage
-        self.path = store.root
-        self.name = job.name
-        self.job8 = job.paths.job8
-        """Names the job among those that were ever on this output."""
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """`run_results.json` as it stands; empty before the first run got that far."""
-        return records.find(self._store, self._job.paths.run_results) or {}
-
-    @property
-    def state(self) -> State:
-        """How far the job is. RUNNING stays where a run was killed: `status` tells whether its runner lives."""
-        return State(self.record.get("state", State.RUNNING))
-
-    @property
-    def exit_code(self) -> int | None:
-        """What the last run ended with; None while one goes on."""
-        code: int | None = self.record.get("exit_code")
-        return code
-
-    @property
-    def counts(self) -> Counts:
-        """Rows by what became of them, over all runs of the job."""
-        return history.counts(self._store, self._job.paths)
 
     def results(self) -> pl.LazyFrame:
         """The predictions in input order, retried rows at their places; while a run goes on, of the parts so far."""
@@ -171,16 +135,6 @@ class Run(ShowsTable):
         frame = pl.from_arrow(letters if resolved else dead.counted(letters))
         assert isinstance(frame, pl.DataFrame)
         return frame
-
-    @property
-    def shards(self) -> tuple[int, int]:
-        """How many shards are decided, and how many are planned, over all generations."""
-        return history.shards(self._store, self._job.paths)
-
-    @property
-    def generations(self) -> tuple[Summary, ...]:
-        """The first run, its extensions and the retries, in order."""
-        return history.summaries(self._store, self._job.paths)
 
     def retry(
         self,
@@ -271,34 +225,6 @@ class Run(ShowsTable):
         output = spec.output.model_copy(update={"path": self.path})
         return spec.model_copy(update={"output": output})
 
-    def runner(self) -> Standing | None:
-        """The newest runner of the job and whether it lives, as far as one look tells; None before the first."""
-        return epochs.newest(self._store, self._job.paths)
-
-    def cancel(self) -> bool:
-        """Ask the job's runner to finish the batches in hand, checkpoint, and end (exit code 130); False where none may be alive.
-
-        It may be on any machine: it looks with each of its heartbeats, every ten seconds. A later run goes on from there.
-        """
-        runner = self.runner()
-        if runner is None or runner.state in ("closed", "dead"):
-            return False
-        epochs.cancel(self._store, self._job.paths, runner.number)
-        return True
-
-    def is_running(self) -> bool:
-        """Whether the job's runner lives; where this machine can't tell, its heartbeat is watched for up to thirty seconds."""
-        runner = self.runner()
-        return runner is not None and epochs.is_alive(self._store, self._job.paths, runner)
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        """The exit code of the run that goes on, once that has ended, or of the last one.
-
-        None where its runner is gone without having ended it (the same command goes on with it), or after `timeout` seconds. Reads the
-        output alone.
-        """
-        return wait(self._store, self._job.paths, self.runner, lambda: self.exit_code, timeout)
-
     def clean(self, *, remove: bool = True) -> list[Leftover]:
         """Remove, or only list, what dead runners and former jobs left. Raises LockedError while the job's runner is alive."""
         return (cleanup.clean if remove else cleanup.leftovers)(self._store, self._job)
@@ -315,21 +241,6 @@ class Run(ShowsTable):
         """
         with self._store.secrets.kept():
             return verify(self._store, self._storage, deep=deep)
-
-    def verdict(self, threshold: int | str) -> int:
-        """The exit code that a threshold for dead rows would give."""
-        return verdict(self.counts.dead, threshold, self.counts.planned)
-
-    def table(self) -> Table:
-        """See ShowsTable."""
-        try:
-            return outcome(self.name, self.record, self.counts, self.path)
-        except BatchinferError as e:  # a damaged or absent output shows itself too
-            return Table(self.name, "can't be read", (("error", str(e)),))
-
-    def _line(self) -> str:
-        counts = self.counts
-        return f"Run({self.name!r}: {self.state}, {counts.succeeded} of {counts.planned} rows, {counts.dead} dead, {self.path}/{paths.DATA})"
 
 
 def _name(reference: Run | Profile | str | Path) -> str:
