@@ -15,6 +15,7 @@ from batchinfer.job.scalar import as_text
 from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import JobSpec
 from batchinfer.ledger.parts import Counts
+from batchinfer.ledger.spending import Spent
 from batchinfer.report.outbox import Outbox
 from batchinfer.report.results import ended_by
 from batchinfer.report.tally import Tally
@@ -28,8 +29,6 @@ EVERY_SECONDS = 10.0
 """How often metrics are logged while a run goes on."""
 _LONGEST = 6000
 """Characters of a parameter that every store of MLflow's takes."""
-_SPENT = ("device_seconds", "job_device_seconds", "cost", "job_cost")
-"""Of `run_results.json`, where it has them."""
 _ENDS = {0: "FINISHED", 75: "KILLED", 130: "KILLED"}
 """By exit code; all others are FAILED."""
 
@@ -66,6 +65,7 @@ class MlflowListener:
         self._run_id: str | None = None
         self._started: Started | None = None
         self._rows: Counts | None = None
+        self._spent: Spent | None = None
         self._code: int | None = None
         self._result: RunResult | None = None
 
@@ -91,9 +91,10 @@ class MlflowListener:
                 }
                 self._outbox.put(lambda: self._log(metrics))
         elif isinstance(event, Broken):
-            self._rows = event.rows
+            self._rows, self._spent = event.rows, event.spent
         elif isinstance(event, Finished):
-            self._result, self._code, self._rows = event.result, event.result.exit_code, event.result.rows
+            self._result, self._code = event.result, event.result.exit_code
+            self._rows, self._spent = event.result.rows, event.result.spent
 
     def failed(self, error: BaseException) -> None:
         """An exception ended the run."""
@@ -159,11 +160,11 @@ class MlflowListener:
         found: dict[str, float] = {"seconds": self._tally.seconds}
         if self._rows is not None:
             found |= {f"rows_{state}": count for state, count in rows_to_json(self._rows).items()}
+        if self._spent is not None:
+            found |= {key: value for key, value in self._spent.to_json().items() if value is not None}
         if self._result is not None:
             usage = self._result.usage.to_json()
             found |= {f"seconds_{stage}": seconds for stage, seconds in usage["seconds"].items()}
-            told = self._result.to_json()
-            found |= {key: told[key] for key in _SPENT if isinstance(told.get(key), int | float)}
             if self._tally.work_seconds > 0:
                 found["rows_per_second"] = self._result.usage.rows / self._tally.work_seconds
         return found

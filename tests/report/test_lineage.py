@@ -42,7 +42,7 @@ def workplace(tmp_path: Path) -> Workplace:
 
 
 def told(receiver: Receiver, **more: Any) -> dict[str, Any]:
-    return {"html": False, "openlineage": {"url": receiver.url, "namespace": "prod", **more}}
+    return {"html": False, "openlineage": {"url": receiver.url, "namespace": "prod", "timeout": "60s", **more}}
 
 
 def ids(receiver: Receiver) -> list[str]:
@@ -54,7 +54,11 @@ def test_a_run_that_ends_well_is_a_start_and_a_complete_with_what_it_read_and_wr
 ) -> None:
     workplace.write(3000)
     run = workplace.run(
-        report=told(receiver), metadata={"team": "search"}, input={"where": "id >= 1000"}, output={"carry": ["id"]}
+        report=told(receiver),
+        metadata={"team": "search"},
+        input={"where": "id >= 1000"},
+        output={"carry": ["id"]},
+        resources={"price_per_hour": 3600.0},
     )
     assert run.exit_code == 0
     assert receiver.kinds == ["START", "COMPLETE"]
@@ -74,6 +78,8 @@ def test_a_run_that_ends_well_is_a_start_and_a_complete_with_what_it_read_and_wr
     assert end["run"]["facets"]["processing_engine"]["name"] == "batchinfer"
     said = end["run"]["facets"]["batchinfer_run"]
     assert (said["job"], said["epoch"], said["exit_code"], said["rows"]["filtered"]) == (run.job8, 1, 0, 1000)
+    assert said["cost"] == pytest.approx(said["device_seconds"], abs=0.01)
+    assert said["device_seconds"] > 0
     assert said["models"] == {"model": "python doubling:Double"}
     assert said["precision"] == {"model": "native"}
 
@@ -200,7 +206,10 @@ def test_a_model_that_cannot_be_loaded_is_a_fail(workplace: Workplace, receiver:
     with pytest.raises(ModelError):
         workplace.run(report=told(receiver))
     assert receiver.kinds == ["START", "FAIL"]
-    assert "no weights" in receiver.events[1]["run"]["facets"]["errorMessage"]["message"]
+    facets = receiver.events[1]["run"]["facets"]
+    assert "no weights" in facets["errorMessage"]["message"]
+    assert (facets["batchinfer_run"]["rows"]["not_attempted"], facets["batchinfer_run"]["exit_code"]) == (10, 2)
+    assert facets["batchinfer_run"]["job_device_seconds"] >= 0
 
 
 def test_running_a_complete_job_again_is_a_complete_of_the_same_output(
@@ -320,6 +329,13 @@ def test_the_key_goes_to_the_receiver_alone(
     assert receiver.keys == ["Bearer key-of-the-receiver"] * 2
     assert receiver.paths == ["/lineage/in"] * 2
     assert "key-of-the-receiver" not in "".join(receiver.bodies)
+
+
+def test_a_run_in_the_background_is_told_of_too(workplace: Workplace, receiver: Receiver) -> None:
+    workplace.write(1000)
+    run = Job(**workplace.fields(report=told(receiver))).run(background=True)
+    assert run.wait().exit_code == 0
+    assert receiver.kinds == ["START", "COMPLETE"]
 
 
 def test_rows_of_a_frame_in_memory_are_nobodys_dataset(

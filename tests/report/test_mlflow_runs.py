@@ -77,7 +77,8 @@ def artifacts(uri: str, run: Logged) -> list[str]:
 def test_a_run_is_logged_with_what_it_was_and_what_it_came_to(workplace: Workplace, database: str) -> None:
     workplace.write(1000)
     run = workplace.run(
-        report=asked(database, experiment="nightly", run_name="by hand", tags={"team": "search", "n": 1})
+        resources={"price_per_hour": 3600.0},
+        report=asked(database, experiment="nightly", run_name="by hand", tags={"team": "search", "n": 1}),
     )
     (found,) = logged(database, "nightly")
     assert (found.info.status, found.info.run_name) == ("FINISHED", "by hand")
@@ -95,6 +96,7 @@ def test_a_run_is_logged_with_what_it_was_and_what_it_came_to(workplace: Workpla
     assert metrics["seconds"] > 0
     assert metrics["rows_per_second"] > 0
     assert metrics["seconds_infer"] > 0
+    assert metrics["cost"] == pytest.approx(metrics["device_seconds"], abs=0.01)
     assert artifacts(database, found) == ["run_results.json"]
     kept = MlflowClient(database).download_artifacts(found.info.run_id, "run_results.json")
     assert (

@@ -17,6 +17,7 @@ from batchinfer.job.secrets import Secrets
 from batchinfer.job.spec import JobSpec
 from batchinfer.ledger import epochs, manifests, records
 from batchinfer.ledger.parts import Counts
+from batchinfer.ledger.spending import Spent
 from batchinfer.measure.settings import Settings
 from batchinfer.report.lineage.events import Standing, event, facts, identity
 from batchinfer.report.outbox import Outbox
@@ -61,6 +62,7 @@ class Lineage:
         self._started: Started | None = None
         self._settings: Settings | None = None
         self._rows: Counts | None = None
+        self._spent: Spent | None = None
 
     def __call__(self, event: Event) -> None:
         """Take in an event of the run."""
@@ -72,7 +74,7 @@ class Lineage:
         elif isinstance(event, Settled):
             self._settings = event.settings
         elif isinstance(event, Broken):
-            self._rows = event.rows
+            self._rows, self._spent = event.rows, event.spent
         elif isinstance(event, Finished):
             self._end(event.result.exit_code, event.result.errors, event.result)
 
@@ -104,6 +106,7 @@ class Lineage:
         assert self._run_id is not None
         started = self._started
         rows = result.rows if result is not None else self._rows
+        spent = result.spent if result is not None and started is not None else self._spent
         settings = result.settings if result is not None and result.settings is not None else self._settings
         job = result.job if result is not None else None
         manifest = manifests.latest(self._store, job) if job is not None and _is_whole(result) else None
@@ -114,6 +117,7 @@ class Lineage:
             state=str(result.state) if result is not None else None,
             workers=result.workers if result is not None else None,
             seconds=round(result.seconds, 3) if result is not None else None,
+            **(spent.to_json() if spent is not None else {}),
             precision={name: step.precision for name, step in settings.models.items()} if settings else None,
         )
         plan = started.plan if started is not None else None
