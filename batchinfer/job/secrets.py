@@ -26,6 +26,7 @@ _NAME = re.compile(
     r"|.*(?:password|passwd|passphrase)",
     re.IGNORECASE,
 )
+_PASSWORD = re.compile(r"://[^\s/@:'\"]*:([^\s/@'\"]+)@")
 _SHORTEST_PIECE = 4
 _LONG_LINE = 16
 HIDDEN = "[hidden]"
@@ -66,9 +67,10 @@ class Secrets:
 
     @classmethod
     def of_environment(cls, environ: Mapping[str, str]) -> Secrets:
-        """The variables with the name of a secret, such as AWS_SECRET_ACCESS_KEY; not those that lead to a file."""
-        named = (value for name, value in environ.items() if is_named_secret(name))
-        return cls(frozenset(v for v in named if len(v) >= _SHORTEST_VARIABLE and not _is_file(v)))
+        """The variables with the name of a secret, such as AWS_SECRET_ACCESS_KEY; not those that lead to a file. And passwords in addresses."""
+        named = {value for name, value in environ.items() if is_named_secret(name) and not _is_file(value)}
+        named.update(found for value in environ.values() for found in _PASSWORD.findall(value))
+        return cls(frozenset(value for value in named if len(value) >= _SHORTEST_VARIABLE))
 
     @classmethod
     def of_options(cls, sections: Iterable[Any]) -> Secrets:

@@ -70,6 +70,11 @@ def test_variables_are_secrets_by_name_unless_they_lead_to_a_file(tmp_path: Path
     assert Secrets.of_environment(environ).values == {"opaque-1", "opaque-2"}
 
 
+def test_a_password_in_an_address_of_the_environment_is_a_secret_under_whatever_name() -> None:
+    environ = {"HTTPS_PROXY": "http://me:pass-of-proxy@proxy:3128", "DB": "x://u:short@h", "A": "s3://a@b:c/d@e"}
+    assert Secrets.of_environment(environ).values == {"pass-of-proxy"}
+
+
 def test_options_are_secrets_by_name_at_any_depth_from_three_characters() -> None:
     options: list[Any] = [
         {"api_key": "abc", "password": "ab", "x": "plain", "token": 5},
