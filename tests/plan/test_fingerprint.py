@@ -112,6 +112,9 @@ OUT: dict[str, Any] = {
     "cache.deduplicate": True,
     "steps.0.cache": False,
     "metadata": {"team": "x"},
+    "report.html": False,
+    "report.openlineage": "off",
+    "report.mlflow": {},
     "storage": {"s3://": {"anon": True}},
 }
 """Keys that don't: how and where it runs. Input and model count by their content, wherever they lie."""
