@@ -64,7 +64,7 @@ def follow(begin: Callable[[], Begun], nothing: str, telling: Telling, if_locked
     telling.check()
     (spec, tally), result = followed(begin, telling, if_locked)
     if not telling.as_json:
-        show(summary(spec.name, tally, spec.errors.threshold, nothing))
+        show(summary(spec.name, tally, spec.errors.threshold, nothing, page=spec.report.html))
     deliver(result.to_json(), as_json=telling.as_json, result_file=telling.result_file)
     return result.exit_code
 

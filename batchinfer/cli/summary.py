@@ -13,10 +13,10 @@ from batchinfer.run.events import RunResult, State
 from batchinfer.storage import paths
 
 
-def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
+def summary(name: str, tally: Tally, threshold: int | str, nothing: str, *, page: bool = False) -> str:
     """The end of a run: what became of the rows, how fast, where the predictions are, and what to do next.
 
-    `nothing` says why nothing was run, where that is so.
+    `nothing` says why nothing was run, where that is so; `page` whether a run leaves report.html.
     """
     result = tally.result
     assert result is not None
@@ -58,6 +58,8 @@ def summary(name: str, tally: Tally, threshold: int | str, nothing: str) -> str:
                 f'{result.output}/{paths.DATA}{so_far}\npl.read_parquet("{result.output}/{paths.DATA}/*.parquet")',
             )
         )
+    if page and tally.started:
+        rows.append(("report", f"{result.output}/{result.job.report}"))
     if result.rows.dead:
         rows.append(("errors", f"batchinfer errors {result.output}"))
     if meaning := _meaning(result, threshold):
