@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,6 @@ from tests.jobs.pages import PAGES, ROOT, Copy, blocks, commands
 README = (ROOT / "README.md").read_text()
 ALL = {"README.md": README, **{path.name: path.read_text() for path in sorted(PAGES.glob("*.md"))}}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-RUN = ("text.md", "tabular.md", "images.md", "cascade.md", "reuse.md", "llm.md", "ray.md", "report.md")
-"""Pages whose commands are run as they stand; others have tests of their own."""
 
 
 @pytest.fixture
@@ -152,12 +152,32 @@ def dump(job: dict[str, Any]) -> str:
     return made.getvalue()
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.ray if n == "ray.md" else ()) for n in RUN])
-def test_the_commands_of_a_page_work(name: str, copy: Copy) -> None:
-    asked = [line for line in commands(ALL[name]) if not line.startswith("pip ")]
-    assert asked
-    for line in asked:
+USES = ("text.md", "tabular.md", "images.md", "cascade.md", "reuse.md", "llm.md", "ray.md", "report.md")
+
+
+@pytest.mark.parametrize("name", USES)
+def test_the_jobs_that_a_page_runs_are_there(name: str) -> None:
+    """They are run by the tests of the examples."""
+    asked = [shlex.split(line) for line in commands(ALL[name])]
+    assert any(words[:2] == ["batchinfer", "run"] for words in asked)
+    for program, *words in asked:
+        if program == "python":
+            assert (ROOT / words[0]).is_file()
+        elif program == "batchinfer" and words[0] == "run":
+            overrides = [value for option, value in pairwise(words) if option == "--set"]
+            load(ROOT / words[1], {}, overrides)
+
+
+def test_the_commands_about_reports_work(copy: Copy) -> None:
+    for line in commands(ALL["report.md"]):
         copy.works(line)
+    assert "succeeded" in (copy.folder / "report.html").read_text()
+
+
+@pytest.mark.ray
+def test_the_command_about_several_workers_works(copy: Copy) -> None:
+    (line,) = commands(ALL["ray.md"])
+    assert "2 workers (ray)" in copy.works(line)
 
 
 def test_the_commands_about_stores_work(copy: Copy, s3_server: str) -> None:
