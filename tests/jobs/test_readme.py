@@ -169,6 +169,7 @@ def test_the_jobs_that_a_page_runs_are_there(name: str) -> None:
 
 
 def test_the_commands_about_reports_work(copy: Copy) -> None:
+    copy.shorten()
     for line in commands(ALL["report.md"]):
         copy.works(line)
     assert "succeeded" in (copy.folder / "report.html").read_text()
@@ -188,6 +189,7 @@ def test_the_commands_about_stores_work(copy: Copy, s3_server: str) -> None:
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_REGION": "us-east-1",
     }
+    copy.shorten()
     ran = [line for line in commands(ALL["s3.md"]) if not line.startswith("pip ")]
     for line in ran:
         copy.works(line, **variables)
