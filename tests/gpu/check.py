@@ -60,7 +60,8 @@ def check() -> dict[str, Any]:
             settings = run.record["settings"]["steps"][0]
             agreed = cosine(vectors, reference)
             result[precision] = {"cosine_min": agreed, "ran": settings["precision"], "measured": settings["measured"]}
-            result[precision]["ok"] = agreed >= least
+            result[precision]["device_memory"] = run.record["crew"][0]["device_memory"]
+            result[precision]["ok"] = agreed >= least and result[precision]["device_memory"] > 0
         result["imported"] = [name for name in ("ray", "polars") if name in sys.modules]
         result["ok"] = not result["imported"] and all(result[p]["ok"] for p in ("fp32", "bf16", "auto"))
     return result
