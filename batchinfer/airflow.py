@@ -241,7 +241,8 @@ class RunTrigger(BaseTrigger):  # type: ignore[misc]
             run = self._opened()
             if run.is_running():
                 return None
-            result, code = run.record, run.wait(0)
+            code = run.wait(0)  # for what it came to, which is written after it has ended
+            result = run.record
         except TransientError:  # the store is away: the next look may tell
             return None
         except BatchinferError as error:
