@@ -8,7 +8,7 @@ from batchinfer.plan.describe import count
 from batchinfer.report.advice import waiting
 from batchinfer.report.figures import duration, money, rate
 from batchinfer.report.tally import Tally
-from batchinfer.report.words import ENDED, counts, gate
+from batchinfer.report.words import ENDED, counts, device_time, gate
 from batchinfer.run.events import RunResult, State
 from batchinfer.storage import paths
 
@@ -71,9 +71,7 @@ def cost(spent: Spent, rows: int) -> list[tuple[str, str]]:
     """What the run took of devices, by the rows that it predicted, and what it cost where a price is given."""
     lines = []
     if spent.device_seconds:
-        held = f"{spent.devices:g} device{'' if spent.devices == 1 else 's'} for {duration(spent.device_seconds / spent.devices)}"
-        per_rows = f", {_figure(spent.device_seconds / rows * 1e6)} device-seconds per million rows" if rows else ""
-        lines.append(("devices", f"{held}{per_rows}"))
+        lines.append(("devices", device_time(spent.devices, spent.device_seconds, rows)))
     if spent.cost is not None and spent.job_cost is not None:
         former = (
             f", {money(spent.job_cost)} for all runs of the job"
@@ -82,10 +80,6 @@ def cost(spent: Spent, rows: int) -> list[tuple[str, str]]:
         )
         lines.append(("cost", f"{money(spent.cost)}{former}, at {spent.price_per_hour:g} a device-hour"))
     return lines
-
-
-def _figure(number: float) -> str:
-    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def _headline(result: RunResult, tally: Tally, nothing: str) -> str:

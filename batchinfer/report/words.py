@@ -9,7 +9,7 @@ from batchinfer.measure.cascade import Point
 from batchinfer.measure.settings import Settings, StepSettings
 from batchinfer.measure.verdict import Verdict
 from batchinfer.plan.describe import count
-from batchinfer.report.figures import rate
+from batchinfer.report.figures import duration, rate
 from batchinfer.run.events import Event, GivenUp, Retried, Settled, Started, State
 from batchinfer.run.stop import StopRequest
 
@@ -63,6 +63,19 @@ def counts(rows: Counts) -> str:
         "not attempted": rows.not_attempted,
     }
     return f"{rows.planned:,} = " + " + ".join(f"{number:,} {word}" for word, number in parts.items())
+
+
+def device_time(devices: float, device_seconds: float, rows: int) -> str:
+    """What a run held of devices for how long, and by the rows that it predicted."""
+    held = f"{devices:g} device{'' if devices == 1 else 's'} for {duration(device_seconds / devices)}"
+    if not rows:
+        return held
+    each = device_seconds / rows * 1e6
+    return (
+        f"{held}, {each:,.0f} device-seconds per million rows"
+        if each >= 10
+        else f"{held}, {each:.2g} device-seconds per million rows"
+    )
 
 
 def precisions(settings: Settings) -> str:

@@ -42,6 +42,7 @@ def test_the_page_says_what_ran_what_became_of_the_rows_and_where_time_went():
     for told in (
         "reviews", "succeeded", "exit code 0", "2026-11-28 07:00 UTC to 2026-11-28 07:01 UTC",
         "10 rows/s", "990 succeeded", "10 dead", "7 filtered", "3 not attempted",
+        "2 devices for 1 min 39 s, 200,000 device-seconds per million rows", "0.28",
         "package:m (torch)", "d" * 64, "f" * 64, "s3://lake/in", "a note",
         "reading", "preparing", "device waiting", "2 min 30 s · 81 %", "10.0 % padding",
         "1.0 GiB", "GPU 2.0 GiB", "worker 1",

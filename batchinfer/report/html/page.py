@@ -109,6 +109,8 @@ def _facts(record: RunRecord) -> Iterator[tuple[str, str]]:
     for label in ("computed", "carried"):
         if plan.get(label):
             yield label, ", ".join(plan[label])
+    if record.devices and record.device_seconds:
+        yield "devices", words.device_time(record.devices, record.device_seconds, record.usage.rows)
     if record.changes:
         yield "input changes", record.changes
     yield "fingerprint", plan.get("fingerprint", "")
