@@ -1,4 +1,4 @@
-"""Checks of the project: `nox` runs lint, typing and tests; `nox -s bench build` the rest."""
+"""Checks of the project: `nox` runs lint, typing and the tests that take seconds; `nox -s slow` those that take longer."""
 
 import shutil
 from pathlib import Path
@@ -14,6 +14,8 @@ nox.needs_version = ">=2025.2"
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 AT_ONCE = ("-n", "2", "--dist", "loadfile")
 """Many tests wait for a program: two at once take little more of two cores than one. By file, so that fixtures are shared."""
+ELSEWHERE = "not gpu and not chaos and not services and not airflow"
+"""Tests with a session, and an environment, of their own."""
 QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -39,13 +41,24 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The whole suite; arguments go to pytest."""
+    """The tests but for the slow ones; arguments go to pytest."""
     session.install(
         "-e",
         ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,mlflow,openlineage,s3,gcs,azure]",
         *group("test"),
     )
-    session.run("pytest", *AT_ONCE, *session.posargs, env=QUIET)
+    session.run("pytest", "-m", f"not slow and {ELSEWHERE}", *AT_ONCE, *session.posargs, env=QUIET)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The tests that take more than ten seconds each: real models, the simulator, processes that are killed and hang."""
+    session.install(
+        "-e",
+        ".[quickstart,generation,quantization,onnx,openvino,images,sklearn,mlflow,openlineage,s3,gcs,azure]",
+        *group("test"),
+    )
+    session.run("pytest", "-m", f"slow and {ELSEWHERE}", *AT_ONCE, *session.posargs, env=QUIET)
 
 
 @nox.session

@@ -255,6 +255,7 @@ def test_a_program_that_fails_ends_the_round_and_the_programs_that_stand_still(t
     assert not [p for p in psutil.Process().children() if p.cwd() == str(tmp_path)]
 
 
+@pytest.mark.slow
 def test_rounds_accumulate_over_calls_and_one_that_failed_does_not_count(tmp_path: Path) -> None:
     into = tmp_path / "table.json"
     command = [sys.executable, "-m", "tests.benchmarks", "table", "--rows", "1000", "--programs", "loop,inline"]

@@ -74,6 +74,7 @@ def test_a_kill_at_a_step_costs_nothing_that_was_durable(
 @pytest.mark.parametrize(
     ("step", "when"), [(("create", "data/part-", 1), "after"), (("create", "/epochs/", 1), "before")], ids=name_of
 )
+@pytest.mark.slow
 def test_a_kill_at_a_step_on_an_object_store(lake: Place, note: Any, step: tuple[str, str, int], when: str) -> None:
     check(lake, step, when)
     note("kill at a step, S3", lake, one_kill())

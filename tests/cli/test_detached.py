@@ -115,6 +115,7 @@ def test_who_waits_for_a_runner_that_is_gone_is_told(workplace, submitted):
     assert "dead" in workplace.batchinfer("status", "out", "--watch").stdout
 
 
+@pytest.mark.slow
 def test_a_run_is_cancelled_by_its_output_and_goes_on_later(workplace, submitted):
     workplace.write_job(rows=1000, batch=10, seconds=0.5)
     submitted()

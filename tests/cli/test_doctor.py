@@ -102,6 +102,7 @@ def test_a_storage_package_that_is_missing_comes_with_the_command(workplace):
     assert line["advice"] == "pip install 'batchinfer[s3]'"
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_program_does(workplace):
     page = (ROOT / "jobs" / "pages" / "doctor.md").read_text()
     blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)

@@ -53,6 +53,7 @@ def test_every_example_is_a_command_that_the_program_takes(name, example):
     assert len(example) <= 76  # within 80 columns, indented
 
 
+@pytest.mark.slow
 def test_the_examples_do_what_they_say(workplace):
     workplace.write_job()
     job = workplace.folder / "job.yaml"

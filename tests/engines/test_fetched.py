@@ -279,6 +279,7 @@ def values(step: Step) -> list[Any]:
         ("openvino", texts, EMBEDDING),
     ],
 )
+@pytest.mark.slow
 def test_an_engine_gives_of_a_url_what_it_gives_of_a_path(
     engine: str, make: Callable[[Path], Path], keys: dict[str, Any], tmp_path: Path, lake: Lake, cache: Path
 ) -> None:

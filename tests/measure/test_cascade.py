@@ -47,6 +47,7 @@ def test_of_the_thresholds_that_hold_the_one_with_the_fewest_rows_is_taken() -> 
     assert found.curve[-1].share == 0
 
 
+@pytest.mark.slow
 def test_what_is_promised_is_broken_in_no_more_than_five_jobs_of_a_hundred() -> None:
     everything, right = drawn(400_000, 1)
     broken = 0

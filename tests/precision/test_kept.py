@@ -130,6 +130,7 @@ def test_a_whole_artefact_of_another_model_under_this_ones_name_is_built_again(c
     assert build.built == 2
 
 
+@pytest.mark.slow
 def test_processes_that_build_at_a_time_leave_one_whole_artefact(cache: Path) -> None:
     code = (
         "import torch; from tests.precision.test_kept import Builder, IDS; build = Builder('int8-weight'); "

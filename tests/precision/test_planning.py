@@ -131,6 +131,7 @@ def test_planning_a_quantized_job_imports_neither_torch_nor_torchao() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_importing_a_models_libraries_says_nothing_of_libraries_for_other_devices(tmp_path: Path) -> None:
     of = text_step(str(tmp_path), "embedding", {"embedding": "e"})
     code = (

@@ -137,6 +137,7 @@ def found(text: str, *folders: Path) -> list[tuple[str, str]]:
     return [(c, place) for c, place in hits if len(c) > 3 or not place.endswith((".parquet", ".arrow"))]
 
 
+@pytest.mark.slow
 def test_no_verb_shows_it_and_no_file_holds_it(workplace: Workplace, job: dict[str, Any]) -> None:
     path, output = workplace.folder / "job.json.yaml", str(workplace.folder / "output")
     path.write_text(json.dumps(job))
@@ -204,6 +205,7 @@ def test_a_job_that_stops_half_way_leaves_it_in_no_checkpoint_and_no_record(
     assert found(text + more, workplace.folder / "output") == []
 
 
+@pytest.mark.slow
 def test_a_process_that_a_row_ends_tells_it_nowhere(workplace: Workplace, job: dict[str, Any]) -> None:
     table = pq.read_table(workplace.folder / "input/a.parquet")
     texts = [t if n != 9 else f"dies with {ROW}" for n, t in enumerate(table["text"].to_pylist())]

@@ -88,6 +88,7 @@ def check_it_cost_itself(workplace: Workplace, bad: Path) -> None:
 
 
 @pytest.mark.parametrize("row", [2500, 0], ids=["in the middle", "in the first rows"])
+@pytest.mark.slow
 def test_a_decoder_that_dies_of_a_file_costs_that_file(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, row: int
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_decoder_that_dies_of_a_file_costs_that_file(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_on_ray_that_takes_one_run(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = killer(workplace, monkeypatch, 2500)
     process = workplace.start(resources={"executor": "ray", "workers": 1, "cpus": 1})

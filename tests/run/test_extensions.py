@@ -282,6 +282,7 @@ def test_a_file_that_goes_while_a_run_is_interrupted_and_comes_back_is_predicted
     check(place, "a", "b")
 
 
+@pytest.mark.slow
 def test_killed_at_any_time_an_extension_ends_with_each_row_once(place: Workplace) -> None:
     place.write(300)
     place.write(300, name="b", start=1000)

@@ -46,6 +46,7 @@ def killed(workplace: Workplace) -> None:
 
 
 @pytest.mark.parametrize("verb", ["retry", "run"])
+@pytest.mark.slow
 def test_a_killed_retry_is_resumed_by_the_same_command_and_by_a_run_of_the_same_job(
     workplace: Workplace, verb: str
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_retry_for_other_rows_ends_an_interrupted_one_too(workplace: Workplace
     assert workplace.retry(**slow(workplace)).counts == Counts(ROWS, ROWS)
 
 
+@pytest.mark.slow
 def test_of_two_retries_at_once_the_second_is_refused(workplace: Workplace) -> None:
     finished(workplace)
     workplace.mend()
@@ -136,6 +138,7 @@ def test_of_two_retries_at_once_the_second_is_refused(workplace: Workplace) -> N
     assert workplace.opened().counts == Counts(ROWS, ROWS)
 
 
+@pytest.mark.slow
 def test_a_retry_that_is_killed_again_and_again_ends_with_every_row_once(workplace: Workplace) -> None:
     import time
 
@@ -168,6 +171,7 @@ def test_a_retry_on_two_ray_workers(workplace: Workplace) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.slow
 def test_a_retry_that_was_stopped_and_replaced_changes_nothing_when_it_wakes(workplace: Workplace) -> None:
     import signal
 
