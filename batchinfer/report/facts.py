@@ -36,7 +36,12 @@ def with_facts(store: Store, job: JobPaths, record: RunRecord) -> RunRecord:
             "predictions": record.predictions.model_copy(update={"now": _profile(store)}),
         }
     )
-    return whole.model_copy(update={"advice": advice(whole)})
+    return with_advice(whole)
+
+
+def with_advice(record: RunRecord) -> RunRecord:
+    """The record with what follows from its own figures."""
+    return record.model_copy(update={"advice": advice(record)})
 
 
 def before(store: Store, job: JobPaths) -> Predictions:

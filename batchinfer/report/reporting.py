@@ -9,7 +9,7 @@ from typing import Any
 
 from batchinfer.errors import BatchinferError, OutputError
 from batchinfer.ledger import records
-from batchinfer.report.facts import before, with_facts
+from batchinfer.report.facts import before, with_advice, with_facts
 from batchinfer.report.html.page import page
 from batchinfer.report.profile import Profile
 from batchinfer.report.record import Predictions, RunRecord
@@ -19,6 +19,10 @@ from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store
 
 _LOG = logging.getLogger(__name__)
+_AT_LEISURE = ("SUCCEEDED", "PARTIAL")
+"""States of a run that came to its end. One that is asked to end has seconds for it, and of an output that isn't whole each part would have
+to be read: its report has what the run knows itself, and `batchinfer report` adds the rest.
+"""
 
 
 def reported(store: Store, work: Callable[[Listener], object], listener: Listener | None = None) -> None:
@@ -46,7 +50,11 @@ class Reporting:
         """See Further."""
         facts: Mapping[str, Any] = {}
         try:
-            whole = with_facts(self._store, started.job, RunRecord.model_validate(record))
+            whole = RunRecord.model_validate(record)
+            if whole.state in _AT_LEISURE:
+                whole = with_facts(self._store, started.job, whole)
+            else:
+                whole = with_advice(whole)
             facts = whole.model_dump(mode="json", include={"dead_letters", "predictions", "advice"})
             if started.plan.spec.report.html:
                 self._store.put(started.job.report, page(whole).encode("utf-8", "replace"))

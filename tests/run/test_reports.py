@@ -10,12 +10,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from batchinfer import Run, open_run
+from batchinfer import Job, Run, open_run
 from batchinfer.errors import CircuitBreakerError, OutputError
 from batchinfer.ledger import records
 from batchinfer.report import reporting
 from batchinfer.report.profile import Profile
 from batchinfer.report.record import RunRecord, json_schema
+from batchinfer.run.events import Event, Ticked
+from batchinfer.run.stop import StopRequest
 from tests.run.workplace import Workplace, wait_for
 
 REPORT = {"report": {"html": True}}
@@ -157,6 +159,25 @@ def test_a_failed_run_has_a_report_with_what_went_wrong(workplace: Workplace) ->
     conforms(written(run))
     assert "What went wrong" in page(run)
     assert "this looks like a broken model" in page(run)
+
+
+def test_a_run_that_is_asked_to_end_reads_no_part_for_its_report(workplace: Workplace) -> None:
+    workplace.write(6000)
+    stop = StopRequest()
+
+    def listener(event: Event) -> None:
+        if isinstance(event, Ticked) and event.decided:
+            stop.ask("enough")
+
+    slow = workplace.fields(model={"options": {"delay": 0.02}}, **REPORT)
+    run = Job(**slow).run(listener=listener, stop=stop)
+    assert run.exit_code == 75
+    value = written(run)
+    conforms(value)
+    assert value["predictions"]["now"] is None
+    assert "interrupted: the same command goes on" in page(run)
+    run.report()
+    assert "<h2>Predictions</h2>" in page(run)  # at leisure
 
 
 def test_a_page_that_cannot_be_drawn_takes_nothing_with_it(
