@@ -154,6 +154,7 @@ def test_a_single_word_that_goes_on_is_given_in_two_ways_but_for_fish(folder):
 
 SESSION = r"""
 import json, os, sys
+import pexpect
 
 shell = pexpect.spawn(
     "bash", ["--norc", "--noprofile", "-i"], env=dict(os.environ), encoding="utf-8", timeout=30, dimensions=(24, 200)
