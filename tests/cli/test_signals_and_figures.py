@@ -28,8 +28,15 @@ def settled():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_before_there_is_anything_to_drain_ends_the_run_at_once(number, code):
-    with Signals(), pytest.raises(StoppedError) as caught:
-        signal.raise_signal(number)
+    def unheard(*_):
+        raise AssertionError("nobody heard it")  # by default it would end the process of all tests
+
+    before = signal.signal(number, unheard)
+    try:
+        with Signals(), pytest.raises(StoppedError) as caught:
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
     assert caught.value.exit_code == code
 
 
