@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from batchinfer.cli.render import table
 from batchinfer.cli.signals import Signals
 from batchinfer.cli.summary import summary
-from batchinfer.errors import StoppedError
 from batchinfer.ledger.parts import Counts
 from batchinfer.measure.settings import StepSettings
 from batchinfer.pipeline.batching import Budget
@@ -26,26 +27,36 @@ def settled():
     return Settled(of_one(StepSettings("fp32", Budget(10, None), 1, pa.schema([]))), 1)
 
 
+def in_a_process(program: str) -> str:
+    """What a program that gets a signal prints: a signal that went another way would end the process of all tests."""
+    head = "import signal\nfrom batchinfer.cli.signals import Signals\nfrom batchinfer.errors import StoppedError\n"
+    done = subprocess.run([sys.executable, "-c", head + program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    return done.stdout.strip()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_before_there_is_anything_to_drain_ends_the_run_at_once(number, code):
-    def unheard(*_):
-        raise AssertionError("nobody heard it")  # by default it would end the process of all tests
-
-    before = signal.signal(number, unheard)
-    try:
-        with Signals(), pytest.raises(StoppedError) as caught:
-            signal.raise_signal(number)
-    finally:
-        signal.signal(number, before)
-    assert caught.value.exit_code == code
+    program = f"""
+try:
+    with Signals():
+        signal.raise_signal({int(number)})
+        print("went on")
+except StoppedError as error:
+    print(error.exit_code)
+"""
+    assert in_a_process(program) == str(code)
 
 
 def test_a_signal_while_workers_run_asks_them_to_stop():
-    with Signals() as signals:
-        signals.watch(settled())
-        signal.raise_signal(signal.SIGINT)
-        assert signals.stop
-        assert signals.stop.cancelled
+    program = """
+from tests.cli.test_signals_and_figures import settled
+with Signals() as signals:
+    signals.watch(settled())
+    signal.raise_signal(signal.SIGINT)
+    print(bool(signals.stop), signals.stop.cancelled)
+"""
+    assert in_a_process(program) == "True True"
 
 
 def test_what_really_runs_is_told():
