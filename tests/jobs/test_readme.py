@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from batchinfer.engines.options import TASKS
 from batchinfer.job.load import load
 from tests.jobs.pages import PAGES, ROOT, Copy, blocks, commands
 
@@ -150,6 +151,15 @@ def dump(job: dict[str, Any]) -> str:
     made = io.StringIO()
     YAML(typ="safe", pure=True).dump(job, made)
     return made.getvalue()
+
+
+def test_the_tasks_of_the_page_about_texts_give_what_it_says() -> None:
+    told = {
+        task: re.findall(r"`(\w+)`", cell.partition(";")[0])
+        for task, cell in re.findall(r"^\| `([\w-]+)` \| (.+) \|$", ALL["text.md"], re.M)
+    }
+    assert told.pop("text-generation") == []
+    assert told == {name: list(task.outputs) for name, task in TASKS.items() if not name.startswith("image")}
 
 
 USES = ("text.md", "tabular.md", "images.md", "cascade.md", "reuse.md", "llm.md", "ray.md", "report.md")
