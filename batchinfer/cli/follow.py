@@ -17,8 +17,8 @@ from batchinfer.cli.streams import are_json, show, stdout_kept_clean, tell
 from batchinfer.errors import LockedError, SkippedError
 
 if TYPE_CHECKING:
-    from batchinfer.cli.progress import Display
     from batchinfer.job.spec import JobSpec
+    from batchinfer.report.lines import Display
     from batchinfer.report.tally import Tally
     from batchinfer.run.events import Listener, RunResult
     from batchinfer.run.stop import StopRequest
@@ -139,13 +139,13 @@ def measured(path: str | None, name: str) -> Iterator[list[Listener]]:
 
 def display(mode: ProgressMode, tally: Tally, stop: StopRequest) -> Display:
     """What shows a run on stderr."""
-    from batchinfer.cli.progress import PlainDisplay
+    from batchinfer.report.lines import Lines
 
     if mode is ProgressMode.AUTO:
         for_people = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not are_json()
         mode = ProgressMode.BAR if for_people else ProgressMode.PLAIN
     if mode is not ProgressMode.BAR:
-        return PlainDisplay(tally, stop, lines=mode is ProgressMode.PLAIN)
+        return Lines(tally, stop, lambda text: tell(f"batchinfer: {text}"), failures_alone=mode is ProgressMode.NONE)
     from batchinfer.cli.live import LiveDisplay
 
     return LiveDisplay(tally, stop)

@@ -101,7 +101,7 @@ def test_without_a_terminal_progress_is_plain_lines(workplace):
     workplace.write_job(rows=400, batch=10, seconds=0.05)
     done = workplace.batchinfer("run", "job.yaml")
     assert re.search(
-        r"^batchinfer: [\d,]+/400 rows \(\d+ %\), [\d.]+ rows/s, ETA \d+ s( to \d+ s)?$", done.stderr, re.M
+        r"^batchinfer: [\d,]+ of 400 rows \(\d+ %\), [\d.]+ rows/s, ETA \d+ s( to \d+ s)?$", done.stderr, re.M
     ), done.stderr
     assert "\x1b" not in done.stderr
     assert "\r" not in done.stderr
