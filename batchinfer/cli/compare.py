@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,54 +20,41 @@ _PAIRS = 3
 """Shown of the labels that stand for each other."""
 
 
+def _output(metavar: str, says: str) -> Any:
+    return typer.Argument(metavar=metavar, help=says, show_default=False, autocompletion=complete.outputs)
+
+
+def _share(says: str, *, shown: bool = False) -> Any:
+    return typer.Option(min=0, max=1, metavar="X", help=says, show_default=shown)
+
+
+First = Annotated[str, _output("A", "The reference: an output, or its job file.")]
+Second = Annotated[str, _output("B", "What is compared with it: the same.")]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Find rows by this column, which both carry; by default by their place in the input.",
+        show_default=False,
+    ),
+]
+Tolerance = Annotated[float, _share("Of numbers as a share of their spread, of vectors as 1 - cosine.", shown=True)]
+MinAgreement = Annotated[float | None, _share("Share of the rows that must agree in each column.")]
+MaxDrift = Annotated[float | None, _share("Total variation that no column may exceed.")]
+
+
 @guarded
 def compare(
-    first: Annotated[
-        str,
-        typer.Argument(
-            metavar="A",
-            help="The reference: an output, or its job file.",
-            show_default=False,
-            autocompletion=complete.outputs,
-        ),
-    ],
-    second: Annotated[
-        str,
-        typer.Argument(
-            metavar="B",
-            help="What is compared with it: the same.",
-            show_default=False,
-            autocompletion=complete.outputs,
-        ),
-    ],
+    first: First,
+    second: Second,
     param: Params = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Find rows by this column, which both carry; by default by their place in the input.",
-            show_default=False,
-        ),
-    ] = None,
+    key: Key = None,
     column: Columns = None,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, metavar="X", help="Of numbers as a share of their spread, of vectors as 1 - cosine."
-        ),
-    ] = 0.01,
+    tolerance: Tolerance = 0.01,
     top: Annotated[int, typer.Option(min=0, metavar="N", help="Name the N rows that differ most.")] = 5,
     show_values: Annotated[bool, typer.Option("--show", help="Show both predictions of these rows.")] = False,
-    min_agreement: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, metavar="X", help="Share of the rows that must agree in each column.", show_default=False
-        ),
-    ] = None,
-    max_drift: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, metavar="X", help="Total variation that no column may exceed.", show_default=False),
-    ] = None,
+    min_agreement: MinAgreement = None,
+    max_drift: MaxDrift = None,
     as_json: Json = False,
 ) -> int:
     """Compare two outputs of the same input, row by row.

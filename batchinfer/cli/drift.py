@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,44 +11,48 @@ import typer
 from batchinfer.cli import complete
 from batchinfer.cli.exits import guarded
 from batchinfer.cli.options import JOB_FILES, Columns, Json, Output, Params
-from batchinfer.cli.status import located
+from batchinfer.cli.status import located, opened
 from batchinfer.cli.streams import show, show_json
 
 if TYPE_CHECKING:
+    from batchinfer.api import Run
     from batchinfer.report.drift import ColumnDrift, Drift
 
 _LABELS = 3
 """Shown of a column: those whose share changed most."""
 
 
+Reference = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="REFERENCE",
+        help="What to compare with: another output or its job file, or a profile (.json) that --save wrote.",
+        show_default=False,
+        autocompletion=complete.outputs,
+    ),
+]
+TotalVariation = Annotated[
+    float | None, typer.Option(min=0, max=1, metavar="X", help="That no column may exceed.", show_default=False)
+]
+Hellinger = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, metavar="X", help="Hellinger distance that no column may exceed.", show_default=False),
+]
+Save = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Save the output's profile, as a reference for later.", show_default=False),
+]
+
+
 @guarded
 def drift(
     output: Output,
-    reference: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="REFERENCE",
-            help="What to compare with: another output or its job file, or a profile (.json) that --save wrote.",
-            show_default=False,
-            autocompletion=complete.outputs,
-        ),
-    ] = None,
+    reference: Reference = None,
     param: Params = None,
-    total_variation: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, metavar="X", help="That no column may exceed.", show_default=False),
-    ] = None,
-    hellinger: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, metavar="X", help="Hellinger distance that no column may exceed.", show_default=False
-        ),
-    ] = None,
+    total_variation: TotalVariation = None,
+    hellinger: Hellinger = None,
     column: Columns = None,
-    save: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Save the output's profile, as a reference for later.", show_default=False),
-    ] = None,
+    save: Save = None,
     as_json: Json = False,
 ) -> int:
     """Measure how far predictions have drifted from a reference.
@@ -74,24 +80,16 @@ def drift(
     with located(output, param) as (path, storage):
         profile = open_run(path, storage).profile(column or None)
         made = None
-        if reference is not None and reference.endswith(JOB_FILES):
-            with located(reference, param) as (other, options):
+        if reference is not None:
+            with _reference(reference, param) as known:
                 made = drift_of(
                     profile,
-                    open_run(other, options),
+                    known,
                     columns=column or (),
                     total_variation=total_variation,
                     hellinger=hellinger,
+                    storage=storage,
                 )
-        elif reference is not None:
-            made = drift_of(
-                profile,
-                reference,
-                columns=column or (),
-                total_variation=total_variation,
-                hellinger=hellinger,
-                storage=storage,
-            )
         if save is not None:
             save_profile(profile, save, storage)
     if as_json:
@@ -99,6 +97,16 @@ def drift(
     else:
         show(text(path, made) if made else f"{path}: profile of {profile.looked_at:,} rows saved to {save}")
     return made.exit_code if made else 0
+
+
+@contextlib.contextmanager
+def _reference(name: str, param: list[str] | None) -> Iterator[Run | str]:
+    """What a job file says; anything else as it is."""
+    if not name.endswith(JOB_FILES):
+        yield name
+        return
+    with opened(name, param) as run:
+        yield run
 
 
 def text(path: str, made: Drift) -> str:
