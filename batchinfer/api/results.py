@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchinfer.api.predictions import in_input_order
-from batchinfer.ledger import generations, manifests, parts
+from batchinfer.ledger import manifests, parts
 from batchinfer.ledger.parts import Part
 from batchinfer.plan.generation import Generation
+from batchinfer.report.standing import standing_parts
 from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import StorageOptions, Store, is_local, options_for
 
@@ -30,7 +31,7 @@ class Results:
     parts: tuple[Part, ...] | None
     """The same parts; None before the first generation has ended, as it would cost reading them."""
     generations: tuple[Generation, ...]
-    """Of the job; empty for a job of one."""
+    """That planned them; empty where that is one."""
 
     @classmethod
     def find(cls, store: Store, options: StorageOptions, job: JobPaths) -> Results:
@@ -39,12 +40,8 @@ class Results:
         if manifest is None:
             names = [job.part(number) for number in sorted(parts.list_shards(store, job))]
             return cls(store, options, tuple(names), None, ())
-        known = generations.every(store, job) if len(generations.numbers(store, job)) > 1 else ()
-        standing = list(manifest.parts)
-        if known and not (known[-1].kind == "extension" and generations.is_open(known[-1], manifest)):
-            standing = generations.parts_so_far(store, job, known, manifest)
-        ordered = tuple(sorted(standing, key=lambda part: part.shard))
-        return cls(store, options, tuple(part.path for part in ordered), ordered, known)
+        known, standing = standing_parts(store, job)
+        return cls(store, options, tuple(part.path for part in standing), standing, known if len(known) > 1 else ())
 
     def frame(self) -> pl.LazyFrame:
         """In input order, retried rows at their places."""

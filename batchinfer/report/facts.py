@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from batchinfer.ledger import dead, generations, jobs, manifests, records
+from batchinfer.ledger import dead, records
 from batchinfer.ledger.parts import Part
 from batchinfer.plan.generation import Generation
 from batchinfer.report.advice import advice
 from batchinfer.report.error_groups import group
 from batchinfer.report.profile import profile
 from batchinfer.report.record import DeadLetters, ErrorGroup, Example, Predictions, RunRecord
-from batchinfer.report.standing import standing_output
+from batchinfer.report.standing import standing_parts
 from batchinfer.storage import paths
 from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store
@@ -28,12 +28,11 @@ def with_facts(store: Store, job: JobPaths, record: RunRecord) -> RunRecord:
     Raises OutputError where a part or a file of dead letters is gone or damaged, StorageError or AccessError where the store can't be
     read.
     """
-    known = generations.every(store, job)
-    standing = generations.parts_so_far(store, job, known, manifests.latest(store, job))
+    known, standing = standing_parts(store, job)
     whole = record.model_copy(
         update={
             "dead_letters": _dead_letters(store, standing, known, record.rows.dead),
-            "predictions": record.predictions.model_copy(update={"now": _profile(store)}),
+            "predictions": record.predictions.model_copy(update={"now": _profile(store, standing)}),
         }
     )
     return with_advice(whole)
@@ -66,11 +65,9 @@ def _of_former_job(store: Store) -> dict[str, Any] | None:
     return None if job is None else records.find(store, JobPaths(job["job8"]).run_results)
 
 
-def _profile(store: Store) -> dict[str, Any] | None:
+def _profile(store: Store, standing: Sequence[Part]) -> dict[str, Any] | None:
     """Of what counts as the output; None where that has no rows."""
-    job = jobs.current(store)
-    parts = () if job is None else standing_output(store, job).parts
-    return profile(store, parts).to_json() if any(p.counts.succeeded for p in parts) else None
+    return profile(store, standing).to_json() if any(p.counts.succeeded for p in standing) else None
 
 
 def _dead_letters(store: Store, standing: Sequence[Part], known: Sequence[Generation], died: int) -> DeadLetters:

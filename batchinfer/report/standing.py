@@ -9,6 +9,7 @@ from batchinfer.ledger.jobs import Job
 from batchinfer.ledger.parts import Part, account
 from batchinfer.plan.extension import planned_rows
 from batchinfer.plan.generation import Generation
+from batchinfer.storage.paths import JobPaths
 from batchinfer.storage.store import Store
 
 
@@ -44,10 +45,15 @@ def standing_output(store: Store, job: Job) -> StandingOutput:
 
     Raises OutputError where a record or such a part is damaged.
     """
-    manifest = manifests.latest(store, job.paths)
-    known = generations.every(store, job.paths)
+    return StandingOutput(store, job, *standing_parts(store, job.paths))
+
+
+def standing_parts(store: Store, job: JobPaths) -> tuple[tuple[Generation, ...], tuple[Part, ...]]:
+    """The generations and parts of `StandingOutput`. Raises what `standing_output` raises."""
+    manifest = manifests.latest(store, job)
+    known = generations.every(store, job)
     if manifest is not None and known[-1].kind == "extension" and generations.is_open(known[-1], manifest):
         found, known = list(manifest.parts), known[:-1]  # until it ends, what was before counts as a whole
     else:
-        found = generations.parts_so_far(store, job.paths, known, manifest)
-    return StandingOutput(store, job, known, tuple(sorted(found, key=lambda p: p.shard)))
+        found = generations.parts_so_far(store, job, known, manifest)
+    return known, tuple(sorted(found, key=lambda p: p.shard))
