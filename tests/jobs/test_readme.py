@@ -142,7 +142,8 @@ def test_the_job_files_are_valid(name: str, tmp_path: Path, monkeypatch: pytest.
     for number, job in enumerate(jobs_of(ALL[name])):
         text = re.sub(r"<revision>", "0" * 40, str(dump(job)))
         (tmp_path / f"{number}.yaml").write_text(text)
-        load(tmp_path / f"{number}.yaml", {"date": "2026-11-22"} if job.get("params") else {})
+        spec = load(tmp_path / f"{number}.yaml", {"date": "2026-11-22"} if job.get("params") else {})
+        assert spec.name == job["name"]
 
 
 def dump(job: dict[str, Any]) -> str:
