@@ -38,8 +38,3 @@ def sections(docstring: str) -> Sections:
             raise ValueError(f"no `code: meaning`: {line!r}")
         codes.append((match[1], match[2]))
     return Sections(text.strip(), tuple(examples), tuple(codes))
-
-
-def command_of(example: str) -> str:
-    """The command of an example, without the comment behind it."""
-    return example.partition("  #")[0].strip()

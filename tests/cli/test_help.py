@@ -12,13 +12,18 @@ from typer.main import get_command
 import batchinfer
 from batchinfer.cli import reference
 from batchinfer.cli.app import app
-from batchinfer.cli.sections import command_of, sections
+from batchinfer.cli.sections import sections
 from batchinfer.cli.verb import by_panel
 from batchinfer.job.nearest import all_near, nearest
 from tests.cli.conftest import ROOT
 
 PROGRAM = get_command(app)
 EXAMPLES = [(name, line) for name, verb in PROGRAM.commands.items() for line in verb.sections.examples]
+
+
+def command_of(example: str) -> str:
+    """The command of an example, without the comment behind it."""
+    return example.partition("  #")[0].strip()
 
 
 def test_help_names_each_verb_in_its_panel_with_its_whole_first_sentence(workplace):
