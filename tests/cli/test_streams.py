@@ -118,7 +118,7 @@ def test_on_a_terminal_progress_is_a_bar_with_a_line_for_each_worker(workplace):
     assert code == 0
     assert "━" in seen
     assert re.search(r"of 200 rows · [\d.]+ rows/s", seen)
-    assert re.search(r"worker 0 +shard \d", seen)
+    assert re.search(r"worker 0 +shard \d+ +model +\d+ % busy, +\d+ % waiting +\d+ rows", seen)
     assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h"), (
         "the cursor is hidden while the bar lasts, and shown again"
     )
